@@ -1,0 +1,1 @@
+"""Example configs, one run each; the wheel carries them as `fedmq.configs`."""

@@ -1,0 +1,163 @@
+"""The wiring: names to factories, one dict per extension point, and a config to running objects.
+
+An unknown name is an error that lists the known ones; nothing falls back to a default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedmq.algorithms import aggregate, sampling, server_opt, weighting
+from fedmq.algorithms.aggregate import Aggregator
+from fedmq.algorithms.server_opt import ServerOptimizer
+from fedmq.config import ExperimentConfig, resolve_dataset_path
+from fedmq.errors import ConfigError
+from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.policy import RoundPolicy, Timers
+from fedmq.runtime.coordinator import Coordinator
+from fedmq.runtime.server import FederatedServer, Sampler, Weighting
+from fedmq.runtime.view import View
+from fedmq.storage.journal import Journal
+from fedmq.transport.base import CoordinatorTransport
+
+T = TypeVar("T")
+
+AGGREGATORS: Mapping[str, Callable[..., Aggregator]] = {"fedavg": aggregate.fedavg}
+SERVER_OPTIMIZERS: Mapping[str, Callable[..., ServerOptimizer]] = {"none": server_opt.none}
+SAMPLERS: Mapping[str, Sampler] = {"uniform": sampling.uniform}
+WEIGHTINGS: Mapping[str, Weighting] = {
+    "examples": weighting.by_examples,
+    "tokens": weighting.by_tokens,
+    "uniform": weighting.uniform,
+}
+
+
+def aggregator(name: str, **params: Any) -> Aggregator:
+    """An aggregation rule by name.
+
+    Example:
+      >>> aggregator("fedavgg")
+      Traceback (most recent call last):
+      fedmq.errors.ConfigError: unknown aggregator 'fedavgg', did you mean 'fedavg'? known: fedavg
+    """
+    return _pick("aggregator", AGGREGATORS, name)(**params)
+
+
+def server_optimizer(name: str, **params: Any) -> ServerOptimizer:
+    """A server optimiser by name."""
+    return _pick("server optimizer", SERVER_OPTIMIZERS, name)(**params)
+
+
+def sampler(name: str) -> Sampler:
+    """A client sampler by name."""
+    return _pick("sampler", SAMPLERS, name)
+
+
+def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> FederatedServer:
+    """The server of a run whose folder is open."""
+    federated = config.federated
+    return FederatedServer(
+        run_dir,
+        journal,
+        aggregator=aggregator(federated.aggregation_method),
+        server_optimizer=server_optimizer("none"),
+        sampler=sampler("uniform"),
+        weighting=_pick("weighting", WEIGHTINGS, federated.weighting),
+        seed=config.seed,
+        num_rounds=federated.num_rounds,
+        save_every=federated.save_every,
+        save_client_adapters=federated.save_client_adapters,
+    )
+
+
+def coordinator(
+    config: ExperimentConfig,
+    server: FederatedServer,
+    transport: CoordinatorTransport,
+    view: View,
+    now: float,
+    named: frozenset[str] = frozenset(),
+    data_dir: Path | None = None,
+) -> Coordinator:
+    """The coordinator of a run, at the point that its journal says it has come to.
+
+    Args:
+      config: of the run.
+      server: its global model and folder.
+      transport: bound.
+      view: who watches.
+      now: monotonic seconds; the start timeout runs from here.
+      named: the clients' ids where they are known; else the first `num_clients` that join.
+      data_dir: shards that local workers may read.
+    """
+    federated = config.federated
+    quorum = federated.min_clients or federated.clients_per_round
+    state = CoordinatorState(
+        RoundPolicy(federated.num_rounds, federated.clients_per_round, quorum, federated.round_deadline_s),
+        Timers(start_s=federated.start_timeout_s, heartbeat_s=0.5),
+        expected=federated.num_clients,
+        named=named,
+        generates=bool(config.generation.prompts),
+        progress=server.progress(),
+        started_at=now,
+    )
+    return Coordinator(state, server, transport, config.to_run_spec(), view, data_dir)
+
+
+def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
+    """Read, split, deal and tokenise the config's data into `out_dir`; returns the statistics.
+
+    Needs pandas and the tokenizer, so it runs in a process of its own during `fedmq run`.
+    """
+    from fedmq.data.dataset import FederatedDataset
+    from fedmq.data.prepare import partition_inputs, prepare_partition, reusable_partition
+    from fedmq.data.shards import TokenizerInfo
+    from fedmq.learning.tokenizer import load_tokenizer
+
+    spec, federated = config.to_run_spec(), config.federated
+    path = resolve_dataset_path(config.data.dataset_path)
+    tokenizer = load_tokenizer(config.model.model_name, config.model.cache_dir)
+    info = TokenizerInfo(tokenizer.digest, tokenizer.eos_token_id, tokenizer.vocab_size, config.model.max_length)
+    method = (federated.data_distribution, federated.num_clients, federated.min_samples_per_client)
+    inputs = partition_inputs(path, spec.data, config.seed, *method, info)
+    existing = reusable_partition(out_dir, inputs)
+    if existing is not None:
+        return existing
+    dataset = FederatedDataset(path, spec.data, config.seed)
+
+    def encode(texts: list[str]) -> list[Any]:
+        return tokenizer.encode(texts, config.model.max_length)
+
+    return prepare_partition(dataset, dataset.partition(*method), encode, info, out_dir, inputs=inputs)
+
+
+def write_derived(server: FederatedServer, config: ExperimentConfig) -> None:
+    """training_metrics.json, global_metrics.json and training_progress.png, from the journal."""
+    from fedmq.report.plots import training_progress
+
+    server.write_derived()
+    scores = server.scores()
+    if not scores:
+        return
+    per_client: dict[str, list[tuple[int, float]]] = {}
+    for update in server.journal.updates():
+        per_client.setdefault(update["client"], []).append((update["round"], update["train_loss"]))
+    training_progress(
+        server.run_dir / "training_progress.png",
+        list(scores),
+        [score["eval_loss"] for score in scores.values()],
+        [score["perplexity"] for score in scores.values()],
+        per_client,
+        config.experiment_name,
+    )
+
+
+def _pick(what: str, table: Mapping[str, T], name: str) -> T:
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ";"
+    raise ConfigError(f"unknown {what} {name!r}{hint} known: {', '.join(sorted(table))}")

@@ -1,0 +1,225 @@
+"""The command line: parse, build, run. What a command does is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from fedmq.cli_config import config_group, data_group, json_option, load_config, set_option
+from fedmq.errors import FedmqError
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class _Group(click.Group):
+    """Turns every error of ours into one line on stderr and its exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except FedmqError as error:
+            if context.params.get("debug"):
+                raise
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt as interrupt:
+            _fail(f"{interrupt or 'interrupted'}; --resume goes on from here", 130)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    click.echo(f"fedmq: {' '.join(text.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_Group, context_settings=_CONTEXT)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="fedmq")
+def main(debug: bool) -> None:
+    """Fine-tune a language model together, without giving the data away."""
+
+
+_output_dir = click.option("--output-dir", metavar="DIR", help="Folder of the run; overrides the config's output_dir.")
+_resume = click.option("--resume", is_flag=True, help="Go on with the run in output_dir; starts it if there is none.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace the run in output_dir.")
+
+
+def _run(config: Any, as_json: bool, **options: Any) -> None:
+    from rich.console import Console
+
+    from fedmq.federated_learning import FederatedLearning
+    from fedmq.runtime.console import ConsoleView
+
+    view = ConsoleView(Console(stderr=as_json), quiet=as_json)
+    fed = FederatedLearning(config, view=view, **options)
+    fed.setup()
+    if options.get("local_workers") == 0:
+        view.say(f"listening on {fed.address}: start workers with `fedmq worker --connect {fed.address} --data ...`")
+    fed.train()
+    summary = fed.summary()
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    for text in summary["generations"]:
+        view.say(f"  {text['prompt']}|{text['text']}")
+    first, last = (summary["perplexity"].get(str(v)) for v in (0, summary["rounds"]))
+    if first and last:
+        view.say(
+            f"perplexity {first:.2f} -> {last:.2f} ({100 * (last / first - 1):+.0f} %) in {summary['rounds']} rounds"
+        )
+    view.say(f"adapter SHA-256 {summary['digest']}")
+    view.say(f"results in {summary['output_dir']}, logs in {summary['log_dir']}")
+
+
+@main.command()
+@click.argument("config", required=False, type=click.Path())
+@set_option
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Local worker processes; default: one per GPU, else per core.",
+)
+@_output_dir
+@_resume
+@_overwrite
+@json_option
+def run(
+    config: str | None,
+    assignments: tuple[str, ...],
+    workers: int | None,
+    output_dir: str | None,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Run CONFIG (JSON or TOML) with local workers; without CONFIG, the quickstart."""
+    settings = load_config(config, assignments, output_dir)
+    _run(settings, as_json, resume=resume, overwrite=overwrite, local_workers=workers)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option(
+    "--bind",
+    required=True,
+    metavar="tcp://HOST:PORT",
+    help="Where to listen; the data plane takes PORT + 1 if it is free.",
+)
+@set_option
+@_output_dir
+@_resume
+@_overwrite
+@json_option
+def coordinator(
+    config: str,
+    bind: str,
+    assignments: tuple[str, ...],
+    output_dir: str | None,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Coordinate CONFIG for workers that are started by hand, here or on other hosts."""
+    settings = load_config(config, assignments, output_dir)
+    _run(settings, as_json, resume=resume, overwrite=overwrite, bind=bind, local_workers=0)
+
+
+@main.command()
+@click.option("--connect", required=True, metavar="tcp://HOST:PORT", help="The coordinator.")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="PATH",
+    help="A client shard, the test shard, a folder of shards, or a CSV. Repeatable.",
+)
+@click.option(
+    "--client", "clients", multiple=True, metavar="NAME", help="Name of the client whose CSV the --data before it is."
+)
+@click.option(
+    "--device", default="cuda", show_default=True, help="cuda, cuda:N, cpu or mps; cuda without a GPU is cpu."
+)
+@click.option("--name", metavar="NAME", help="Name of this worker; default: host name and process id.")
+@click.option("--model", metavar="NAME", help="The base model here, if not where the run's config says.")
+@click.option("--cache-dir", metavar="DIR", help="Folder of downloaded models.")
+@click.option("--work-dir", metavar="DIR", help="Outbox, adapters and shards; default: ./fedmq_NAME.")
+@click.option("--log-dir", metavar="DIR", help="Logs of the trainer and of each client; default: the work dir.")
+@click.option("--num-threads", type=click.IntRange(1), help="CPU threads of the trainer; default: all cores.")
+@click.option("--parent-fd", type=int, hidden=True)
+def worker(**options: Any) -> None:
+    """Train for a coordinator, on this host's device and data."""
+    from fedmq.runtime.worker_process import run_worker
+
+    code, reason = run_worker(**options)
+    if code:
+        _fail(reason, code)
+    click.echo(reason)
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path())
+@click.option("--prompt", "prompts", multiple=True, required=True, help="Opening to be continued. Repeatable.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest continuation, tokens; default: the run's.")
+@click.option("--temperature", type=click.FloatRange(0), help="Of sampling; 0 = greedy; default: the run's.")
+@click.option("--seed", type=click.IntRange(0), help="Of sampling; default: the run's.")
+@click.option("--device", help="cuda, cuda:N, cpu or mps; default: the run's.")
+def generate(run_dir: str, prompts: tuple[str, ...], **options: Any) -> None:
+    """Continue prompts with the global model of RUN_DIR; only the texts go to stdout."""
+    from fedmq.finished_run import FinishedRun
+
+    for text in FinishedRun(run_dir).generate(prompts, **options):
+        click.echo(text)
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path())
+@click.option(
+    "--data",
+    metavar="CSV",
+    help="Score all rows of this file that pass the run's filters; default: the run's test split.",
+)
+@click.option("--device", help="cuda, cuda:N, cpu or mps; default: the run's.")
+@json_option
+def evaluate(run_dir: str, data: str | None, device: str | None, as_json: bool) -> None:
+    """Score the global model of RUN_DIR: eval_loss (nats per token), perplexity, num_examples, num_tokens."""
+    from fedmq.finished_run import FinishedRun
+
+    result = FinishedRun(run_dir).evaluate(data, device)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    for name, value in result.items():
+        click.echo(f"{name:<13} {value:.6g}" if isinstance(value, float) else f"{name:<13} {value}")
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path())
+@click.option("--out", required=True, metavar="DIR", help="The folder to write.")
+@click.option("--merge", is_flag=True, help="A plain transformers folder with the adapter merged in.")
+def export(run_dir: str, out: str, merge: bool) -> None:
+    """Write the global model of RUN_DIR as a PEFT adapter, or merged into its base."""
+    from fedmq.finished_run import FinishedRun
+
+    FinishedRun(run_dir).export(Path(out), merge)
+    click.echo(f"wrote {out}")
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path())
+@json_option
+def inspect(run_dir: str, as_json: bool) -> None:
+    """Show a running or finished run."""
+    from fedmq.inspection import inspect_run, inspection_lines
+
+    found = inspect_run(Path(run_dir))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for line in inspection_lines(found):
+        click.echo(line)
+
+
+main.add_command(config_group)
+main.add_command(data_group)

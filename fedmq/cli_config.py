@@ -1,0 +1,105 @@
+"""Commands on configs and their data, and the options that other commands share with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Override a setting; JSON value, else a string. Repeatable.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+def load_config(path: str | None, assignments: tuple[str, ...] = (), output_dir: str | None = None) -> Any:
+    from fedmq.config import ExperimentConfig, bundled_config
+
+    config = ExperimentConfig.load(path or bundled_config("quickstart.json"))
+    extra = [] if output_dir is None else [f"output_dir={json.dumps(output_dir)}"]
+    return config.with_overrides([*assignments, *extra])
+
+
+@click.group("config")
+def config_group() -> None:
+    """Show, check or describe configs."""
+
+
+@config_group.command("show")
+@click.argument("config", required=False, type=click.Path())
+@set_option
+@json_option
+def config_show(config: str | None, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Print CONFIG with every default filled in; without CONFIG, the defaults."""
+    from fedmq.config import get_default_config
+
+    settings = load_config(config, assignments) if config else get_default_config().with_overrides(list(assignments))
+    click.echo(json.dumps(settings.to_dict()) if as_json else str(settings))
+
+
+@config_group.command("validate")
+@click.argument("config", type=click.Path())
+@set_option
+def config_validate(config: str, assignments: tuple[str, ...]) -> None:
+    """Check CONFIG; exit code 2 and one line if it cannot be used."""
+    load_config(config, assignments)
+    click.echo(f"{config} is valid")
+
+
+@config_group.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema, with unit, default and limits of every setting."""
+    from fedmq.config import ExperimentConfig
+
+    click.echo(json.dumps(ExperimentConfig.json_schema(), indent=2))
+
+
+@click.group("data")
+def data_group() -> None:
+    """Prepare or check the data of a config."""
+
+
+@data_group.command("partition")
+@click.argument("config", type=click.Path())
+@click.option("--out", required=True, metavar="DIR", help="Gets clients/client_K/, test/ and partition.json.")
+@set_option
+@json_option
+def data_partition(config: str, out: str, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Split, deal and tokenise the data of CONFIG into shards that workers take by --data."""
+    from fedmq import build
+    from fedmq.federated_learning import statistics_lines
+
+    statistics = build.partition(load_config(config, assignments), Path(out))
+    if as_json:
+        click.echo(json.dumps(statistics))
+        return
+    for line in statistics_lines(statistics):
+        click.echo(line)
+    click.echo(f"wrote {out}")
+
+
+@data_group.command("check")
+@click.argument("config", type=click.Path())
+@set_option
+@json_option
+def data_check(config: str, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Print the statistics of the split of CONFIG, without training."""
+    import tempfile
+
+    from fedmq import build
+    from fedmq.federated_learning import statistics_lines
+
+    settings = load_config(config, assignments)
+    with tempfile.TemporaryDirectory() as folder:
+        statistics = build.partition(settings, Path(folder) / "data")
+    if as_json:
+        click.echo(json.dumps(statistics))
+        return
+    for line in statistics_lines(statistics):
+        click.echo(line)

@@ -1,0 +1,1 @@
+"""Named tensors to bytes and back."""

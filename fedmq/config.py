@@ -1,0 +1,293 @@
+"""ExperimentConfig and its sections: every setting of a run, its default, its unit and what is allowed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from fedmq import atomic, config_files, recipe
+from fedmq.config_section import PathText, Section, Text, Texts, described
+from fedmq.errors import ConfigError
+
+
+def _known_device(value: str) -> str:
+    if re.fullmatch(r"cuda(:[0-9]+)?|cpu|mps", value):
+        return value
+    raise ValueError('should be "cuda", "cuda:N", "cpu" or "mps"')
+
+
+def _engine_at_hand(value: Any) -> Any:
+    if value == "fast":
+        raise ValueError('which this version does not have yet; use "hf", or "auto" for the best engine at hand')
+    return value
+
+
+class ModelConfig(Section):
+    """The frozen base model."""
+
+    section: ClassVar[str] = "model"
+
+    model_name: Text = described("gpt2", 'hub id, local folder, or "fedmq-tiny", the base that comes with fedmq')
+    max_length: int = described(128, "longest example, its end-of-text token included", "tokens", ge=2)
+    cache_dir: PathText | None = described(None, "folder of downloaded models; null = the library's own")
+
+
+class LoRAConfig(Section):
+    """The adapter, as in peft's LoraConfig."""
+
+    section: ClassVar[str] = "lora"
+
+    r: int = described(8, "rank of the update matrices", ge=1)
+    lora_alpha: int = described(16, "the update is scaled by lora_alpha / r", ge=1)
+    target_modules: Texts = described(["c_attn", "c_proj"], "names of the modules that get an adapter", min_length=1)
+    lora_dropout: float = described(0.1, "dropout before the adapter", "probability", ge=0, lt=1)
+    bias: Literal["none", "all", "lora_only"] = described("none", "which biases are trained")
+    task_type: Literal["CAUSAL_LM"] = described("CAUSAL_LM", "peft's task type")
+
+
+class TrainingConfig(Section):
+    """Local training of one client in one round."""
+
+    section: ClassVar[str] = "training"
+
+    num_epochs: int = described(3, "passes over a client's shard in each round", "epochs", ge=1)
+    batch_size: int = described(8, "examples in one forward pass", "examples", ge=1)
+    learning_rate: float = described(5e-5, "AdamW's peak learning rate", gt=0)
+    weight_decay: float = described(0.01, "AdamW's decoupled weight decay", ge=0)
+    warmup_steps: int = described(100, "linear warm-up, anew in each round", "optimizer steps", ge=0)
+    gradient_accumulation_steps: int = described(1, "batches in one optimizer step", "batches", ge=1)
+    max_grad_norm: float = described(1.0, "gradients are clipped to this L2 norm; 0 = not clipped", ge=0)
+    logging_steps: int = described(10, "steps between two logged losses", "optimizer steps", ge=1)
+    save_steps: int = described(500, "steps between two checkpoints of a client's training", "optimizer steps", ge=1)
+    eval_steps: int = described(100, "steps between two evaluations on a client's own split", "optimizer steps", ge=1)
+    fp16: bool = described(False, 'half precision on a GPU; the same as precision "fp16"')
+    shuffle_dataset: bool = described(True, "shuffle the shard in each epoch")
+    max_samples_per_client: int | None = described(None, "most examples used of a shard; null = all", "examples", ge=1)
+    engine: Annotated[Literal["auto", "hf"], BeforeValidator(_engine_at_hand)] = described(
+        "auto", 'what trains: "hf" is the Trainer of transformers; "auto" takes the best engine at hand'
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = described(
+        "auto", 'of the forward and backward pass; "auto" = fp16 if the field fp16 is set, else fp32'
+    )
+    num_threads: int | None = described(
+        None, "CPU threads of one worker; null = cores / workers. Results are bit-equal for equal num_threads", ge=1
+    )
+
+    def conflict(self) -> str | None:
+        if self.fp16 and self.precision not in ("auto", "fp16"):
+            return f'training.fp16: true contradicts precision "{self.precision}"; set fp16 false, or precision "auto"'
+        return None
+
+
+class FederatedConfig(Section):
+    """Clients, rounds and aggregation."""
+
+    section: ClassVar[str] = "federated"
+
+    num_clients: int = described(10, "clients, each with a shard of its own", "clients", ge=1)
+    num_rounds: int = described(5, "rounds of selection, training and aggregation", "rounds", ge=1)
+    clients_per_round: int = described(3, "clients drawn in each round", "clients", ge=1)
+    data_distribution: Literal["iid", "non_iid", "by_author"] = described(
+        "iid", "how rows become shards: equal random parts, by text length, or one client per author"
+    )
+    aggregation_method: Literal["fedavg"] = described("fedavg", "how updates become the next global model")
+    min_samples_per_client: int = described(100, "by_author: fewest training rows of an author", "rows", ge=1)
+    num_workers: int | None = described(
+        None, "worker processes; null = one per CUDA device, else one per core, at most clients_per_round", ge=1
+    )
+    weighting: Literal["examples", "tokens", "uniform"] = described("examples", "what an update weighs by")
+    min_clients: int | None = described(
+        None, "updates without which a round fails (quorum); null = clients_per_round", "clients", ge=1
+    )
+    round_deadline_s: float | None = described(None, "a round closes after this time; null = never", "s", gt=0)
+    start_timeout_s: float = described(120.0, "longest wait for the first workers", "s", gt=0)
+    save_every: int = described(5, "rounds between global checkpoints; the last is always kept", "rounds", ge=1)
+    save_client_adapters: bool = described(True, "keep each client's adapter of each round")
+
+    def conflict(self) -> str | None:
+        if self.clients_per_round > self.num_clients:
+            return (
+                f"federated.clients_per_round: {self.clients_per_round} is more than num_clients {self.num_clients}; "
+                "lower clients_per_round, or raise num_clients, first"
+            )
+        if self.min_clients is not None and self.min_clients > self.clients_per_round:
+            return (
+                f"federated.min_clients: {self.min_clients} is more than clients_per_round {self.clients_per_round}; "
+                "lower min_clients, or raise clients_per_round, first"
+            )
+        return None
+
+
+class DataConfig(Section):
+    """The text, its filters and its splits."""
+
+    section: ClassVar[str] = "data"
+
+    dataset_path: PathText = described("./twcs/twcs.csv", 'a CSV; "bundled" = the sample that comes with fedmq')
+    text_column: Text = described("text", "column of the text")
+    author_column: Text = described("author_id", "column of the author")
+    train_split: float = described(0.8, "share of the rows that clients train on", "fraction", gt=0, lt=1)
+    val_split: float = described(0.1, "share that clients evaluate on locally", "fraction", ge=0, lt=1)
+    test_split: float = described(0.1, "share of the global evaluation", "fraction", gt=0, lt=1)
+    filter_min_length: int = described(10, "shortest text kept", "characters", ge=0)
+    filter_inbound_only: bool = described(True, "keep only what customers wrote (column inbound)")
+
+
+class GenerationConfig(Section):
+    """Texts generated after training."""
+
+    section: ClassVar[str] = "generation"
+
+    prompts: Texts = described(
+        ["My order is", "I have been waiting", "Why does my phone", "Thank you for"], "openings to be continued"
+    )
+    max_new_tokens: int = described(50, "longest continuation", "tokens", ge=1)
+    temperature: float = described(0.7, "of sampling; 0 = greedy", ge=0)
+
+
+class ExperimentConfig(Section):
+    """All settings of a run.
+
+    Example:
+      >>> config = get_default_config()
+      >>> config.federated.num_clients = 12
+      >>> config.federated.clients_per_round = 20
+      Traceback (most recent call last):
+      fedmq.errors.ConfigError: federated.clients_per_round: 20 is more than num_clients 12; lower ...
+    """
+
+    experiment_name: Text = described("federated_gpt2_lora", "name of the experiment")
+    output_dir: PathText = described("./fed_results", "folder of the run, relative to the current one")
+    log_dir: PathText = described("./fed_logs", "folder of the logs, relative to the current one")
+    seed: int = described(42, "every draw of the run derives from it", ge=0, lt=2**63)
+    device: Annotated[Text, AfterValidator(_known_device)] = described(
+        "cuda", '"cuda", "cuda:N", "cpu" or "mps"; "cuda" without a GPU is cpu, which is then said'
+    )
+    model: ModelConfig = Field(default_factory=ModelConfig, description="the frozen base model")
+    lora: LoRAConfig = Field(default_factory=LoRAConfig, description="the adapter")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
+    federated: FederatedConfig = Field(default_factory=FederatedConfig, description="clients, rounds, aggregation")
+    data: DataConfig = Field(default_factory=DataConfig, description="text, filters, splits")
+    generation: GenerationConfig = Field(default_factory=GenerationConfig, description="texts after training")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The config of an object such as `to_dict` gives; what is missing takes its default.
+
+        Raises:
+          ConfigError: in one line, every unknown key, wrong type, value and combination found.
+        """
+        config = cls.model_validate(values)
+        splits = (config.data.train_split, config.data.val_split, config.data.test_split)
+        if abs(sum(splits) - 1) > 1e-6:
+            raise ConfigError(
+                f"data: train_split, val_split and test_split are {splits[0]}, {splits[1]} and {splits[2]}, "
+                f"which sum to {sum(splits):g}; they should sum to 1"
+            )
+        return config
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a JSON or TOML file (by suffix).
+
+        Raises:
+          ConfigError: in one line that names the file.
+        """
+        path = Path(path)
+        values = config_files.read_object(path)
+        try:
+            return cls.from_dict(values)
+        except ConfigError as error:
+            raise ConfigError(f"{error} (in {path})") from None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write indented JSON, whole or not at all; `load` gives back an equal config."""
+        if Path(path).suffix != ".json":
+            raise ConfigError(f"{path}: a config is saved as JSON; choose a name that ends with .json")
+        self.validate_all()
+        try:
+            atomic.write_json(Path(path), self.to_dict())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot write the config: {error.strerror}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested objects, as JSON has them."""
+        return self.model_dump(warnings=False)  # what is wrong is for validate_all to say
+
+    def validate_all(self) -> None:
+        """Check all of it anew: the sum of the splits and lists changed in place escape the check on assignment.
+
+        Raises:
+          ConfigError: in one line.
+        """
+        type(self).from_dict(self.to_dict())
+
+    def with_overrides(self, assignments: list[str]) -> Self:
+        """Another config in which assignments such as "federated.num_rounds=3" or "seed=1" hold.
+
+        They are checked together, so their order does not matter.
+        """
+        values = self.to_dict()
+        config_files.override(values, assignments)
+        return self.from_dict(values)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON schema with the description, default, limits and unit of each field."""
+        return cls.model_json_schema()
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of the settings that decide the result: those of place and machinery are left out."""
+        values = self.to_dict()
+        for section, names in _NOT_IN_DIGEST.items():
+            for name in names:
+                del (values[section] if section else values)[name]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def to_run_spec(self) -> recipe.RunSpec:
+        """What a worker must know of this config."""
+        data = self.data.model_dump(exclude={"dataset_path"})
+        lora = self.lora.model_dump(exclude={"target_modules"})
+        return recipe.RunSpec(
+            experiment_name=self.experiment_name,
+            seed=self.seed,
+            model=recipe.ModelSpec(name=self.model.model_name, max_length=self.model.max_length),
+            lora=recipe.LoRASpec(target_modules=tuple(self.lora.target_modules), **lora),
+            training=recipe.TrainingRecipe(**self.training.model_dump()),
+            data=recipe.DataSpec(**data),
+            generation=recipe.GenerationSpec(
+                prompts=tuple(self.generation.prompts),
+                max_new_tokens=self.generation.max_new_tokens,
+                temperature=self.generation.temperature,
+            ),
+        )
+
+
+#: section -> fields that do not change a run's result; "" is the top
+_NOT_IN_DIGEST = {
+    "": ("output_dir", "log_dir", "device"),
+    "model": ("cache_dir",),
+    "federated": ("num_workers", "start_timeout_s"),
+}
+
+
+def get_default_config() -> ExperimentConfig:
+    """A config with every default."""
+    return ExperimentConfig()
+
+
+def resolve_dataset_path(value: str) -> Path:
+    """The CSV that `data.dataset_path` means: "bundled" is the sample of support tweets that comes with fedmq."""
+    return Path(__file__).parent / "assets" / "support_tweets.csv" if value == "bundled" else Path(value)
+
+
+def bundled_config(name: str) -> Path:
+    """A file of configs/, which the wheel carries as `fedmq.configs`: "quickstart.json", for one."""
+    return Path(str(importlib.resources.files("fedmq.configs").joinpath(name)))

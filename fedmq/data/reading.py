@@ -1,0 +1,199 @@
+"""Reading a CSV of tweets in chunks, and the filters; every problem is a DataError that names the place.
+
+Rows and fields are never repaired. A row with more fields than the header is an error, and so is a
+row that ends before a column that is used. A row that only lacks trailing columns that nobody uses
+is read (some tools write no trailing commas), and a complete row with empty fields is just a row,
+which the filters drop and count.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from fedmq.errors import DataError
+from fedmq.recipe import DataSpec
+
+#: Rows per chunk: some 50 MB of strings at a time for tweets.
+CHUNK_ROWS = 50_000
+TRUE, FALSE = frozenset({"true", "1", "1.0"}), frozenset({"false", "0", "0.0", ""})
+
+
+class FilteredRows(NamedTuple):
+    """The rows that passed, in file order, and what became of the others.
+
+    `frame` has the columns tweet_id and author where the file has them ("" where a row has none),
+    text (stripped) and row (0-based number of the row in the file, the header not counted).
+    `dropped` counts by the first filter that a row failed.
+    """
+
+    frame: pd.DataFrame
+    rows_read: int
+    dropped: dict[str, int]
+    columns: tuple[str, ...]
+
+
+def read_filtered(path: Path, data: DataSpec, chunk_rows: int = CHUNK_ROWS) -> FilteredRows:
+    """Read a CSV and keep the rows that pass the filters of `data`.
+
+    Args:
+      path: a UTF-8 CSV with a header (a byte order mark is fine).
+      data: the names of the columns, and the filters.
+      chunk_rows: rows held as parsed at a time; it changes memory, never the result.
+
+    Returns:
+      The kept rows; exact duplicates of an earlier text are dropped.
+
+    Raises:
+      DataError: no such file, a missing column, undecodable bytes, a ragged row, a value of
+        `inbound` that is neither true nor false, or no row left.
+    """
+    kept: list[pd.DataFrame] = []
+    dropped = {"not_inbound": 0, "empty_text": 0, "too_short": 0, "duplicate_text": 0}
+    rows_read = 0
+    columns: tuple[str, ...] = ()
+    for chunk in _chunks(path, data, chunk_rows):
+        columns = tuple(map(str, chunk.columns))
+        rows_read += len(chunk)
+        frame = pd.DataFrame({"row": chunk.index, "text": chunk[data.text_column].fillna("").str.strip()})
+        for name, column in (("tweet_id", "tweet_id"), ("author", data.author_column)):
+            if column in chunk:
+                frame[name] = chunk[column].fillna("")
+        if data.filter_inbound_only:
+            frame = _keep(frame, _is_inbound(chunk["inbound"], path), dropped, "not_inbound")
+        length = frame["text"].str.len()
+        frame = _keep(frame, length > 0, dropped, "empty_text")
+        frame = _keep(frame, length[frame.index] >= data.filter_min_length, dropped, "too_short")
+        kept.append(frame)
+    frame = pd.concat(kept, ignore_index=True)
+    frame = _keep(frame, ~frame["text"].duplicated(), dropped, "duplicate_text").reset_index(drop=True)
+    if frame.empty:
+        counts = ", ".join(f"{name} {count:,}" for name, count in dropped.items())
+        raise DataError(
+            f"{path}: no row left after the filters ({rows_read:,} rows read; dropped: {counts}); "
+            "see data.filter_inbound_only and data.filter_min_length"
+        )
+    return FilteredRows(frame, rows_read, dropped, columns)
+
+
+def require_file(path: Path) -> None:
+    """Raise DataError unless `path` is there and is not a folder."""
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file (current folder: {Path.cwd()}); see data.dataset_path, or --data of a worker"
+        )
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, expected a CSV file; see data.dataset_path, or --data of a worker")
+
+
+def require_column(path: Path, columns: tuple[str, ...], column: str, setting: str) -> None:
+    """Raise DataError that names the file, the missing column, the columns there are and the setting to change."""
+    if column not in columns:
+        found = ", ".join(columns[:20]) + (f" and {len(columns) - 20} more" if len(columns) > 20 else "")
+        raise DataError(f"{path}: no column {column!r} ({setting}); the file has {found}")
+
+
+def _keep(frame: pd.DataFrame, mask: pd.Series, dropped: dict[str, int], reason: str) -> pd.DataFrame:
+    dropped[reason] += int((~mask).sum())
+    return frame[mask]
+
+
+def _is_inbound(values: pd.Series, path: Path) -> pd.Series:
+    lowered = values.fillna("").str.strip().str.lower()
+    unknown = ~lowered.isin(TRUE | FALSE)
+    if unknown.any():
+        position = int(unknown.to_numpy().argmax())
+        row, value = values.index[position] + 1, values.iloc[position]
+        raise DataError(
+            f"{path}: column 'inbound' of data row {row} is {value!r}, expected True or False; "
+            "set data.filter_inbound_only to false to use every row"
+        )
+    return lowered.isin(TRUE)
+
+
+def _chunks(path: Path, data: DataSpec, chunk_rows: int) -> Iterator[pd.DataFrame]:
+    require_file(path)
+    last_used: int | None = None
+    looked_twice = False
+    try:
+        # All columns: told to skip some, pandas lets rows with too many fields pass in silence.
+        with pd.read_csv(
+            path, dtype=str, chunksize=chunk_rows, keep_default_na=False, na_values=[""], compression=None
+        ) as chunks:
+            for chunk in chunks:
+                if last_used is None:
+                    if not isinstance(chunk.index, pd.RangeIndex):
+                        # pandas takes surplus fields in the first row for row labels.
+                        _require_no_ragged_row(path, last_used=0)
+                    last_used = _last_used_column(path, tuple(map(str, chunk.columns)), data)
+                if not looked_twice and _may_be_short(chunk, last_used):
+                    _require_no_ragged_row(path, last_used)
+                    looked_twice = True
+                yield chunk
+    except UnicodeDecodeError as error:
+        line, offset = _undecodable(path)
+        raise DataError(f"{path}: line {line}, byte {offset}: not UTF-8; save the file as UTF-8") from error
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{path}: is empty, expected a CSV file with a header") from error
+    except pd.errors.ParserError as error:
+        _require_no_ragged_row(path, last_used or 0)
+        line = max(line for line, _ in _field_counts(path))
+        raise DataError(f"{path}: line {line}: a quote is opened and never closed") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _last_used_column(path: Path, columns: tuple[str, ...], data: DataSpec) -> int:
+    require_column(path, columns, data.text_column, "data.text_column")
+    used = {data.text_column, data.author_column} & set(columns)
+    if data.filter_inbound_only:
+        require_column(path, columns, "inbound", "data.filter_inbound_only is true")
+        used.add("inbound")
+    return max(columns.index(column) for column in used)
+
+
+def _may_be_short(chunk: pd.DataFrame, last_used: int) -> bool:
+    """Whether some row has nothing from the last used column on: cut short, or complete and empty."""
+    return bool(chunk.iloc[:, last_used:].isna().all(axis=1).any())
+
+
+def _require_no_ragged_row(path: Path, last_used: int) -> None:
+    counts = _field_counts(path)
+    _, expected = next(counts)
+    for line, seen in counts:
+        if seen > expected or seen <= last_used:
+            raise DataError(
+                f"{path}: line {line}: expected {expected} fields, saw {seen}; "
+                "a text with a comma, a quote or a line break must be quoted"
+            )
+
+
+def _field_counts(path: Path) -> Iterator[tuple[int, int]]:
+    """The line on which each record starts, from 1, and its number of fields; the header is the first."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(file)
+        line = 1
+        try:
+            for record in reader:
+                if record:
+                    yield line, len(record)
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(f"{path}: line {line}: {error}; is a quote opened and never closed?") from error
+
+
+def _undecodable(path: Path) -> tuple[int, int]:
+    """Line, from 1, and byte offset in the file, from 0, of the first byte that is not UTF-8."""
+    offset = 0
+    with open(path, "rb") as file:
+        for line, raw in enumerate(file, 1):
+            try:
+                raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return line, offset + error.start
+            offset += len(raw)
+    return line, offset

@@ -1,0 +1,258 @@
+"""FederatedLearning: a whole run from Python, with local workers as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedmq import build
+from fedmq.config import ExperimentConfig, get_default_config
+from fedmq.errors import RunError
+from fedmq.runtime.console import ConsoleView
+from fedmq.runtime.coordinator import Coordinator
+from fedmq.runtime.local import LocalWorkers, default_workers, run_child
+from fedmq.runtime.server import FederatedServer
+from fedmq.storage.run_folder import OpenRun, open_run
+from fedmq.transport.zeromq import ZmqCoordinatorTransport
+
+
+class FederatedLearning:
+    """One run: this process coordinates, local worker processes train.
+
+    Args:
+      config: the run; None takes the defaults.
+      resume: go on with the run in output_dir; starts it if there is none.
+      overwrite: replace the run in output_dir.
+      bind: where to listen; local workers need loopback only.
+      local_workers: processes to start here; None takes federated.num_workers or what fits the machine,
+        0 starts none: workers come from elsewhere, with their own data.
+      view: who is told of the progress; None prints to standard output.
+
+    Example:
+      >>> fed = FederatedLearning(get_default_config())  # doctest: +SKIP
+      >>> fed.setup()  # doctest: +SKIP
+      >>> rounds = fed.train()  # doctest: +SKIP
+      >>> fed.test_generation(["My order is"])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig | None = None,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        bind: str = "tcp://127.0.0.1:0",
+        local_workers: int | None = None,
+        view: ConsoleView | None = None,
+    ) -> None:
+        self.config = config or get_default_config()
+        self.resume, self.overwrite, self.bind = resume, overwrite, bind
+        self.local_workers = local_workers
+        self.view = view or ConsoleView(Console())
+        self.run_dir = Path(self.config.output_dir)
+        self._run: OpenRun | None = None
+        self._server: FederatedServer | None = None
+        self._coordinator: Coordinator | None = None
+        self._workers: LocalWorkers | None = None
+        self._log: logging.Handler | None = None
+
+    @property
+    def server(self) -> FederatedServer:
+        """The global model and the run's folder, after `setup`."""
+        if self._server is None:
+            raise RunError("this run is not set up: call setup() first")
+        return self._server
+
+    @property
+    def address(self) -> str:
+        """Where workers connect to, after `setup`."""
+        if self._coordinator is None:
+            raise RunError("this run does not listen: call setup() first; a finished run needs no workers")
+        return self._coordinator.transport.address
+
+    def setup(self) -> None:
+        """Open the run's folder, listen, start the local workers and prepare their data.
+
+        Raises:
+          ConfigError, DataError, ModelError: the config, the data or the base cannot be used.
+          RunError: the port is in use.
+        """
+        config = self.config
+        config.validate_all()
+        text = json.dumps(config.to_dict())
+        run = open_run(self.run_dir, text, config.digest(), resume=self.resume, overwrite=self.overwrite)
+        self._run, self._server = run, build.server(config, self.run_dir, run.journal)
+        try:
+            if not run.finished:
+                self._listen()
+        except BaseException:
+            self.close()
+            raise
+
+    def _listen(self) -> None:
+        config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"
+        log_dir.mkdir(parents=True, exist_ok=True)
+        self._log = _log_to(log_dir / "coordinator.log")
+        transport = ZmqCoordinatorTransport(self.bind)
+        named: frozenset[str] = frozenset()
+        try:
+            if self.local_workers != 0:
+                # The workers load torch while the data is prepared.
+                self._workers = self._start_workers(transport.address, log_dir)
+                statistics = self._prepare(data_dir)
+                named = frozenset(client["client_id"] for client in statistics["clients"])
+        except BaseException:
+            transport.close()
+            raise
+        self._coordinator = build.coordinator(
+            config, self.server, transport, self.view, time.monotonic(), named, data_dir
+        )
+
+    def _start_workers(self, address: str, log_dir: Path) -> LocalWorkers:
+        federated = self.config.federated
+        count = (
+            self.local_workers
+            or federated.num_workers
+            or default_workers(self.config.device, federated.clients_per_round)
+        )
+        workers = LocalWorkers(
+            address,
+            count,
+            self.run_dir / "workers",
+            log_dir,
+            self.config.device,
+            self.config.training.num_threads,
+            self.config.model.cache_dir,
+        )
+        workers.start()
+        return workers
+
+    def _prepare(self, data_dir: Path) -> dict[str, Any]:
+        arguments = ["data", "partition", str(self.run_dir / "config.json"), "--out", str(data_dir), "--json"]
+        statistics: dict[str, Any] = json.loads(run_child(arguments))
+        self.server.journal.put(data=json.dumps(statistics))
+        for line in statistics_lines(statistics):
+            self.view.say(line)
+        return statistics
+
+    def train(self) -> list[dict[str, Any]]:
+        """Run all rounds; returns one row per committed round.
+
+        Raises:
+          RunError: the run failed; it can be resumed.
+          KeyboardInterrupt: it was interrupted; likewise.
+        """
+        server = self.server
+        if self._coordinator is None:
+            self.view.say(f"{self.run_dir} holds this run, finished: nothing is left to do")
+            return server.rounds()
+        coordinator, workers = self._coordinator, self._workers
+        try:
+            with self.view, _stop_signals() as stopping:
+                finish = coordinator.run(stopping, workers.failure if workers else lambda: None)
+        finally:
+            self.close()
+        if finish.outcome == "interrupted":
+            raise KeyboardInterrupt(finish.reason)
+        if finish.outcome == "failed":
+            raise RunError(f"{finish.reason}; --resume goes on from round {max(0, coordinator.state.version)}")
+        return server.rounds()
+
+    def close(self) -> None:
+        """End the workers, close the sockets, write the metrics. The journal stays readable."""
+        if self._coordinator is not None:
+            self._coordinator.close()
+            self._coordinator = None
+            build.write_derived(self.server, self.config)
+        if self._workers is not None:
+            self._workers.stop()
+            self._workers = None
+        if self._run is not None:
+            self._run.lock.release()
+        if self._log is not None:
+            logging.getLogger("fedmq").removeHandler(self._log)
+            self._log.close()
+            self._log = None
+
+    def summary(self) -> dict[str, Any]:
+        """The run in one JSON-able object: rounds, perplexities, digest, generations, folders."""
+        journal = self.server.journal
+        last = journal.last_committed()
+        assert last is not None
+        return {
+            "output_dir": str(self.run_dir),
+            "log_dir": self.config.log_dir,
+            "rounds": last["round"],
+            "digest": last["digest"],
+            "perplexity": {str(v): score["perplexity"] for v, score in self.server.scores().items()},
+            "eval_loss": {str(v): score["eval_loss"] for v, score in self.server.scores().items()},
+            "generations": [{"prompt": g["prompt"], "text": g["text"]} for g in journal.generations()],
+        }
+
+    def test_generation(self, prompts: Sequence[str] | None = None) -> list[dict[str, str]]:
+        """Continue prompts with the newest global model; prints and returns {prompt, generated} for each."""
+        from fedmq.finished_run import FinishedRun
+
+        wanted = list(prompts) if prompts is not None else list(self.config.generation.prompts)
+        texts = FinishedRun(str(self.run_dir)).generate(wanted)
+        results = [{"prompt": p, "generated": t.removeprefix(p)} for p, t in zip(wanted, texts, strict=True)]
+        for result in results:
+            self.view.say(f"{result['prompt']}{result['generated']}")
+        return results
+
+
+def statistics_lines(statistics: dict[str, Any]) -> Iterator[str]:
+    """The split's statistics, for people."""
+    splits, test = statistics["splits"], statistics.get("test", {})
+    dropped = ", ".join(f"{count} {reason}" for reason, count in statistics["dropped"].items() if count)
+    yield f"data: {statistics['rows_read']} rows read, {statistics['rows_kept']} kept" + (
+        f" (dropped: {dropped})" if dropped else ""
+    )
+    rows = ", ".join(f"{name} {splits[name]}" for name in ("train", "val", "test"))
+    yield f"      {rows} rows; test {test.get('tokens', 0)} tokens"
+    for client in statistics["clients"][:20]:
+        author = f", author {client['author']}" if client.get("author") else ""
+        yield (
+            f"      {client['client_id']:<12} {client['rows']:>6} rows  {client.get('tokens', 0):>8} tokens"
+            f"  {client['authors'] or '?':>5} authors{author}"
+        )
+    if len(statistics["clients"]) > 20:
+        yield f"      ... and {len(statistics['clients']) - 20} more clients"
+
+
+def _log_to(path: Path) -> logging.Handler:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("fedmq")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    return handler
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Any]:
+    """Turn SIGINT and SIGTERM into a reason that is asked for between two messages, where nothing is half done."""
+    reasons: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def note(number: int, frame: object) -> None:
+        reasons.append(f"interrupted by {signal.Signals(number).name}")
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: reasons[0] if reasons else None
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+"""What `fedmq inspect` shows: everything a run's journal says, read without disturbing the run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fedmq.storage.journal import Journal
+from fedmq.storage.metrics import global_metrics, round_metrics
+from fedmq.storage.run_folder import DATABASE
+
+#: A running coordinator writes where it stands every second.
+_FRESH_S = 10.0
+
+
+def inspect_run(run_dir: Path) -> dict[str, Any]:
+    """A run as one JSON-able object.
+
+    Raises:
+      StorageError: the folder holds no run, or its run.db cannot be read.
+    """
+    journal = Journal.open(run_dir / DATABASE, read_only=True)
+    try:
+        live = json.loads(journal.get("live") or "{}")
+        status = journal.require("status")
+        if status == "running" and time.time() - live.get("at", 0) > _FRESH_S:
+            status = "stopped without notice"
+        last = journal.last_committed()
+        config = json.loads(journal.require("config"))
+        return {
+            "run_dir": str(run_dir),
+            "experiment_name": config["experiment_name"],
+            "status": status,
+            "reason": journal.get("reason") or "",
+            "num_rounds": config["federated"]["num_rounds"],
+            "committed": None if last is None else last["round"],
+            "digest": None if last is None else last["digest"],
+            "live": live if status == "running" else None,
+            "scores": {str(version): score for version, score in sorted(global_metrics(journal).items())},
+            "rounds": round_metrics(journal),
+            "generations": journal.generations(),
+            "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],
+        }
+    finally:
+        journal.close()
+
+
+def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
+    """The same for people."""
+    done = "none" if found["committed"] is None else found["committed"]
+    yield f"{found['experiment_name']} in {found['run_dir']}: {found['status']}" + (
+        f" ({found['reason']})" if found["reason"] else ""
+    )
+    yield f"last committed round: {done} of {found['num_rounds']}"
+    if found["live"]:
+        yield f"now: {found['live']['phase']}, round {found['live']['round']}"
+        for line in found["live"]["awaited"]:
+            yield f"  waiting for {line}"
+    for version, score in found["scores"].items():
+        yield f"round {version:>3}  perplexity {score['perplexity']:10.2f}  loss {score['eval_loss']:.4f}"
+    for row in found["rounds"]:
+        for client in row["client_metrics"]:
+            yield (
+                f"  round {row['round']:>3}  {client['client_id']:<14} {client['train_samples']:>6} texts  train loss "
+                f"{client['train_loss']:.4f}  {client['train_seconds']:7.1f} s  {client['worker_id']}"
+            )
+    for warning in found["warnings"][-10:]:
+        yield f"warning: {warning}"
+    if found["digest"]:
+        yield f"adapter SHA-256 {found['digest']}"

@@ -1,0 +1,85 @@
+"""An adapter on disk, as peft reads it: adapter_model.safetensors and adapter_config.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from fedmq.errors import StorageError
+from fedmq.tensors import NamedTensors
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def write_adapter(folder: Path, tensors: NamedTensors, config: Mapping[str, Any]) -> None:
+    """Write an adapter folder, whole or not at all; equal arguments give equal bytes.
+
+    Args:
+      folder: replaced if it is there.
+      tensors: float32, named as in a PEFT state dict.
+      config: the content of adapter_config.json.
+
+    Example:
+      >>> folder = Path(tempfile.mkdtemp()) / "adapter"
+      >>> write_adapter(folder, {"x.lora_A.weight": np.ones((2, 3), np.float32)}, {"r": 2})
+      >>> tensors, config = read_adapter(folder)
+      >>> tensors["x.lora_A.weight"].shape, config
+      ((2, 3), {'r': 2})
+    """
+    with replaced_folder(folder) as temporary:
+        ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+        (temporary / WEIGHTS).write_bytes(safetensors.numpy.save(ordered))
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors and the configuration of an adapter folder.
+
+    Raises:
+      StorageError: a file is missing or damaged.
+    """
+    try:
+        tensors = safetensors.numpy.load((folder / WEIGHTS).read_bytes())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StorageError(f"{folder} holds no adapter: {error.filename} is missing") from error
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise StorageError(f"the adapter in {folder} cannot be read: {error}") from error
+    return tensors, config
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` if the block succeeds."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        for path in temporary.iterdir():
+            _fsync(path)
+        _fsync(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        _fsync(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

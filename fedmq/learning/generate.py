@@ -1,0 +1,69 @@
+"""Text generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import GenerationConfig
+
+from fedmq.errors import ConfigError
+from fedmq.learning.models import LanguageModel
+from fedmq.learning.tokenizer import library_warnings_to_log
+from fedmq.rng import derive_seed
+
+
+def generate(
+    lm: LanguageModel, prompts: Sequence[str], *, max_new_tokens: int, temperature: float, seed: int
+) -> list[str]:
+    """Continue each prompt until EOS or for `max_new_tokens` tokens.
+
+    Sampling is from the whole distribution (no top-k, no top-p). What follows a prompt depends on
+    the model, the prompt and `seed` alone, not on the other prompts.
+
+    Args:
+      lm: base and adapter.
+      prompts: starts of texts; the empty one is the start of any text.
+      max_new_tokens: at least 1.
+      temperature: divides the logits; 0 takes the most likely token each time.
+      seed: 32 bits.
+
+    Returns:
+      The continuations, without the prompts.
+
+    Raises:
+      ConfigError: a prompt and `max_new_tokens` together are longer than the model can read.
+    """
+    encoded = [lm.tokenizer.encode_prompt(prompt) for prompt in prompts]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if lm.max_positions is not None and len(ids) + max_new_tokens > lm.max_positions:
+            raise ConfigError(
+                f"prompt {prompt[:40]!r} has {len(ids)} tokens: with max_new_tokens {max_new_tokens} "
+                f"that is more than the model's {lm.max_positions} positions"
+            )
+    return [
+        _continue(lm, ids, max_new_tokens, temperature, derive_seed(seed, "generate", client=prompt))
+        for prompt, ids in zip(prompts, encoded, strict=True)
+    ]
+
+
+def _continue(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> str:
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature > 0
+        else {"do_sample": False}
+    )
+    eos = lm.tokenizer.eos_token_id
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, eos_token_id=eos, pad_token_id=eos, use_cache=True, **sampling
+    )
+    input_ids = torch.tensor([ids], device=lm.device)
+    lm.model.eval()
+    with torch.random.fork_rng(lm.cuda_devices), library_warnings_to_log():
+        torch.manual_seed(seed)
+        output = lm.model.generate(
+            input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config
+        )[0].tolist()
+    # Some tokenizers drop the space before the first word of what they decode: decode all and cut.
+    whole, start = lm.tokenizer.decode(output), lm.tokenizer.decode(ids)
+    return whole.removeprefix(start)

@@ -1,0 +1,292 @@
+"""The coordinator's state machine: events in, commands out; no clock, socket, tensor or chance inside.
+
+Rules that the rest relies on:
+  - A job counts once, whoever does it: results are keyed by (kind, round, unit), not by worker.
+  - Selection is asked for (Select) and answered (Selected); aggregation likewise (Aggregate, Committed).
+    Between question and answer nothing else moves the phase.
+  - A worker does one task at a time. After a Cancel it is draining: not free until it says so.
+  - A worker that is lost does not fail its task: the task goes to another that can host the client.
+    A task that *fails* `max_attempts` times is given up for the round; the round needs its quorum.
+
+Phases move along PHASES only:
+
+    WAITING -> INITIALISING -> SELECTING -> COLLECTING -> AGGREGATING -> SELECTING ... -> FINISHING -> ENDED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from fedmq.errors import LocalProtocolError
+from fedmq.protocol import events as ev
+from fedmq.protocol.events import Command
+from fedmq.protocol.jobs import Job, Status, parse_task
+from fedmq.protocol.policy import RoundPolicy, Timers
+from fedmq.protocol.roster import Roster
+
+
+class Phase(Enum):
+    """Where the run stands."""
+
+    WAITING = "waiting for workers"
+    INITIALISING = "making the first adapter"
+    SELECTING = "selecting clients"
+    COLLECTING = "training"
+    AGGREGATING = "aggregating"
+    FINISHING = "evaluating the last model"
+    ENDED = "ended"
+
+
+PHASES: dict[Phase, set[Phase]] = {
+    Phase.WAITING: {Phase.INITIALISING, Phase.SELECTING, Phase.COLLECTING, Phase.FINISHING, Phase.ENDED},
+    Phase.INITIALISING: {Phase.SELECTING, Phase.ENDED},
+    Phase.SELECTING: {Phase.COLLECTING, Phase.ENDED},
+    Phase.COLLECTING: {Phase.AGGREGATING, Phase.ENDED},
+    Phase.AGGREGATING: {Phase.SELECTING, Phase.FINISHING, Phase.ENDED},
+    Phase.FINISHING: {Phase.ENDED},
+    Phase.ENDED: set(),
+}
+
+
+class Progress(NamedTuple):
+    """How far an earlier process of this run came.
+
+    Attributes:
+      version: last committed global version; None when there is no first adapter yet.
+      selected: clients of the round that was open, () when none was.
+      accepted: those of them whose updates are durable, with the digests of these.
+      unevaluated: committed versions that still have no evaluation.
+    """
+
+    version: int | None = None
+    selected: tuple[str, ...] = ()
+    accepted: tuple[tuple[str, str], ...] = ()
+    unevaluated: tuple[int, ...] = ()
+
+
+@dataclass
+class CoordinatorState:
+    """One run. Feed `handle`; read `phase`, `version`, `round`, `roster`.
+
+    Attributes:
+      policy, timers: fixed for the run.
+      expected: number of distinct clients that the run starts with.
+      named: the clients' ids where they are known beforehand; otherwise whoever joins counts.
+      generates: whether texts are wanted at the end.
+    """
+
+    policy: RoundPolicy
+    timers: Timers
+    expected: int
+    named: frozenset[str] = frozenset()
+    generates: bool = True
+    progress: Progress = Progress()
+    started_at: float = 0.0
+    phase: Phase = Phase.WAITING
+    version: int = -1
+    round_opened_at: float = 0.0
+    roster: Roster = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.roster = Roster(self.timers, self.policy.max_attempts)
+        if self.progress.version is not None:
+            self.version = self.progress.version
+
+    @property
+    def round(self) -> int:
+        """The round in work: one above the last committed version."""
+        return self.version + 1
+
+    def handle(self, event: ev.Event, now: float) -> list[Command]:
+        """Apply one event at monotonic time `now` (seconds) and return what to do, in this order."""
+        commands: list[Command] = []
+        if not self.ended:
+            commands += self._react(event, now)
+        if not self.ended:
+            commands += self._advance(now)
+        if not self.ended:
+            commands += self.roster.assign(now)
+        return commands
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over: then no event changes anything."""
+        return self.phase is Phase.ENDED
+
+    def wants(self, task: str) -> bool:
+        """Whether a result for `task` would still be used: asked before it is made durable."""
+        job, _ = parse_task(task)
+        return self.roster.open(job) and not self.ended
+
+    def _react(self, event: ev.Event, now: float) -> list[Command]:
+        match event:
+            case ev.WorkerReady():
+                return self.roster.joined(event, now)
+            case ev.WorkerGone(worker, reason):
+                return self.roster.lost(worker, reason, now)
+            case ev.Heard(worker, task, step, total):
+                return self.roster.heard(worker, task, step, total, now)
+            case ev.ResultOffered(worker, task, digest):
+                return [self._judge(worker, task, digest)]
+            case ev.ResultStored(worker, task, digest):
+                return self.roster.done(worker, task, digest)
+            case ev.TaskFailed(worker, task, code, text):
+                return self.roster.failed(worker, task, code, text)
+            case ev.Selected(round, clients):
+                return self._open_round(round, clients, now)
+            case ev.Committed(version):
+                return self._committed(version)
+            case ev.StopAsked(reason):
+                return self._end("interrupted", reason)
+            case ev.Tick():
+                return self.roster.silent(now)
+        raise LocalProtocolError(f"unknown event {type(event).__name__}")
+
+    def _judge(self, worker: str, task: str, digest: str) -> Command:
+        job, _ = parse_task(task)
+        state = self.roster.jobs.get(job)
+        if state is None:
+            known = job.kind in ("train", "init") and job.round <= self.round
+            return ev.Reply(worker, task, "LATE" if known else "UNKNOWN_TASK")
+        if state.status is Status.DONE:
+            return ev.Reply(worker, task, "DUPLICATE" if state.digest == digest else "LATE")
+        return ev.Reply(worker, task, "UPLOAD")
+
+    def _advance(self, now: float) -> list[Command]:
+        match self.phase:
+            case Phase.WAITING:
+                return self._start_if_ready(now)
+            case Phase.INITIALISING:
+                failed = [s for s in self.roster.of_kind("init") if s.status is Status.FAILED]
+                return self._end("failed", f"no first adapter: {failed[0].failure}") if failed else []
+            case Phase.COLLECTING:
+                return self._close_if_full(now)
+            case Phase.FINISHING:
+                return [] if self.roster.unfinished() else self._end("done", "all rounds committed")
+        return []
+
+    def missing(self) -> list[str]:
+        """Who is awaited before the run can start, in words."""
+        absent = sorted(self.named - self.roster.clients())
+        if absent:
+            return absent
+        lacking = self.expected - len(self.roster.clients())
+        return [f"{lacking} more client{'s' if lacking > 1 else ''}"] if lacking > 0 else []
+
+    def _start_if_ready(self, now: float) -> list[Command]:
+        notes: list[Command] = []
+        if self.missing():
+            if now - self.started_at < self.timers.start_s:
+                return []
+            text = f"{', '.join(self.missing())} did not come within {self.timers.start_s:g} s"
+            if len(self.roster.clients()) < self.policy.cohort:
+                workers = ", ".join(sorted(self.roster.workers)) or "none"
+                return self._end("failed", f"still awaited: {text} (workers connected: {workers})")
+            notes = [ev.Note("warning", f"{text}: starting without")]
+        if self.progress.version is None:
+            self._move(Phase.INITIALISING)
+            self.roster.add([Job("init", 0, "adapter")])
+            return notes
+        self.roster.add(self._evaluations(self.progress.unevaluated))
+        if self.version >= self.policy.num_rounds:
+            return notes + self._finishing()
+        if self.progress.selected:
+            return notes + self._open_round(self.round, self.progress.selected, now, self.progress.accepted)
+        return notes + self._select()
+
+    def _select(self) -> list[Command]:
+        self._move(Phase.SELECTING)
+        eligible = sorted((self.roster.population() | self.named) - self.roster.gone)
+        if len(eligible) < self.policy.cohort:
+            lost = ", ".join(sorted(self.roster.gone))
+            text = f"round {self.round} needs {self.policy.cohort} clients, {len(eligible)} are left"
+            return self._end("failed", f"{text} (no worker hosts {lost})")
+        return [ev.Select(self.round, tuple(eligible), self.policy.cohort)]
+
+    def _open_round(
+        self, round: int, clients: Iterable[str], now: float, accepted: Iterable[tuple[str, str]] = ()
+    ) -> list[Command]:
+        if round != self.round:
+            raise LocalProtocolError(f"selection for round {round} while round {self.round} is open")
+        self._move(Phase.COLLECTING)
+        self.round_opened_at = now
+        self.roster.add(Job("train", round, client) for client in sorted(clients))
+        for client, digest in accepted:
+            state = self.roster.jobs[Job("train", round, client)]
+            state.status, state.digest = Status.DONE, digest
+        return []
+
+    def _close_if_full(self, now: float) -> list[Command]:
+        jobs = self.roster.of_kind("train")
+        accepted = tuple(sorted(s.job.unit for s in jobs if s.status is Status.DONE))
+        late = self.policy.deadline_s is not None and now - self.round_opened_at >= self.policy.deadline_s
+        if not late and any(s.unfinished for s in jobs):
+            return []
+        commands: list[Command] = []
+        for state in jobs:
+            if state.unfinished:
+                commands += self.roster.give_up(state.job, f"not there at the deadline of {self.policy.deadline_s:g} s")
+        if len(accepted) < self.policy.quorum:
+            failures = "; ".join(f"{s.job.unit}: {s.failure}" for s in jobs if s.status is Status.FAILED)
+            text = f"round {self.round}: {len(accepted)} of {len(jobs)} updates, the quorum is {self.policy.quorum}"
+            return commands + self._end("failed", f"{text} ({failures})")
+        self._move(Phase.AGGREGATING)
+        self.roster.drop("train")
+        return [*commands, ev.Aggregate(self.round, accepted)]
+
+    def _committed(self, version: int) -> list[Command]:
+        if version != self.round:
+            raise LocalProtocolError(f"version {version} committed while round {self.round} is open")
+        self.version = version
+        self.roster.drop("init")
+        self.roster.add(self._evaluations([version]))
+        return self._finishing() if version >= self.policy.num_rounds else self._select()
+
+    def _evaluations(self, versions: Iterable[int]) -> list[Job]:
+        units = ["test"] if self.roster.test_seen else sorted(self.roster.held_out)
+        return [Job("evaluate", version, unit) for version in versions for unit in units]
+
+    def _finishing(self) -> list[Command]:
+        self._move(Phase.FINISHING)
+        if self.generates:
+            self.roster.add([Job("generate", self.version, "prompts")])
+        return []
+
+    def _end(self, outcome: str, reason: str) -> list[Command]:
+        self._move(Phase.ENDED)
+        return [ev.Finish(outcome, reason)]  # type: ignore[arg-type]
+
+    def _move(self, phase: Phase) -> None:
+        if phase not in PHASES[self.phase]:
+            raise LocalProtocolError(f"cannot go from phase {self.phase.name} to {phase.name}")
+        self.phase = phase
+
+    def awaited(self, now: float) -> list[str]:
+        """Who is awaited, for what, since when: lines for people."""
+        if self.phase is Phase.WAITING:
+            return [f"{who} to join, for {now - self.started_at:.0f} s" for who in self.missing()]
+        return self.roster.awaited(now)
+
+    def validate(self) -> None:
+        """Check every invariant; tests call it after each event.
+
+        Raises:
+          LocalProtocolError: naming the first that does not hold.
+        """
+        train = self.roster.of_kind("train")
+        checks = {
+            "trainings are of the open round": all(s.job.round == self.round for s in train),
+            "at most a cohort is in training": len(train) <= self.policy.cohort,
+            "nobody trains outside an open round": not train or self.phase in (Phase.COLLECTING, Phase.ENDED),
+            "evaluations are of committed versions": all(
+                s.job.round <= self.version for s in self.roster.of_kind("evaluate")
+            ),
+            "no version beyond the last round": self.version <= self.policy.num_rounds,
+        }
+        for name, holds in checks.items():
+            if not holds:
+                raise LocalProtocolError(f"invariant broken in {self.phase.name}: {name}")
+        self.roster.validate()

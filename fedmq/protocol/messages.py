@@ -1,0 +1,273 @@
+"""Every message between coordinator and worker: a closed union of frozen dataclasses.
+
+Control plane, worker to coordinator:  Hello Ready Heartbeat Offer Evaluated Generated TaskFailed Goodbye
+Control plane, coordinator to worker:  Welcome Reject HeartbeatAck Task Verdict Cancel Committed Shutdown
+Data plane, worker to coordinator:     Get Put
+Data plane, coordinator to worker:     Chunk NotFound PutAck
+
+`frames` turns them into bytes and refuses whatever is not exactly one of them. A new field needs a
+new PROTOCOL_VERSION: unknown fields are refused, on purpose.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fedmq.protocol.fields import (
+    CLOSED,
+    MAX_CLIENTS_PER_WORKER,
+    ClientId,
+    Count,
+    Digest,
+    FailureCode,
+    Seconds,
+    TaskId,
+    Text,
+    Token,
+    VerdictCode,
+    WorkerName,
+)
+from fedmq.protocol.work import Work
+from fedmq.recipe import RunSpec
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True, config=CLOSED)
+class BlobRef:
+    """A blob by its SHA-256 and size in bytes."""
+
+    digest: Digest
+    nbytes: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class HostedClient:
+    """A client that a worker can train. `data_digest` tells two shards of one name apart.
+
+    `num_held_out` > 0 when the owner holds out a test split of its own.
+    """
+
+    client: ClientId
+    num_examples: Count
+    num_tokens: Count
+    num_held_out: Count
+    data_digest: Digest
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Hello:
+    """First message on a link: who speaks, in which versions."""
+
+    versions: tuple[Count, ...]
+    worker: WorkerName
+    boot_id: Token
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Welcome:
+    """The link is open. `data_port` is on the host that the worker already knows.
+
+    `data_dir` is where the coordinator's host keeps prepared shards; a worker uses it on loopback only.
+    """
+
+    run: Token
+    epoch: Count
+    heartbeat_s: Seconds
+    silence_s: Seconds
+    data_port: Count
+    chunk_nbytes: Count
+    credits: Count
+    data_dir: str
+    spec: RunSpec
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Reject:
+    """The link is refused, for good unless the code is REHELLO."""
+
+    code: Literal["VERSION", "REHELLO", "RUN_OVER", "NAME_TAKEN", "BASE", "DATA"]
+    text: Text
+    versions: tuple[Count, ...]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Ready:
+    """Data and base are loaded. `running`: a task of an earlier link; `outbox`: updates not yet committed."""
+
+    clients: Annotated[tuple[HostedClient, ...], Field(max_length=MAX_CLIENTS_PER_WORKER)]
+    evaluates_test: bool
+    base_digest: Digest
+    device: Text
+    running: TaskId | None
+    outbox: Annotated[tuple[TaskId, ...], Field(max_length=64)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Heartbeat:
+    """The agent is alive; `step` of `total_steps` says whether its trainer is getting on."""
+
+    task: TaskId | None
+    phase: Literal["preparing", "idle", "fetching", "working", "uploading"]
+    step: Count
+    total_steps: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class HeartbeatAck:
+    """The coordinator is alive."""
+
+    epoch: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Task:
+    """One piece of work. It carries all that it depends on: any worker that has the data gives the same result."""
+
+    task: TaskId
+    nonce: Token
+    round: Count
+    client: ClientId | None
+    seed: Count
+    adapter: BlobRef | None
+    work: Work
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Offer:
+    """A finished update (or the first adapter), durable at the worker, to be uploaded.
+
+    `num_tokens`: targets seen in training over all epochs. `adapter_config`: JSON text, from "init" only.
+    """
+
+    task: TaskId
+    nonce: Token
+    blob: BlobRef
+    num_examples: Count
+    num_tokens: Count
+    num_steps: Count
+    train_loss: float
+    train_seconds: Seconds
+    nbytes_down: Count
+    adapter_config: Annotated[str, Field(max_length=16384)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Evaluated:
+    """Summed negative log-likelihood in nats over `num_tokens` targets."""
+
+    task: TaskId
+    nonce: Token
+    loss_sum: float
+    num_tokens: Count
+    num_examples: Count
+    seconds: Seconds
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Generated:
+    """One continuation for each prompt."""
+
+    task: TaskId
+    nonce: Token
+    texts: Annotated[tuple[Annotated[str, Field(max_length=8192)], ...], Field(max_length=16)]
+
+
+@dataclass(frozen=True, config=CLOSED)
+class TaskFailed:
+    """The task did not succeed here. `text` is for people."""
+
+    task: TaskId
+    nonce: Token
+    code: FailureCode
+    text: Text
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Verdict:
+    """What became of an offered or reported result."""
+
+    task: TaskId
+    code: VerdictCode
+    text: Text
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Cancel:
+    """Stop this task; the worker answers TaskFailed(CANCELLED) and is free then, not before."""
+
+    task: TaskId
+    reason: Text
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Committed:
+    """Round `round` is durable: outbox entries up to it may be deleted."""
+
+    round: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Goodbye:
+    """The worker leaves on purpose."""
+
+    reason: Text
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Shutdown:
+    """The run has ended, or pauses; the worker ends too."""
+
+    outcome: Literal["done", "failed", "interrupted"]
+    reason: Text
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Get:
+    """Send `nbytes` of the blob from `offset`. The receiver keeps at most its credit of these in flight."""
+
+    digest: Digest
+    offset: Count
+    nbytes: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Chunk:
+    """Payload: bytes of the blob from `offset`; `total` is the blob's size."""
+
+    digest: Digest
+    offset: Count
+    total: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class NotFound:
+    """The blob is not here."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Put:
+    """Payload: bytes of an offered blob from `offset`. An empty payload asks where to go on. `nonce` is the task's."""
+
+    nonce: Token
+    digest: Digest
+    offset: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class PutAck:
+    """The coordinator holds the first `offset` bytes: send from there, at most the welcome's credits ahead."""
+
+    digest: Digest
+    offset: Count
+
+
+TO_COORDINATOR = (Hello, Ready, Heartbeat, Offer, Evaluated, Generated, TaskFailed, Goodbye)
+TO_WORKER = (Welcome, Reject, HeartbeatAck, Task, Verdict, Cancel, Committed, Shutdown)
+DATA_TO_COORDINATOR = (Get, Put)
+DATA_TO_WORKER = (Chunk, NotFound, PutAck)

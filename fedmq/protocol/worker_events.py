@@ -1,0 +1,130 @@
+"""What the worker's state machine hears (events) and says (commands)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedmq.protocol import messages as m
+from fedmq.protocol.fields import FailureCode
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The trainer has loaded the base and the data."""
+
+    clients: tuple[m.HostedClient, ...]
+    evaluates_test: bool
+    base_digest: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Received:
+    """A control message has come."""
+
+    message: Any
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The adapter of the task in hand is on disk. `nbytes`: bytes that crossed the wire, 0 if it was held."""
+
+    digest: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The trainer gets on."""
+
+    step: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The trainer's result is durable: an Offer, Evaluated or Generated."""
+
+    result: Any
+
+
+@dataclass(frozen=True)
+class Broke:
+    """The trainer failed at its task or died. `fatal`: no task can succeed here (data, model)."""
+
+    code: FailureCode
+    text: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True)
+class Leave:
+    """The worker is to end."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send this control message."""
+
+    message: Any
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Start the trainer for this run, if it is not up for it yet, and answer Prepared."""
+
+    welcome: m.Welcome
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Get this blob, and answer Fetched."""
+
+    blob: m.BlobRef
+
+
+@dataclass(frozen=True)
+class Run:
+    """Give the task to the trainer."""
+
+    task: m.Task
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Make the trainer stop its task, and answer Broke(CANCELLED)."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Send the blob of this offer."""
+
+    offer: m.Offer
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Delete this update from the outbox."""
+
+    task: str
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """Close the sockets and open new ones."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """End the process: 0 done, 1 failed, 4 protocol version, 6 run over, 130 interrupted."""
+
+    code: int
+    reason: str

@@ -1,0 +1,86 @@
+"""What a worker must know of a run: plain frozen records, shared by the wire and by the trainer.
+
+They hold no defaults and no logic: `fedmq.config` fills them, `fedmq.protocol.messages` carries
+and checks them, `fedmq.learning` and `fedmq.data` consume them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The frozen base. `name` is a hub id, a local folder or "fedmq-tiny"; `max_length` in tokens."""
+
+    name: str
+    max_length: int
+
+
+@dataclass(frozen=True)
+class LoRASpec:
+    """The adapter, as in peft's LoraConfig."""
+
+    r: int
+    lora_alpha: int
+    target_modules: tuple[str, ...]
+    lora_dropout: float
+    bias: str
+    task_type: str
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Local training of one client in one round; the fields of config section `training`."""
+
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    gradient_accumulation_steps: int
+    max_grad_norm: float
+    logging_steps: int
+    save_steps: int
+    eval_steps: int
+    fp16: bool
+    shuffle_dataset: bool
+    max_samples_per_client: int | None
+    engine: str
+    precision: str
+    num_threads: int | None
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """How text becomes examples; the fields of config section `data` without the path."""
+
+    text_column: str
+    author_column: str
+    train_split: float
+    val_split: float
+    test_split: float
+    filter_min_length: int
+    filter_inbound_only: bool
+
+
+@dataclass(frozen=True)
+class GenerationSpec:
+    """Texts to generate; `temperature` 0 is greedy."""
+
+    prompts: tuple[str, ...]
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that a worker with only its own data needs in order to take part."""
+
+    experiment_name: str
+    seed: int
+    model: ModelSpec
+    lora: LoRASpec
+    training: TrainingRecipe
+    data: DataSpec
+    generation: GenerationSpec

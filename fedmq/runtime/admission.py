@@ -1,0 +1,40 @@
+"""Who may take part: a worker's base and data must be those of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from fedmq.protocol import messages as m
+from fedmq.protocol.fields import MAX_TEXT
+from fedmq.storage.journal import Journal
+
+
+class Admission:
+    """Checks what workers say of themselves when they are ready.
+
+    Args:
+      journal: keeps the digest of the base that the run's first worker loaded.
+      named: the run's clients where they are known beforehand.
+    """
+
+    def __init__(self, journal: Journal, named: Collection[str]) -> None:
+        self._journal, self._named = journal, named
+        self._data: dict[str, str] = {}
+
+    def check(self, ready: m.Ready) -> m.Reject | None:
+        """The refusal, or None. Adapters of another base fit in shape and would spoil the model silently."""
+        base = self._journal.get("base_digest")
+        if base is None:
+            self._journal.put(base_digest=ready.base_digest)
+        elif base != ready.base_digest:
+            return _refusal("BASE", f"its base has SHA-256 {ready.base_digest[:12]}, the run's has {base[:12]}")
+        for client in ready.clients:
+            if self._named and client.client not in self._named:
+                return _refusal("DATA", f"this run has no {client.client}")
+            if self._data.setdefault(client.client, client.data_digest) != client.data_digest:
+                return _refusal("DATA", f"another worker has other data under the name {client.client}")
+        return None
+
+
+def _refusal(code: str, text: str) -> m.Reject:
+    return m.Reject(code, text[:MAX_TEXT], ())  # type: ignore[arg-type]

@@ -1,0 +1,128 @@
+"""What a person sees of a run: live bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fedmq.protocol.coordinator_state import CoordinatorState, Phase
+
+#: Rounds with more clients than this are summed up in one line.
+_CLIENTS_SHOWN = 10
+_AWAITED_AFTER_S = 10.0
+
+
+class ConsoleView:
+    """Prints to `console`; with `quiet` only warnings."""
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self.console, self.quiet = console, quiet
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[what]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._rounds: TaskID | None = None
+        self._workers: dict[str, TaskID] = {}
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._shown: set[int] = set()
+        self._next_awaited_at: float | None = None
+        self._num_rounds = 0
+
+    def __enter__(self) -> ConsoleView:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """A plain line."""
+        if not self.quiet:
+            self.console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def note(self, level: str, text: str) -> None:
+        """Something happened."""
+        if level == "warning":
+            self.console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+        else:
+            self.say(text)
+
+    def progress(self, state: CoordinatorState, now: float) -> None:
+        """Move the bars; without a terminal, say from time to time who is awaited."""
+        self._num_rounds = state.policy.num_rounds
+        if self._bars.disable:
+            return self._say_awaited(state, now)
+        if self._rounds is None:
+            self._rounds = self._bars.add_task("rounds", total=self._num_rounds, what="")
+        self._bars.update(self._rounds, completed=max(0, state.version), what=state.phase.value)
+        workers = state.roster.workers
+        for name in [name for name in self._workers if name not in workers]:
+            self._bars.remove_task(self._workers.pop(name))
+        for name, worker in sorted(workers.items()):
+            if name not in self._workers:
+                self._workers[name] = self._bars.add_task(name, total=1, what="")
+            what = f"{worker.job.kind} {worker.job.unit}" if worker.job else "idle"
+            total = worker.total_steps or 1
+            self._bars.update(self._workers[name], completed=worker.step, total=total, what=what)
+        return None
+
+    def _say_awaited(self, state: CoordinatorState, now: float) -> None:
+        if state.phase is not Phase.WAITING:
+            return
+        if self._next_awaited_at is None:
+            self._next_awaited_at = now + _AWAITED_AFTER_S
+        elif now >= self._next_awaited_at:
+            self._next_awaited_at = now + _AWAITED_AFTER_S
+            for line in state.awaited(now):
+                self.say(f"waiting for {line}")
+
+    def committed(self, row: dict[str, Any] | None, scores: dict[int, dict[str, float]]) -> None:
+        """Show a round as soon as both its updates and its evaluation are there."""
+        if row is not None:
+            self._rows[row["round"]] = row
+        for version in sorted(scores):
+            if version not in self._shown and (version == 0 or version in self._rows):
+                self._shown.add(version)
+                self._show(version, scores)
+
+    def _show(self, version: int, scores: dict[int, dict[str, float]]) -> None:
+        score = scores[version]
+        line = (
+            f"round {version}/{self._num_rounds}  perplexity {score['perplexity']:8.2f}  loss {score['eval_loss']:.4f}"
+        )
+        if version == 0:
+            return self.say(f"{line}  (before training)")
+        row = self._rows.pop(version)
+        clients = row["client_metrics"]
+        up, down = (sum(c[key] for c in clients) / 1e6 for key in ("bytes_up", "bytes_down"))
+        self.say(f"{line}  {row['seconds']:.1f} s  up {up:.2f} MB  down {down:.2f} MB")
+        for client in clients[:_CLIENTS_SHOWN]:
+            self.say(
+                f"    {client['client_id']:<12} {client['train_samples']:>6} texts"
+                f"  train loss {client['train_loss']:.4f}  {client['train_seconds']:.1f} s on {client['worker_id']}"
+            )
+        if len(clients) > _CLIENTS_SHOWN:
+            self.say(f"    ... and {len(clients) - _CLIENTS_SHOWN} more clients")
+        return None
+
+
+class SilentView:
+    """Watches nothing."""
+
+    def note(self, level: str, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, state: CoordinatorState, now: float) -> None:
+        """Nothing."""
+
+    def committed(self, row: dict[str, Any] | None, scores: dict[int, dict[str, float]]) -> None:
+        """Nothing."""

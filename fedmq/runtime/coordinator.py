@@ -1,0 +1,294 @@
+"""The coordinator: one thread that owns the sockets, the clock and the state machine.
+
+Messages become events, commands become messages and calls of FederatedServer. Nothing is decided
+here that the state machine could decide.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedmq.errors import RemoteProtocolError, VersionMismatch
+from fedmq.protocol import events as ev
+from fedmq.protocol import messages as m
+from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.fields import MAX_TEXT
+from fedmq.protocol.frames import Codec
+from fedmq.protocol.jobs import parse_task
+from fedmq.recipe import RunSpec
+from fedmq.runtime.admission import Admission
+from fedmq.runtime.intake import Intake
+from fedmq.runtime.server import FederatedServer
+from fedmq.runtime.tasks import make_task, task_nonce
+from fedmq.runtime.view import View, live_status
+from fedmq.transport.base import CoordinatorTransport, Incoming
+
+log = logging.getLogger("fedmq.coordinator")
+#: Silence after which a worker rebuilds its sockets; longer than any fsync or aggregation of ours.
+SILENCE_S = 20.0
+_LIVE_EVERY_S = 1.0
+
+
+class Coordinator:
+    """One run on one transport.
+
+    Args:
+      state: the state machine, before its first event.
+      server: the run's global model and folder.
+      transport: bound already; the coordinator closes it.
+      spec: what workers are told of the run.
+      view: who watches.
+      data_dir: prepared shards for local workers that were given none, if there are any.
+    """
+
+    def __init__(
+        self,
+        state: CoordinatorState,
+        server: FederatedServer,
+        transport: CoordinatorTransport,
+        spec: RunSpec,
+        view: View,
+        data_dir: Path | None = None,
+    ) -> None:
+        self.state, self.server, self.transport, self.spec, self.view = state, server, transport, spec, view
+        self._data_dir = str(data_dir.resolve()) if data_dir is not None and data_dir.is_dir() else ""
+        self._journal = server.journal
+        self._run, self._epoch = self._journal.require("run"), int(self._journal.require("epoch"))
+        self._secret = self._journal.require("secret")
+        self._in, self._out = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
+        self._workers: dict[bytes, str] = {}
+        self._peers: dict[str, bytes] = {}
+        self._admission = Admission(self._journal, state.named)
+        self._events: deque[ev.Event] = deque()
+        self._intake = Intake(transport, server)
+        self._next_live_at = 0.0
+        self.finish: ev.Finish | None = None
+
+    def run(
+        self, stopping: Callable[[], str | None] = lambda: None, failure: Callable[[], str | None] = lambda: None
+    ) -> ev.Finish:
+        """Serve until the run has ended.
+
+        Args:
+          stopping: asked a few times a second; a reason ends the run, resumable.
+          failure: likewise; a reason ends it as failed (say, that all local workers died).
+        """
+        while self.finish is None:
+            received = self.transport.receive(0.1)
+            for incoming in received.messages:
+                self._take(incoming)
+                self._settle()
+            if (reason := stopping()) is not None:
+                self._events.append(ev.StopAsked(reason))
+            self._events.append(ev.Tick())
+            self._settle()
+            if self.finish is None and (reason := failure()) is not None:
+                self._finish(ev.Finish("failed", reason))
+            now = time.monotonic()
+            self.view.progress(self.state, now)
+            if now >= self._next_live_at or self.finish:
+                self._next_live_at = now + _LIVE_EVERY_S
+                self._journal.put(live=json.dumps(live_status(self.state, now, time.time())))
+        return self.finish
+
+    def close(self) -> None:
+        """Tell the workers that it is over, and close the sockets."""
+        finish = self.finish or ev.Finish("interrupted", "the coordinator was stopped")
+        for peer in self._peers.values():
+            self._send(peer, m.Shutdown(finish.outcome, finish.reason[:MAX_TEXT]))
+        self._intake.close()
+        self.transport.close(linger_s=1.0)
+
+    # --- messages to events --------------------------------------------------------------------
+
+    def _take(self, incoming: Incoming) -> None:
+        try:
+            if incoming.plane == "data":
+                for stored in self._intake.take(incoming):
+                    self._uploaded(*stored)
+                return
+            if len(incoming.frames) != 1:
+                raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
+            message = self._in.decode(incoming.frames[0])
+            if isinstance(message, m.Hello):
+                self._hello(incoming.peer, message)
+                return
+            worker = self._workers.get(incoming.peer)
+            if worker is None:
+                self._send(incoming.peer, m.Reject("REHELLO", "say hello first", ()))
+                return
+            self._control(worker, incoming.peer, message)
+        except VersionMismatch as error:
+            self._note("warning", f"a worker was refused: {error}")
+            self._send(
+                incoming.peer,
+                m.Reject("VERSION", f"this coordinator speaks protocol {m.PROTOCOL_VERSION}", (m.PROTOCOL_VERSION,)),
+            )
+        except RemoteProtocolError as error:
+            who = self._workers.get(incoming.peer, "an unknown peer")
+            self._note("warning", f"a message of {who} was refused: {error}")
+
+    def _hello(self, peer: bytes, hello: m.Hello) -> None:
+        if m.PROTOCOL_VERSION not in hello.versions:
+            self._note(
+                "warning",
+                f"{hello.worker} was refused: it speaks protocol {hello.versions[:8]}, this is {m.PROTOCOL_VERSION}",
+            )
+            self._send(
+                peer,
+                m.Reject("VERSION", f"this coordinator speaks protocol {m.PROTOCOL_VERSION}", (m.PROTOCOL_VERSION,)),
+            )
+            return
+        old = self._peers.pop(hello.worker, None)
+        if old is not None:
+            self._workers.pop(old, None)
+        self._workers[peer], self._peers[hello.worker] = hello.worker, peer
+        timers = self.state.timers
+        self._send(
+            peer,
+            m.Welcome(
+                run=self._run,
+                epoch=self._epoch,
+                heartbeat_s=timers.heartbeat_s,
+                silence_s=SILENCE_S,
+                data_port=self.transport.data_port,
+                chunk_nbytes=self._intake.chunk_nbytes,
+                credits=self._intake.credits,
+                data_dir=self._data_dir,
+                spec=self.spec,
+            ),
+        )
+
+    def _control(self, worker: str, peer: bytes, message: Any) -> None:
+        nonce = getattr(message, "nonce", None)
+        if nonce is not None and nonce != task_nonce(self._secret, message.task):
+            raise RemoteProtocolError("NONCE", f"{message.task} is not a task of this run")
+        match message:
+            case m.Ready():
+                self._ready(worker, peer, message)
+            case m.Heartbeat(task, _, step, total_steps):
+                self._events.append(ev.Heard(worker, task, step, total_steps))
+                self._send(peer, m.HeartbeatAck(self._epoch))
+            case m.Offer(task, _, blob):
+                self._intake.offered(worker, message)
+                self._events.append(ev.ResultOffered(worker, task, blob.digest))
+            case m.Evaluated() | m.Generated():
+                self._answered(worker, message)
+            case m.TaskFailed(task, _, code, text):
+                self._events.append(ev.TaskFailed(worker, task, code, text))
+            case m.Goodbye(reason):
+                self._events.append(ev.WorkerGone(worker, reason))
+
+    def _ready(self, worker: str, peer: bytes, ready: m.Ready) -> None:
+        refusal = self._admission.check(ready)
+        if refusal is not None:
+            self._note("warning", f"{worker} was refused: {refusal.text}")
+            self._send(peer, refusal)
+            self._events.append(ev.WorkerGone(worker, refusal.text))
+            return
+        sizes = {client.client: client.num_examples for client in ready.clients}
+        held_out = frozenset(client.client for client in ready.clients if client.num_held_out)
+        self._note("info", f"{worker} joined on {ready.device}: {len(sizes)} clients, {sum(sizes.values())} examples")
+        self._events.append(ev.WorkerReady(worker, sizes, held_out, ready.evaluates_test, ready.running, ready.outbox))
+
+    def _uploaded(self, worker: str, offer: m.Offer, content: bytes) -> None:
+        """A blob is here and durable: check it, journal it, and only then tell the state machine."""
+        job, _ = parse_task(offer.task)
+        if not self.state.wants(offer.task):
+            self._events.append(ev.ResultStored(worker, offer.task, offer.blob.digest))
+            return
+        try:
+            if job.kind == "init":
+                self.server.start(offer, content)
+            else:
+                self.server.check(offer, content)
+                self.server.accept(offer, worker)
+        except RemoteProtocolError as error:
+            self._verdict(worker, offer.task, "INVALID", str(error))
+            self._events.append(ev.TaskFailed(worker, offer.task, error.code, str(error)))
+            return
+        self._events.append(ev.ResultStored(worker, offer.task, offer.blob.digest))
+        if job.kind == "init":
+            self._events.append(ev.Committed(0))
+
+    def _answered(self, worker: str, message: m.Evaluated | m.Generated) -> None:
+        if self.state.wants(message.task):
+            if isinstance(message, m.Generated):
+                prompts = self.spec.generation.prompts
+                if len(message.texts) != len(prompts):
+                    raise RemoteProtocolError("INVALID", f"{len(message.texts)} texts for {len(prompts)} prompts")
+                self.server.generated(message, prompts)
+            elif message.num_tokens < 1:
+                raise RemoteProtocolError("EMPTY", "an evaluation without targets")
+            else:
+                self.server.evaluated(message, worker)
+                self.view.committed(None, self.server.scores())
+        self._events.append(ev.ResultStored(worker, message.task))
+
+    # --- commands to messages ------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        while self._events:
+            for command in self.state.handle(self._events.popleft(), time.monotonic()):
+                self._do(command)
+
+    def _do(self, command: ev.Command) -> None:
+        match command:
+            case ev.Dispatch(worker, task):
+                self._tell(worker, make_task(task, self.spec, self.server, self._secret))
+            case ev.CancelTask(worker, task, reason):
+                self._tell(worker, m.Cancel(task, reason[:MAX_TEXT]))
+            case ev.Reply(worker, task, "UPLOAD"):
+                held = self._intake.expect(worker, task)
+                if held is not None:
+                    self._uploaded(*held)
+                else:
+                    self._verdict(worker, task, "UPLOAD")
+            case ev.Reply(worker, task, code, text):
+                self._intake.decline(worker, task)
+                self._verdict(worker, task, code, text)
+            case ev.Select(round, eligible, count):
+                self._events.append(ev.Selected(round, self.server.select(round, eligible, count)))
+            case ev.Aggregate(round, clients):
+                self._aggregate(round, clients)
+            case ev.Evict(worker):
+                self._workers.pop(self._peers.pop(worker, b""), None)
+            case ev.Note(level, text):
+                self._note(level, text)
+            case ev.Finish():
+                self._finish(command)
+
+    def _aggregate(self, round: int, clients: Sequence[str]) -> None:
+        self.server.aggregate(round, clients)
+        for peer in self._peers.values():
+            self._send(peer, m.Committed(round))
+        self._events.append(ev.Committed(round))
+        pending = {s.job.round for s in self.state.roster.of_kind("evaluate") if s.unfinished}
+        self.server.collect(pending)
+        self.view.committed(self.server.rounds()[-1], self.server.scores())
+
+    def _finish(self, finish: ev.Finish) -> None:
+        self.finish = finish
+        self._journal.put(status=finish.outcome, reason=finish.reason)
+
+    def _verdict(self, worker: str, task: str, code: Any, text: str = "") -> None:
+        self._tell(worker, m.Verdict(task, code, text[:MAX_TEXT]))
+
+    def _tell(self, worker: str, message: Any) -> None:
+        peer = self._peers.get(worker)
+        if peer is not None and not self._send(peer, message):
+            self._events.append(ev.WorkerGone(worker, "its link is closed"))
+
+    def _send(self, peer: bytes, message: Any) -> bool:
+        return self.transport.send("control", peer, self._out.encode(message))
+
+    def _note(self, level: str, text: str) -> None:
+        self._journal.add_note(level, text)
+        log.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
+        self.view.note(level, text)

@@ -1,0 +1,109 @@
+"""What a worker was given to train and evaluate: shards on disk, or an owner's CSV that becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from fedmq.data.prepare import PARTITION, prepare_owner, read_partition
+from fedmq.data.shards import MANIFEST, ShardInfo, TokenizerInfo, TokenSplit, open_split, read_info
+from fedmq.errors import DataError
+from fedmq.learning.client import FederatedClient
+from fedmq.learning.evaluate import EvaluationResult, evaluate
+from fedmq.learning.models import LanguageModel
+from fedmq.protocol.messages import HostedClient
+from fedmq.protocol.trainer_link import Source
+from fedmq.recipe import DataSpec
+
+
+class Hosted(NamedTuple):
+    """The clients of one worker, all on one model, and the test shard if it has that."""
+
+    clients: dict[str, FederatedClient]
+    announced: tuple[HostedClient, ...]
+    test: TokenSplit | None
+
+
+def host(
+    sources: Iterable[Source],
+    model: LanguageModel,
+    data: DataSpec,
+    seed: int,
+    work_dir: Path,
+    log_dir: Path | None,
+) -> Hosted:
+    """Open everything that the worker was given.
+
+    Raises:
+      DataError: a source is neither a shard, a folder of shards nor a CSV; or it was made for another base.
+    """
+    tokenizer = TokenizerInfo(
+        model.tokenizer.digest, model.tokenizer.eos_token_id, model.tokenizer.vocab_size, model.max_length
+    )
+    clients: dict[str, FederatedClient] = {}
+    announced: dict[str, HostedClient] = {}
+    test: TokenSplit | None = None
+    for folder in (f for source in sources for f in _shards(source, model, data, seed, tokenizer, work_dir)):
+        info = read_info(folder)
+        _require_same_tokenizer(folder, info, tokenizer)
+        splits = {name: open_split(folder, name) for name, split in info.splits.items() if split.num_examples}
+        if info.client_id is None:
+            test = splits["test"]
+            continue
+        name = info.client_id
+        if name in clients:
+            raise DataError(f"{folder}: client {name} was given twice; give each client one --data")
+        if "train" not in splits:
+            raise DataError(f"{folder}: client {name} has no training text")
+        clients[name] = FederatedClient(name, model, splits["train"], splits.get("val"), splits.get("test"), log_dir)
+        train, held_out = info.splits["train"], info.splits.get("test")
+        announced[name] = HostedClient(
+            client=name,
+            num_examples=train.num_examples,
+            num_tokens=train.num_tokens,
+            num_held_out=held_out.num_examples if held_out else 0,
+            data_digest=train.sha256,
+        )
+    return Hosted(clients, tuple(announced[name] for name in sorted(announced)), test)
+
+
+def evaluate_unit(hosted: Hosted, model: LanguageModel, unit: str, batch_size: int) -> EvaluationResult:
+    """Score the model's adapter on the test shard, or on a client's own held-out split."""
+    if unit != "test":
+        return hosted.clients[unit].evaluate("test", batch_size=batch_size)
+    if hosted.test is None:
+        raise DataError("this worker was not given the test shard")
+    return evaluate(model, hosted.test, batch_size=batch_size)
+
+
+def _shards(
+    source: Source, model: LanguageModel, data: DataSpec, seed: int, tokenizer: TokenizerInfo, work_dir: Path
+) -> list[Path]:
+    path = Path(source.path)
+    if path.is_file():
+        if source.client is None:
+            raise DataError(f"{path}: a CSV needs the name of its client: --data {path} --client NAME")
+        folder = work_dir / "shards" / source.client
+
+        def encode(texts: list[str]) -> list:
+            return model.tokenizer.encode(texts, model.max_length)
+
+        prepare_owner(path, source.client, data, seed, encode, tokenizer, folder)
+        return [folder]
+    if (path / MANIFEST).is_file():
+        return [path]
+    if (path / PARTITION).is_file():
+        names = [client["client_id"] for client in read_partition(path)["clients"]]
+        return [*(path / "clients" / name for name in names), path / "test"]
+    raise DataError(
+        f"{path}: expected a CSV, a shard (a folder with {MANIFEST}) or a folder that `fedmq data partition` made"
+    )
+
+
+def _require_same_tokenizer(folder: Path, info: ShardInfo, tokenizer: TokenizerInfo) -> None:
+    if (info.tokenizer_digest, info.max_length) != (tokenizer.digest, tokenizer.max_length):
+        raise DataError(
+            f"{folder}: made with another tokenizer or max_length ({info.max_length}) than this run's "
+            f"({tokenizer.max_length}): make it again with `fedmq data partition` and this run's config"
+        )

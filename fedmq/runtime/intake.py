@@ -1,0 +1,101 @@
+"""The coordinator's data plane: blobs out in chunks on request, offered blobs in, piece by piece, to disk."""
+
+from __future__ import annotations
+
+from fedmq.errors import RemoteProtocolError
+from fedmq.protocol import messages as m
+from fedmq.protocol.frames import Codec
+from fedmq.runtime.server import FederatedServer
+from fedmq.storage.blobs import PartialBlob
+from fedmq.transport.base import CoordinatorTransport, Incoming
+
+#: An adapter larger than this is not one: 2 GiB.
+MAX_BLOB_NBYTES = 1 << 31
+
+Stored = tuple[str, m.Offer, bytes]
+
+
+class Intake:
+    """What crosses the data plane. Uploads are taken only under the nonce of a task whose offer was granted."""
+
+    chunk_nbytes = 1 << 20
+    credits = 8
+
+    def __init__(self, transport: CoordinatorTransport, server: FederatedServer) -> None:
+        self._transport, self._blobs = transport, server.blobs
+        self._in, self._out = Codec(m.DATA_TO_COORDINATOR), Codec(m.DATA_TO_WORKER)
+        self._offers: dict[tuple[str, str], m.Offer] = {}
+        self._uploads: dict[str, tuple[str, m.Offer]] = {}
+        # By digest: training is deterministic, so two workers may send the very same update.
+        self._parts: dict[str, PartialBlob] = {}
+        # All workers fetch the same adapter at about the same time: it is read from disk once.
+        self._cached: tuple[str, bytes] = ("", b"")
+
+    def offered(self, worker: str, offer: m.Offer) -> None:
+        """Remember an offer until the state machine has judged it."""
+        if not 0 < offer.blob.nbytes <= MAX_BLOB_NBYTES:
+            raise RemoteProtocolError("SIZE", f"an update of {offer.blob.nbytes} bytes")
+        self._offers[worker, offer.task] = offer
+
+    def expect(self, worker: str, task: str) -> Stored | None:
+        """The offer was granted: its bytes may come. If they are here already, they are returned at once."""
+        offer = self._offers.pop((worker, task))
+        digest = offer.blob.digest
+        if self._blobs.has(digest):
+            return worker, offer, self._blobs.read(digest)
+        self._uploads[offer.nonce] = (worker, offer)
+        if digest not in self._parts:
+            self._parts[digest] = self._blobs.partial(digest, offer.blob.nbytes)
+        return None
+
+    def decline(self, worker: str, task: str) -> None:
+        """The offer, if there was one, is not wanted."""
+        self._offers.pop((worker, task), None)
+
+    def take(self, incoming: Incoming) -> list[Stored]:
+        """Serve one data message; the uploads that it completed."""
+        if len(incoming.frames) != 2:
+            raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the data plane")
+        header, payload = incoming.frames
+        message = self._in.decode(header)
+        if isinstance(message, m.Get):
+            self._serve(incoming.peer, message)
+            return []
+        return self._put(incoming.peer, message, payload)
+
+    def close(self) -> None:
+        """Keep what has arrived of unfinished uploads, for a resumed run."""
+        for part in self._parts.values():
+            part.close()
+
+    def _serve(self, peer: bytes, get: m.Get) -> None:
+        if get.digest != self._cached[0]:
+            if not self._blobs.has(get.digest):
+                self._transport.send("data", peer, self._out.encode(m.NotFound(get.digest)))
+                return
+            self._cached = (get.digest, self._blobs.read(get.digest))
+        content = self._cached[1]
+        piece = memoryview(content)[get.offset : get.offset + min(get.nbytes, self.chunk_nbytes)]
+        self._transport.send("data", peer, self._out.encode(m.Chunk(get.digest, get.offset, len(content))), piece)
+
+    def _put(self, peer: bytes, put: m.Put, payload: bytes) -> list[Stored]:
+        upload, part = self._uploads.get(put.nonce), self._parts.get(put.digest)
+        if upload is None or part is None or put.digest != upload[1].blob.digest:
+            raise RemoteProtocolError("PUT", "bytes that nobody asked for")
+        if payload:
+            # A piece that is not the next one changes nothing: the answer says where to go on.
+            part.append(put.offset, payload)
+        stored: list[Stored] = []
+        offset = part.offset
+        if offset == part.total:
+            try:
+                content = part.finish()
+                stored = [(*u, content) for u in self._uploads.values() if u[1].blob.digest == put.digest]
+                self._uploads = {n: u for n, u in self._uploads.items() if u[1].blob.digest != put.digest}
+                del self._parts[put.digest]
+            except RemoteProtocolError:
+                # Bytes were damaged on the way: acknowledging none asks for all of them again.
+                self._parts[put.digest] = self._blobs.partial(put.digest, part.total)
+                offset = 0
+        self._transport.send("data", peer, self._out.encode(m.PutAck(put.digest, offset)))
+        return stored

@@ -1,0 +1,170 @@
+"""Workers on this machine: separate processes, started by exec, that end with us however we end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedmq.errors import ConfigError, RunError
+
+#: How often one worker that was killed is started again.
+_MAX_RESTARTS = 3
+
+
+def num_cuda_devices() -> int:
+    """CUDA devices of this machine, without torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def default_workers(device: str, clients_per_round: int) -> int:
+    """One per CUDA device, else one per core, at most one per client of a round."""
+    devices = num_cuda_devices() if device.startswith("cuda") else 0
+    return max(1, min(devices or os.cpu_count() or 1, clients_per_round))
+
+
+@dataclass
+class _Slot:
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+    alive_fd: int | None = None
+    restarts: int = 0
+    code: int | None = None
+
+
+@dataclass
+class LocalWorkers:
+    """`count` worker processes for one coordinator, which tells them where the shards are.
+
+    Attributes:
+      connect: the coordinator's address.
+      count: processes.
+      work_dir: OUTPUT_DIR/workers.
+      log_dir: LOG_DIR; worker_K.log in it holds what worker K and its trainer print.
+      device: of the config; several CUDA devices are shared out.
+      num_threads: CPU threads of each; None = cores / count.
+      cache_dir: of the base model.
+    """
+
+    connect: str
+    count: int
+    work_dir: Path
+    log_dir: Path
+    device: str
+    num_threads: int | None
+    cache_dir: str | None
+    _slots: list[_Slot] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start all."""
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        devices = num_cuda_devices() if self.device == "cuda" else 0
+        for k in range(self.count):
+            slot = _Slot(f"worker_{k}")
+            self._slots.append(slot)
+            self._spawn(slot, f"cuda:{k % devices}" if devices else self.device)
+
+    def pids(self) -> list[int]:
+        """Process ids of those that run."""
+        return [slot.process.pid for slot in self._slots if slot.process is not None]
+
+    def failure(self) -> str | None:
+        """Start again who was killed; the reason when nobody is left.
+
+        Raises:
+          ConfigError: a worker cannot use its configuration, data or base: the others cannot either.
+        """
+        for slot in self._slots:
+            if slot.process is None or (code := slot.process.poll()) is None:
+                continue
+            self._release(slot)
+            slot.code = code
+            if code == ConfigError.exit_code:
+                raise ConfigError(self._last_words(slot))
+            if slot.restarts < _MAX_RESTARTS:
+                slot.restarts += 1
+                self._spawn(slot, self.device)
+        if any(slot.process is not None for slot in self._slots):
+            return None
+        return "; ".join(f"{s.name} ended with exit code {s.code}: {self._last_words(s)}" for s in self._slots)
+
+    def stop(self, patience_s: float = 3.0) -> None:
+        """Let them see that we are gone, wait for them to end, then kill who has not."""
+        deadline = time.monotonic() + patience_s
+        for slot in self._slots:
+            self._let_go(slot)
+        for slot in self._slots:
+            if slot.process is None:
+                continue
+            try:
+                slot.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                slot.process.kill()
+                slot.process.wait()
+            self._release(slot)
+
+    def _spawn(self, slot: _Slot, device: str) -> None:
+        # Nobody ever writes: the worker sees the end of this pipe when our process is gone, even by SIGKILL.
+        child_fd, slot.alive_fd = os.pipe()
+        threads = self.num_threads or max(1, (os.cpu_count() or 1) // self.count)
+        command = [
+            *(sys.executable, "-m", "fedmq", "worker", "--connect", self.connect, "--name", slot.name),
+            *("--device", device, "--num-threads", str(threads)),
+            *("--work-dir", str(self.work_dir / slot.name), "--log-dir", str(self.log_dir)),
+            *("--parent-fd", str(child_fd)),
+            *(("--cache-dir", self.cache_dir) if self.cache_dir else ()),
+        ]
+        with open(self._log(slot), "ab") as output:
+            slot.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(child_fd,),
+                # Ctrl-C comes to us, and we end the workers in order.
+                start_new_session=True,
+            )
+        os.close(child_fd)
+
+    def _release(self, slot: _Slot) -> None:
+        slot.process = None
+        self._let_go(slot)
+
+    def _let_go(self, slot: _Slot) -> None:
+        if slot.alive_fd is not None:
+            os.close(slot.alive_fd)
+            slot.alive_fd = None
+
+    def _log(self, slot: _Slot) -> Path:
+        return self.log_dir / f"{slot.name}.log"
+
+    def _last_words(self, slot: _Slot) -> str:
+        lines = self._log(slot).read_text(errors="replace").splitlines()
+        said = [line.removeprefix("fedmq: ") for line in lines if line.startswith("fedmq: ")]
+        return said[-1] if said else f"see {self._log(slot)}"
+
+
+def run_child(arguments: list[str]) -> str:
+    """Run `fedmq ARGUMENTS` as a process of its own and return its standard output.
+
+    Raises:
+      ConfigError, RunError: with the line that it ended with.
+    """
+    command = [sys.executable, "-m", "fedmq", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode == 0:
+        return done.stdout
+    said = [line.removeprefix("fedmq: ") for line in done.stderr.splitlines() if line.startswith("fedmq: ")]
+    text = said[-1] if said else f"fedmq {arguments[0]} ended with exit code {done.returncode}: {done.stderr[-500:]!r}"
+    raise (ConfigError if done.returncode == ConfigError.exit_code else RunError)(text)

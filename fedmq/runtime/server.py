@@ -1,0 +1,241 @@
+"""FederatedServer: joins selection and aggregation to the run's folder. No socket, no clock, no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedmq import rng, tensors
+from fedmq.algorithms.aggregate import Aggregator, Update
+from fedmq.algorithms.server_opt import ServerOptimizer
+from fedmq.codec import raw
+from fedmq.errors import RemoteProtocolError
+from fedmq.protocol.coordinator_state import Progress
+from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
+from fedmq.storage.blobs import BlobStore
+from fedmq.storage.checkpoint import write_checkpoint
+from fedmq.storage.journal import Journal
+from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
+from fedmq.tensors import Spec
+
+Sampler = Callable[[Sequence[str], int, np.random.Generator], list[str]]
+Weighting = Callable[[int, int], float]
+
+
+class FederatedServer:
+    """The global model of one run, and everything that is durable about it.
+
+    Args:
+      run_dir: OUTPUT_DIR; run.db in it is open as `journal`.
+      journal: the run's journal, writable.
+      aggregator, server_optimizer, sampler, weighting: the algorithm (see `fedmq.algorithms`).
+      seed: of the run; selection of round r draws from `rng.derive(seed, "select", r)`.
+      num_rounds: the last round, whose model is also kept as round_final.
+      save_every: rounds between kept global checkpoints.
+      save_client_adapters: whether client_K/round_N is kept.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        journal: Journal,
+        *,
+        aggregator: Aggregator,
+        server_optimizer: ServerOptimizer,
+        sampler: Sampler,
+        weighting: Weighting,
+        seed: int,
+        num_rounds: int,
+        save_every: int,
+        save_client_adapters: bool,
+    ) -> None:
+        self.run_dir, self.journal = run_dir, journal
+        self.aggregator, self.server_optimizer = aggregator, server_optimizer
+        self.sampler, self.weighting = sampler, weighting
+        self.seed, self.num_rounds = seed, num_rounds
+        self.save_every, self.save_client_adapters = save_every, save_client_adapters
+        self.blobs = BlobStore(run_dir / "blobs")
+        self._spec: Spec | None = None
+        self._opt_state: object = None
+
+    # --- where the run stands ------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        """How far the journal says that the run came. A round that was frozen is folded first."""
+        rows = self.journal.rounds()
+        if rows and rows[-1]["state"] == "frozen":
+            self.aggregate(rows[-1]["round"], rows[-1]["frozen"])
+            rows = self.journal.rounds()
+        committed = [row for row in rows if row["state"] == "committed"]
+        if not committed:
+            return Progress()
+        opened = [row for row in rows if row["state"] == "open"]
+        selected = tuple(opened[0]["selected"]) if opened else ()
+        accepted = self.journal.updates(opened[0]["round"]) if opened else []
+        counts: dict[int, int] = {row["round"]: 0 for row in committed}
+        for row in self.journal.evaluations():
+            counts[row["version"]] = counts.get(row["version"], 0) + 1
+        missing = [v for v, n in counts.items() if n < max(1, *counts.values()) and self.blobs.has(self.digest(v))]
+        return Progress(
+            version=committed[-1]["round"],
+            selected=selected,
+            accepted=tuple((row["client"], row["digest"]) for row in accepted),
+            unevaluated=tuple(missing),
+        )
+
+    def digest(self, version: int) -> str:
+        """SHA-256 of a committed version's adapter file."""
+        return str(next(row["digest"] for row in self.journal.rounds() if row["round"] == version))
+
+    def adapter(self, version: int) -> BlobRef:
+        """A committed version's adapter as workers ask for it."""
+        digest = self.digest(version)
+        return BlobRef(digest, self.blobs.path(digest).stat().st_size)
+
+    # --- one round -----------------------------------------------------------------------------
+
+    def select(self, round: int, eligible: Sequence[str], count: int) -> tuple[str, ...]:
+        """Draw the round's clients, durably."""
+        clients = self.sampler(eligible, count, rng.derive(self.seed, "select", round))
+        self.journal.open_round(round, clients)
+        return tuple(clients)
+
+    def start(self, offer: Offer, content: bytes) -> None:
+        """Take the first adapter (version 0) and the adapter_config.json that goes with it.
+
+        Raises:
+          RemoteProtocolError: it is not a finite float32 adapter with a JSON object as its config.
+        """
+        spec = raw.read_spec(content)
+        raw.decode(content, spec)
+        if not spec or any(dtype != "float32" for dtype, _ in spec.values()):
+            raise RemoteProtocolError("SCHEMA", "the first adapter is empty or not float32")
+        try:
+            well_formed = isinstance(json.loads(offer.adapter_config), dict)
+        except ValueError:
+            well_formed = False
+        if not well_formed:
+            raise RemoteProtocolError("SCHEMA", "adapter_config is not a JSON object")
+        self.journal.put(adapter_config=offer.adapter_config)
+        self._commit(0, content)
+
+    def check(self, offer: Offer, content: bytes) -> None:
+        """Refuse an update that is not one of this run.
+
+        Raises:
+          RemoteProtocolError: with the first thing that is wrong.
+        """
+        if offer.num_examples < 1 or offer.num_tokens < 1:
+            raise RemoteProtocolError("EMPTY", "an update without examples or targets")
+        raw.decode(content, self._adapter_spec())
+
+    def accept(self, offer: Offer, worker: str) -> None:
+        """An update whose blob is durable and checked now counts: once for its round and client."""
+        job, _ = parse_task(offer.task)
+        self.journal.add_update(
+            round=job.round,
+            client=job.unit,
+            worker=worker,
+            digest=offer.blob.digest,
+            num_examples=offer.num_examples,
+            num_tokens=offer.num_tokens,
+            num_steps=offer.num_steps,
+            train_loss=offer.train_loss,
+            train_seconds=offer.train_seconds,
+            bytes_up=offer.blob.nbytes,
+            bytes_down=offer.nbytes_down,
+        )
+
+    def aggregate(self, round: int, clients: Collection[str]) -> None:
+        """Freeze the set, fold it from its files in client-id order, step, commit.
+
+        Memory holds the global adapter, the running sum and one update, whatever the number of clients.
+        """
+        self.journal.freeze_round(round, sorted(clients))
+        spec = self._adapter_spec()
+        params = raw.decode(self.blobs.read(self.digest(round - 1)), spec)
+        updates = {row["client"]: row for row in self.journal.updates(round)}
+        state = self.aggregator.init(params)
+        for client in sorted(clients):
+            row = updates[client]
+            local = raw.decode(self.blobs.read(row["digest"]), spec)
+            delta = tensors.subtract(local, params)
+            update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
+            state = self.aggregator.fold(state, update, self.weighting(update.num_examples, update.num_tokens))
+        if self._opt_state is None:
+            self._opt_state = self.server_optimizer.init(params)
+        stepped, self._opt_state = self.server_optimizer.step(params, self.aggregator.finish(state), self._opt_state)
+        if self.save_client_adapters:
+            for client in sorted(clients):
+                folder = self.run_dir / client / f"round_{round}"
+                write_checkpoint(folder, self.blobs.path(updates[client]["digest"]), self._adapter_config())
+        self._commit(round, raw.encode(tensors.astype(stepped, np.float32)))
+
+    def evaluated(self, result: Evaluated, worker: str) -> None:
+        """A version was scored on one unit."""
+        job, _ = parse_task(result.task)
+        self.journal.add_evaluation(
+            version=job.round,
+            unit=job.unit,
+            worker=worker,
+            loss_sum=result.loss_sum,
+            num_tokens=result.num_tokens,
+            num_examples=result.num_examples,
+            seconds=result.seconds,
+        )
+
+    def generated(self, result: Generated, prompts: Sequence[str]) -> None:
+        """A version continued the prompts."""
+        self.journal.add_generations(parse_task(result.task)[0].round, prompts, result.texts)
+
+    def collect(self, pinned_versions: Collection[int]) -> None:
+        """Delete blobs that no open round, pending evaluation or later round refers to."""
+        rows = self.journal.rounds()
+        committed = [row["round"] for row in rows if row["state"] == "committed"]
+        keep = {self.digest(version) for version in {*pinned_versions, *committed[-1:]}}
+        if rows and rows[-1]["state"] != "committed":
+            keep |= {row["digest"] for row in self.journal.updates(rows[-1]["round"])}
+        for path in self.blobs.folder.iterdir():
+            if path.suffix == "" and not path.name.startswith(".") and path.name not in keep:
+                self.blobs.remove(path.name)
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def write_derived(self) -> None:
+        """training_metrics.json and global_metrics.json, from the journal."""
+        write_metrics(self.run_dir, self.journal)
+
+    def scores(self) -> dict[int, dict[str, float]]:
+        """Evaluation by version."""
+        return global_metrics(self.journal)
+
+    def rounds(self) -> list[dict[str, object]]:
+        """The committed rounds, as in training_metrics.json."""
+        return round_metrics(self.journal)
+
+    def _commit(self, round: int, content: bytes) -> None:
+        digest = self.blobs.add(content)
+        if round % self.save_every == 0 or round == self.num_rounds:
+            self._checkpoint(f"round_{round}", digest)
+        if round == self.num_rounds:
+            self._checkpoint("round_final", digest)
+        # Last: a round is committed only when all that it promises is on disk.
+        self.journal.commit_round(round, digest)
+
+    def _checkpoint(self, name: str, digest: str) -> None:
+        write_checkpoint(self.run_dir / "global_model" / name, self.blobs.path(digest), self._adapter_config())
+
+    def _adapter_spec(self) -> Spec:
+        if self._spec is None:
+            last = self.journal.last_committed()
+            if last is None:
+                raise RemoteProtocolError("EARLY", "an update before the first adapter")
+            self._spec = raw.read_spec(self.blobs.read(last["digest"]))
+        return self._spec
+
+    def _adapter_config(self) -> str:
+        return self.journal.require("adapter_config")

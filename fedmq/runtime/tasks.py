@@ -1,0 +1,42 @@
+"""From a task's name to the message that carries everything a worker needs for it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from fedmq.protocol import messages as m
+from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
+from fedmq.recipe import RunSpec
+from fedmq.rng import derive_seed
+from fedmq.runtime.server import FederatedServer
+
+
+def make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -> m.Task:
+    """The task as a worker gets it: work, seed, and the adapter of the version that it starts from.
+
+    The seed depends on the run's seed, the kind, the round and the client alone, so that neither the
+    worker nor the attempt changes the result.
+    """
+    job, _ = parse_task(task)
+    training = spec.training
+    work: InitWork | TrainWork | EvaluateWork | GenerateWork
+    match job.kind:
+        case "init":
+            work = InitWork("init")
+        case "train":
+            work = TrainWork("train", training)
+        case "evaluate":
+            work = EvaluateWork("evaluate", job.unit, training.batch_size)
+        case _:
+            work = GenerateWork("generate", spec.generation)
+    client = job.unit if job.unit.startswith("client_") else None
+    seed = derive_seed(spec.seed, job.kind, job.round, client or "")
+    version = {"init": None, "train": job.round - 1}.get(job.kind, job.round)
+    adapter = None if version is None else server.adapter(version)
+    return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work)
+
+
+def task_nonce(secret: str, task: str) -> str:
+    """What proves that a task came from this run: 16 bytes in hex, the same again after a restart."""
+    return hashlib.sha256(f"{secret}:{task}".encode()).hexdigest()[:32]

@@ -1,0 +1,43 @@
+"""Who watches a run: a terminal, a log, a test."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from fedmq.protocol.coordinator_state import CoordinatorState
+
+
+class View(Protocol):
+    """Told of what happens; must not block."""
+
+    def note(self, level: str, text: str) -> None:
+        """Something happened that a person should read."""
+        ...
+
+    def progress(self, state: CoordinatorState, now: float) -> None:
+        """Called a few times a second."""
+        ...
+
+    def committed(self, row: dict[str, Any] | None, scores: dict[int, dict[str, float]]) -> None:
+        """A round was committed (its row), or a version was scored (None)."""
+        ...
+
+
+def live_status(state: CoordinatorState, now: float, wall_s: float) -> dict[str, Any]:
+    """Where a running run stands, for whoever reads run.db meanwhile; `wall_s` is the time of day."""
+    workers = [
+        {
+            "worker": worker.name,
+            "clients": len(worker.num_examples),
+            "suspect": worker.suspect,
+            "job": "/".join(map(str, worker.job or ())),
+        }
+        for worker in state.roster.workers.values()
+    ]
+    return {
+        "at": wall_s,
+        "phase": state.phase.value,
+        "round": min(state.round, state.policy.num_rounds),
+        "workers": workers,
+        "awaited": state.awaited(now),
+    }

@@ -1,0 +1,271 @@
+"""The worker's agent: one thread with the sockets, the heartbeats and the outbox; never torch.
+
+Training happens in a child process, so a step that holds the interpreter, or a kill for want of
+memory, costs neither the link nor a finished update.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedmq import atomic
+from fedmq.errors import RemoteProtocolError, VersionMismatch
+from fedmq.protocol import messages as m
+from fedmq.protocol import trainer_link as link
+from fedmq.protocol import worker_events as we
+from fedmq.protocol import worker_state as ws
+from fedmq.protocol.frames import Codec
+from fedmq.runtime.child import TRAINER, TrainerProcess
+from fedmq.runtime.pipe import PipeClosed
+from fedmq.runtime.transfers import Transfers
+from fedmq.transport.base import WorkerTransport
+
+log = logging.getLogger("fedmq.worker")
+#: Trainers that may be lost in a row before one has loaded; then something is wrong with this host.
+_MAX_CRASHES = 3
+
+
+class WorkerOptions(NamedTuple):
+    """How one worker runs on its host.
+
+    Attributes:
+      name: unique among the run's workers.
+      sources: data it was given; empty takes what the coordinator's host has prepared, on loopback only.
+      device: as in the config's field of that name.
+      work_dir: its outbox, its copies of adapters, and shards made of an owner's CSV.
+      log_file: of the trainer.
+      log_dir: where client_K/ logs go; None keeps none.
+      num_threads: CPU threads of the trainer.
+      model, cache_dir: where the base lies on this host, if not where the run says.
+      loopback: whether the coordinator is on this host.
+      parent_fd: readable at end of file when the process that started us is gone; None = nobody to follow.
+    """
+
+    name: str
+    sources: tuple[link.Source, ...]
+    device: str
+    work_dir: Path
+    log_file: Path
+    log_dir: Path | None
+    num_threads: int
+    model: str | None = None
+    cache_dir: str | None = None
+    loopback: bool = True
+    parent_fd: int | None = None
+    trainer: tuple[str, ...] = tuple(TRAINER)
+
+
+class WorkerAgent:
+    """Runs one worker to its end."""
+
+    def __init__(self, options: WorkerOptions, transport: WorkerTransport) -> None:
+        self.options, self.transport = options, transport
+        self._in, self._out = Codec(m.TO_WORKER), Codec(m.TO_COORDINATOR)
+        self._outbox = options.work_dir / "outbox"
+        self._outbox.mkdir(parents=True, exist_ok=True)
+        offers = self._load_outbox()
+        run_file = self._outbox / "run"
+        run = run_file.read_text() if run_file.is_file() else None
+        self.state = ws.WorkerState(options.name, os.urandom(16).hex(), outbox=offers, outbox_run=run)
+        self._transfers = Transfers(transport, options.work_dir / "blobs")
+        self._trainer: TrainerProcess | None = None
+        self._setup: link.Setup | None = None
+        self._exit: we.Exit | None = None
+        self._leaving: str | None = None
+        self._crashes = 0
+        self._next_waiting_at = time.monotonic() + 10.0
+
+    def run(self) -> we.Exit:
+        """Serve until the run is over, the coordinator refuses us, or we are told to leave."""
+        # The trainer imports torch while we say hello: seconds that nobody waits for.
+        self._start_trainer()
+        try:
+            while self._exit is None:
+                self._turn()
+        finally:
+            if self._trainer is not None:
+                self._trainer.end()
+            self._transfers.close()
+            self.transport.close(linger_s=0.5)
+        return self._exit
+
+    def leave(self, reason: str) -> None:
+        """Say goodbye and end soon; may be called from a signal handler."""
+        self._leaving = reason
+
+    def _turn(self) -> None:
+        assert self._trainer is not None
+        parent = self.options.parent_fd
+        fds = [self._trainer.fd] if parent is None else [self._trainer.fd, parent]
+        received = self.transport.receive(0.1, fds)
+        for incoming in received.messages:
+            self._take(incoming.plane, incoming.frames)
+        if self._trainer.fd in received.readable:
+            self._hear_trainer()
+        if parent is not None and parent in received.readable:
+            self._handle(we.Leave("the process that started this worker is gone"))
+        if self._leaving is not None:
+            self._handle(we.Leave(self._leaving))
+        now = time.monotonic()
+        if (fetched := self._transfers.fetched()) is not None:
+            self._handle(we.Fetched(*fetched))
+        if self._transfers.missing():
+            self._handle(we.Broke("ERROR", "the coordinator does not have the task's adapter"))
+        self._transfers.tick(now)
+        self._handle(we.Tick())
+        if self.state.link is ws.Link.HELLO and now >= self._next_waiting_at:
+            self._next_waiting_at = now + 30.0
+            log.warning("still waiting for the coordinator")
+
+    def _take(self, plane: str, frames: tuple[bytes, ...]) -> None:
+        try:
+            if plane == "data":
+                self._transfers.take(frames)
+            elif len(frames) == 1:
+                message = self._in.decode(frames[0])
+                if isinstance(message, m.Welcome):
+                    self.transport.dial_data(message.data_port)
+                    self._transfers.configure(message.chunk_nbytes, message.credits)
+                self._handle(we.Received(message))
+        except VersionMismatch as error:
+            self._exit = we.Exit(error.exit_code, f"the coordinator is of another version: {error}")
+        except RemoteProtocolError as error:
+            log.warning("a message of the coordinator was refused: %s", error)
+
+    def _handle(self, event: Any) -> None:
+        for command in self.state.handle(event, time.monotonic()):
+            self._do(command)
+
+    def _do(self, command: Any) -> None:
+        match command:
+            case we.Send(message):
+                self.transport.send("control", self._out.encode(message))
+            case we.Prepare(welcome):
+                self._prepare(welcome)
+            case we.Fetch(blob):
+                self._transfers.fetch(blob)
+            case we.Run(task):
+                self._run_task(task)
+            case we.Halt():
+                assert self._trainer is not None
+                self._trainer.send(link.Halt())
+            case we.Upload(offer):
+                self._transfers.upload(offer, self._file(offer.task, "safetensors"))
+            case we.Forget(task):
+                self._transfers.forget(task)
+                self._file(task, "offer").unlink(missing_ok=True)
+                self._file(task, "safetensors").unlink(missing_ok=True)
+            case we.Rebuild():
+                log.warning("nothing heard from the coordinator: connecting anew")
+                self.transport.rebuild()
+                self._transfers.rewind()
+            case we.Exit():
+                self._exit = command
+
+    def _prepare(self, welcome: m.Welcome) -> None:
+        options = self.options
+        atomic.write_bytes(self._outbox / "run", welcome.run.encode())
+        sources = options.sources
+        if not sources:
+            if not (options.loopback and welcome.data_dir):
+                hint = "give it a shard, or a CSV with --client NAME, by --data"
+                return self._handle(we.Broke("DATA", f"this worker has no data: {hint}", fatal=True))
+            sources = (link.Source(welcome.data_dir, None),)
+        if self._setup is not None:
+            self._trainer_gone()
+            self._start_trainer()
+        self._setup = link.Setup(
+            spec=welcome.spec,
+            sources=sources,
+            device=options.device,
+            model=options.model,
+            cache_dir=options.cache_dir,
+            work_dir=str(options.work_dir),
+            log_dir=None if options.log_dir is None else str(options.log_dir),
+        )
+        assert self._trainer is not None
+        self._trainer.send(self._setup)
+        return None
+
+    def _run_task(self, task: m.Task) -> None:
+        assert self._trainer is not None
+        adapter = None if task.adapter is None else str(self._transfers.path(task.adapter.digest))
+        self._trainer.send(link.Begin(task, adapter, str(self._file(task.task, "safetensors"))))
+
+    # --- the trainer ---------------------------------------------------------------------------
+
+    def _start_trainer(self) -> None:
+        self._trainer = TrainerProcess(list(self.options.trainer), self.options.num_threads, self.options.log_file)
+
+    def _trainer_gone(self) -> str:
+        assert self._trainer is not None
+        trainer, self._trainer = self._trainer, None
+        return trainer.end()
+
+    def _hear_trainer(self) -> None:
+        assert self._trainer is not None
+        try:
+            messages = self._trainer.receive()
+        except PipeClosed:
+            how = self._trainer_gone()
+            log.warning("the trainer was lost (%s); its log is %s", how, self.options.log_file)
+            self._crashes += 1
+            text = f"the trainer {how}; its log is {self.options.log_file}"
+            self._start_trainer()
+            if self._setup is not None:
+                self._trainer.send(self._setup)
+            return self._handle(we.Broke("CRASHED", text, fatal=self._crashes >= _MAX_CRASHES))
+        for message in messages:
+            self._handle_trainer(message)
+        return None
+
+    def _handle_trainer(self, message: Any) -> None:
+        task = self.state.task
+        match message:
+            case link.Loaded(clients, evaluates_test, base_digest, device, notes):
+                self._crashes = 0
+                for note in notes:
+                    log.warning("%s", note)
+                self._handle(we.Prepared(clients, evaluates_test, base_digest, device))
+            case link.Stepped(step, total_steps):
+                self._handle(we.Stepped(step, total_steps))
+            case link.Failed(code, text, fatal):
+                self._handle(we.Broke(code, text, fatal))
+            case link.Trained() if task is not None and task.task == message.task:
+                offer = m.Offer(
+                    task=task.task,
+                    nonce=task.nonce,
+                    blob=m.BlobRef(message.digest, message.nbytes),
+                    num_examples=message.num_examples,
+                    num_tokens=message.num_tokens,
+                    num_steps=message.num_steps,
+                    train_loss=message.train_loss,
+                    train_seconds=message.train_seconds,
+                    nbytes_down=self.state.nbytes_down,
+                    adapter_config=message.adapter_config,
+                )
+                # The update's file is durable already; this makes the offer so, before anybody hears of it.
+                atomic.write_bytes(self._file(task.task, "offer"), self._out.encode(offer))
+                self._handle(we.Finished(offer))
+            case link.Scored(_, loss_sum, num_tokens, num_examples, seconds) if task is not None:
+                answer = m.Evaluated(task.task, task.nonce, loss_sum, num_tokens, num_examples, seconds)
+                self._handle(we.Finished(answer))
+            case link.Texts(_, texts) if task is not None:
+                self._handle(we.Finished(m.Generated(task.task, task.nonce, texts)))
+
+    # --- the outbox ----------------------------------------------------------------------------
+
+    def _file(self, task: str, suffix: str) -> Path:
+        # Task ids are checked by the codec to be words of letters, digits, dots and dashes.
+        return self._outbox / f"{task}.{suffix}"
+
+    def _load_outbox(self) -> dict[str, m.Offer]:
+        offers = {}
+        for path in sorted(self._outbox.glob("*.offer")):
+            offer = self._out.decode(path.read_bytes())
+            offers[offer.task] = offer
+        return offers

@@ -1,0 +1,97 @@
+"""Immutable files named by their SHA-256, and partial ones that grow from offset 0."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from fedmq import atomic
+from fedmq.errors import RemoteProtocolError
+
+
+class BlobStore:
+    """A folder of blobs. Names are built from checked hex digests only, never from what a peer calls a thing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        """Where the blob is, or would be."""
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise ValueError(f"not a SHA-256 in hex: {digest!r:.80}")
+        return self.folder / digest
+
+    def has(self, digest: str) -> bool:
+        """Whether the whole blob is here."""
+        return self.path(digest).is_file()
+
+    def read(self, digest: str) -> bytes:
+        """The blob's bytes, checked: a file that rotted on disk is not handed out.
+
+        Raises:
+          RemoteProtocolError: BLOB, the content is not what its name says.
+        """
+        content = self.path(digest).read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise RemoteProtocolError("BLOB", f"{self.path(digest)} does not have the content that its name says")
+        return content
+
+    def add(self, content: bytes) -> str:
+        """Store bytes durably; returns their digest. Bytes that are here already are not written again."""
+        digest = hashlib.sha256(content).hexdigest()
+        if not self.has(digest):
+            atomic.write_bytes(self.path(digest), content)
+        return digest
+
+    def remove(self, digest: str) -> None:
+        """Delete the blob if it is here."""
+        self.path(digest).unlink(missing_ok=True)
+
+    def partial(self, digest: str, total: int) -> PartialBlob:
+        """Begin, or go on with, a blob of `total` bytes."""
+        return PartialBlob(self.path(digest), digest, total)
+
+
+class PartialBlob:
+    """A blob on its way in: appended in order, checked as a whole, then renamed into place."""
+
+    def __init__(self, path: Path, digest: str, total: int) -> None:
+        self._path, self._digest, self.total = path, digest, total
+        self._part = path.with_name(path.name + ".part")
+        self._file: BinaryIO = open(self._part, "ab")  # noqa: SIM115 - closed by finish or close
+        self.offset = self._file.tell()
+        if self.offset > total:
+            self._file.truncate(0)
+            self.offset = 0
+
+    def append(self, offset: int, content: bytes) -> bool:
+        """Take the next piece; False when it is not the next one, and nothing is changed."""
+        if offset != self.offset or offset + len(content) > self.total:
+            return False
+        self._file.write(content)
+        self.offset += len(content)
+        return True
+
+    def finish(self) -> bytes:
+        """Make the complete blob durable under its name; returns its bytes.
+
+        Raises:
+          RemoteProtocolError: BLOB, the bytes are not what the digest says; they are thrown away.
+        """
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        content = self._part.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self._digest:
+            self._part.unlink()
+            raise RemoteProtocolError("BLOB", "the bytes do not have the digest they were announced with")
+        os.replace(self._part, self._path)
+        atomic.fsync_folder(self._path.parent)
+        return content
+
+    def close(self) -> None:
+        """Stop for now; what has arrived is kept for the next try."""
+        self._file.close()

@@ -1,0 +1,54 @@
+"""Adapters on disk in PEFT's format: a folder that `PeftModel.from_pretrained` loads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from fedmq import atomic
+from fedmq.errors import StorageError
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+
+
+def write_checkpoint(folder: Path, weights: Path, adapter_config: str) -> None:
+    """Put a checkpoint in place, whole or not at all.
+
+    Args:
+      folder: such as OUTPUT_DIR/global_model/round_3; replaced when it exists.
+      weights: a durable safetensors file on the same file system; it is linked, not copied, where links are to be had.
+      adapter_config: JSON text of PEFT's adapter_config.json.
+    """
+    temp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temp, ignore_errors=True)
+    temp.mkdir(parents=True)
+    try:
+        os.link(weights, temp / WEIGHTS)
+    except OSError:
+        atomic.write_bytes(temp / WEIGHTS, weights.read_bytes())
+    atomic.write_bytes(temp / CONFIG, adapter_config.encode())
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temp, folder)
+    atomic.fsync_folder(folder.parent)
+
+
+def checkpoint_of(run_dir: Path, version: int | None = None) -> Path:
+    """The folder of a run's global model: of one version, or the final or else newest one.
+
+    Raises:
+      StorageError: there is none.
+    """
+    models = run_dir / "global_model"
+    if version is not None:
+        candidates = [models / f"round_{version}"]
+    else:
+        numbered = [p for p in models.glob("round_*") if p.name.removeprefix("round_").isdigit()]
+        numbered.sort(key=lambda p: int(p.name.removeprefix("round_")), reverse=True)
+        candidates = [models / "round_final", *numbered]
+    for folder in candidates:
+        if (folder / WEIGHTS).is_file():
+            return folder
+    raise StorageError(f"{run_dir} holds no global model: run it first (looked for {candidates[0]})")

@@ -1,0 +1,213 @@
+"""run.db: the journal of a run, and the single source of truth about it.
+
+SQLite in WAL mode with synchronous=FULL: what a method has written when it returns survives a power
+cut. A row names a blob only after that blob is durable. One writer, kept out by a lock file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fedmq.errors import StorageError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE rounds (
+    round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
+    selected TEXT NOT NULL, frozen TEXT, digest TEXT, opened_at REAL NOT NULL, committed_at REAL);
+CREATE TABLE updates (
+    round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
+    num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
+    train_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, PRIMARY KEY (round, client));
+CREATE TABLE evaluations (
+    version INTEGER NOT NULL, unit TEXT NOT NULL, worker TEXT NOT NULL, loss_sum REAL NOT NULL,
+    num_tokens INTEGER NOT NULL, num_examples INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (version, unit));
+CREATE TABLE generations (
+    version INTEGER NOT NULL, position INTEGER NOT NULL, prompt TEXT NOT NULL, text TEXT NOT NULL,
+    PRIMARY KEY (version, position));
+CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
+"""
+
+
+class RunLock:
+    """Held by the one process that may write into a run's folder; gone with that process, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise StorageError(
+                f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
+            ) from None
+
+    def release(self) -> None:
+        """Let another process in."""
+        self._file.close()
+
+
+class Journal:
+    """Typed reads and durable writes on run.db."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+        self._db.row_factory = sqlite3.Row
+
+    @classmethod
+    def create(cls, path: Path, meta: dict[str, str]) -> Journal:
+        """A new run.db with these meta values. The file appears whole or not at all."""
+        temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temp.unlink(missing_ok=True)
+        database = sqlite3.connect(temp, isolation_level=None)
+        database.executescript(f"PRAGMA synchronous=FULL; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
+        database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        database.close()
+        os.replace(temp, path)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path, read_only: bool = False) -> Journal:
+        """An existing run.db.
+
+        Raises:
+          StorageError: there is none, it is damaged, or a newer fedmq wrote it.
+        """
+        if not path.is_file():
+            raise StorageError(f"{path.parent} is not a run's folder: it has no {path.name}")
+        try:
+            mode = "ro" if read_only else "rw"
+            database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if not read_only:
+                database.execute("PRAGMA journal_mode=WAL")
+                database.execute("PRAGMA synchronous=FULL")
+                database.execute("PRAGMA foreign_keys=ON")
+                (verdict,) = database.execute("PRAGMA quick_check").fetchone()
+                if verdict != "ok":
+                    raise StorageError(f"{path} is damaged ({verdict}): restore it from a copy, or start anew")
+        except sqlite3.DatabaseError as error:
+            raise StorageError(f"{path} cannot be read ({error}): restore it from a copy, or start anew") from None
+        if version != SCHEMA_VERSION:
+            raise StorageError(
+                f"{path} has format {version}, this fedmq reads {SCHEMA_VERSION}: use the version it is from"
+            )
+        return cls(path, database)
+
+    def close(self) -> None:
+        """Close the file; the journal ends as one plain file, without a write-ahead log beside it."""
+        self._db.close()
+
+    # --- meta ----------------------------------------------------------------------------------
+
+    def get(self, key: str) -> str | None:
+        """A meta value."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row["value"])
+
+    def require(self, key: str) -> str:
+        """A meta value that every run has by now."""
+        value = self.get(key)
+        if value is None:
+            raise StorageError(f"{self.path} holds no {key}: the run ended before it had one")
+        return value
+
+    def put(self, **values: str) -> None:
+        """Set meta values, all or none."""
+        with self._transaction():
+            self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    # --- rounds --------------------------------------------------------------------------------
+
+    def open_round(self, round: int, selected: Iterable[str]) -> None:
+        """The selection is fixed."""
+        self._db.execute(
+            "INSERT INTO rounds (round, state, selected, opened_at) VALUES (?, 'open', ?, ?)",
+            (round, json.dumps(list(selected)), time.time()),
+        )
+
+    def freeze_round(self, round: int, clients: Iterable[str]) -> None:
+        """The set of updates that will be folded is fixed, for ever."""
+        self._db.execute(
+            "UPDATE rounds SET state = 'frozen', frozen = ? WHERE round = ? AND state = 'open'",
+            (json.dumps(list(clients)), round),
+        )
+
+    def commit_round(self, round: int, digest: str) -> None:
+        """The round's model is durable under `digest`."""
+        self._db.execute(
+            "INSERT INTO rounds (round, state, selected, digest, opened_at, committed_at) "
+            "VALUES (?, 'committed', '[]', ?, ?, ?) ON CONFLICT (round) DO UPDATE SET "
+            "state = 'committed', digest = excluded.digest, committed_at = excluded.committed_at",
+            (round, digest, time.time(), time.time()),
+        )
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """All rounds, oldest first; `selected` and `frozen` as lists."""
+        rows = [dict(row) for row in self._db.execute("SELECT * FROM rounds ORDER BY round")]
+        return [
+            row | {"selected": json.loads(row["selected"]), "frozen": json.loads(row["frozen"] or "[]")} for row in rows
+        ]
+
+    def last_committed(self) -> dict[str, Any] | None:
+        """The newest committed round; round 0 is the first adapter."""
+        committed = [row for row in self.rounds() if row["state"] == "committed"]
+        return committed[-1] if committed else None
+
+    # --- what came in --------------------------------------------------------------------------
+
+    def add_update(self, **fields: Any) -> None:
+        """An update was accepted. A second one of the same round and client is an error of ours."""
+        self._insert("updates", fields)
+
+    def updates(self, round: int | None = None) -> list[dict[str, Any]]:
+        """Accepted updates, by round and client."""
+        where, values = ("", ()) if round is None else ("WHERE round = ?", (round,))
+        rows = self._db.execute(f"SELECT * FROM updates {where} ORDER BY round, client", values)  # noqa: S608
+        return [dict(row) for row in rows]
+
+    def add_evaluation(self, **fields: Any) -> None:
+        """A version was scored on one unit: sums, so that units add up by tokens. Scored again, the last counts."""
+        self._insert("evaluations", fields, "OR REPLACE")
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """All evaluations, by version and unit."""
+        return [dict(row) for row in self._db.execute("SELECT * FROM evaluations ORDER BY version, unit")]
+
+    def add_generations(self, version: int, prompts: Iterable[str], texts: Iterable[str]) -> None:
+        """Continuations by one version, all or none."""
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?)",
+                [(version, i, prompt, text) for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))],
+            )
+
+    def generations(self) -> list[dict[str, Any]]:
+        """All continuations, by version and position."""
+        return [dict(row) for row in self._db.execute("SELECT * FROM generations ORDER BY version, position")]
+
+    def add_note(self, level: str, text: str) -> None:
+        """Something that a person should be able to read later."""
+        self._db.execute("INSERT INTO notes VALUES (?, ?, ?)", (time.time(), level, text))
+
+    def notes(self) -> list[dict[str, Any]]:
+        """All notes, oldest first."""
+        return [dict(row) for row in self._db.execute("SELECT * FROM notes ORDER BY rowid")]
+
+    def _insert(self, table: str, fields: dict[str, Any], conflict: str = "") -> None:
+        names, marks = ", ".join(fields), ", ".join("?" * len(fields))
+        self._db.execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", tuple(fields.values()))  # noqa: S608
+
+    def _transaction(self) -> sqlite3.Connection:
+        self._db.execute("BEGIN IMMEDIATE")
+        return self._db

@@ -1,0 +1,99 @@
+"""The metrics of a run, derived from its journal: the files beside run.db can be made again at any time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from fedmq import atomic
+from fedmq.storage.journal import Journal
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean negative log-likelihood in nats; infinite beyond what a float holds.
+
+    Example:
+      >>> perplexity(0.0)
+      1.0
+    """
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def global_metrics(journal: Journal) -> dict[int, dict[str, Any]]:
+    """By version: token-weighted mean NLL over all evaluated units, and its perplexity."""
+    sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0, 0])
+    for row in journal.evaluations():
+        for i, name in enumerate(("loss_sum", "num_tokens", "num_examples")):
+            sums[row["version"]][i] += row[name]
+    result = {}
+    for version, (loss_sum, num_tokens, num_examples) in sums.items():
+        loss = loss_sum / num_tokens
+        result[version] = {
+            "eval_loss": loss,
+            "perplexity": perplexity(loss),
+            "num_tokens": int(num_tokens),
+            "num_examples": int(num_examples),
+        }
+    return result
+
+
+def round_metrics(journal: Journal) -> list[dict[str, Any]]:
+    """One row per committed round from 1 on."""
+    scores = global_metrics(journal)
+    rows = []
+    for entry in journal.rounds():
+        if entry["state"] != "committed" or entry["round"] == 0:
+            continue
+        clients = [_client_row(update) for update in journal.updates(entry["round"])]
+        folded = [row for row in clients if row["client_id"] in entry["frozen"]]
+        rows.append(
+            {
+                "round": entry["round"],
+                "selected_clients": entry["selected"],
+                "global_metrics": scores.get(entry["round"], {"eval_loss": None, "perplexity": None}),
+                "client_metrics": folded,
+                "seconds": entry["committed_at"] - entry["opened_at"],
+                "digest": entry["digest"],
+            }
+        )
+    return rows
+
+
+def training_metrics(journal: Journal) -> dict[str, Any]:
+    """{config, round_metrics, training_history}: what training_metrics.json holds."""
+    scores = global_metrics(journal)
+    versions = sorted(scores)
+    return {
+        "config": json.loads(journal.require("config")),
+        "round_metrics": round_metrics(journal),
+        "training_history": {
+            "rounds": versions,
+            "global_loss": [scores[v]["eval_loss"] for v in versions],
+            "global_perplexity": [scores[v]["perplexity"] for v in versions],
+        },
+    }
+
+
+def write_metrics(run_dir: Path, journal: Journal) -> None:
+    """Write training_metrics.json and global_metrics.json."""
+    atomic.write_json(run_dir / "training_metrics.json", training_metrics(journal))
+    rows = [{"round": version, **scores} for version, scores in sorted(global_metrics(journal).items())]
+    atomic.write_json(run_dir / "global_metrics.json", rows)
+
+
+def _client_row(update: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "client_id": update["client"],
+        "round": update["round"],
+        "train_loss": update["train_loss"],
+        "train_samples": update["num_examples"],
+        "num_tokens": update["num_tokens"],
+        "num_steps": update["num_steps"],
+        "train_seconds": update["train_seconds"],
+        "bytes_up": update["bytes_up"],
+        "bytes_down": update["bytes_down"],
+        "worker_id": update["worker"],
+    }

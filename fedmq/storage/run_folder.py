@@ -1,0 +1,104 @@
+"""Opening OUTPUT_DIR: a new run, a resumed one, or a refusal that says what to do."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedmq import atomic
+from fedmq.errors import ConfigError
+from fedmq.storage.journal import Journal, RunLock
+
+DATABASE = "run.db"
+#: What a run leaves in its folder, and --overwrite removes. Shards in data/ are kept: they may serve again.
+_OWN = (
+    *("run.db", "run.db-wal", "run.db-shm", "config.json", "blobs", "global_model", "workers"),
+    *("training_metrics.json", "global_metrics.json", "training_progress.png"),
+)
+
+
+def new_meta(config: str, config_digest: str) -> dict[str, str]:
+    """The meta values that a new journal starts with: the run's identity, its secret and its config."""
+    return {
+        "run": secrets.token_hex(16),
+        "secret": secrets.token_hex(16),
+        "epoch": "0",
+        "config": config,
+        "config_digest": config_digest,
+        "status": "running",
+        "reason": "",
+        "started_at": repr(time.time()),
+    }
+
+
+class OpenRun(NamedTuple):
+    """A run's folder that this process may write. `finished` when there is nothing left to do."""
+
+    journal: Journal
+    lock: RunLock
+    finished: bool
+
+
+def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, overwrite: bool) -> OpenRun:
+    """Make or resume the run in `folder`.
+
+    Args:
+      folder: OUTPUT_DIR.
+      config: JSON text.
+      config_digest: of the settings in it that decide the result.
+      resume: go on with what is there; starts the run if there is nothing.
+      overwrite: remove what is there first.
+
+    Raises:
+      ConfigError: there is a run already and neither was asked for, or it is of another config.
+      StorageError: another coordinator has it, or run.db cannot be read.
+    """
+    lock = RunLock(folder)
+    try:
+        if overwrite and (folder / DATABASE).is_file():
+            _remove(folder)
+        if not (folder / DATABASE).is_file():
+            atomic.write_json(folder / "config.json", json.loads(config))
+            return OpenRun(Journal.create(folder / DATABASE, new_meta(config, config_digest)), lock, False)
+        journal = Journal.open(folder / DATABASE)
+        finished = journal.get("status") == "done"
+        if journal.require("config_digest") != config_digest:
+            names = ", ".join(_differences(json.loads(journal.require("config")), json.loads(config)))
+            raise ConfigError(
+                f"{folder} holds a run of another config (other: {names}): "
+                "give another output_dir, --overwrite to replace that run, or its own config with --resume"
+            )
+        if not resume:
+            state = "a finished run" if finished else "an unfinished run"
+            raise ConfigError(
+                f"{folder} holds {state} of this config: --resume goes on with it, --overwrite starts anew"
+            )
+        if not finished:
+            journal.put(epoch=str(int(journal.require("epoch")) + 1), status="running", reason="")
+        return OpenRun(journal, lock, finished)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _remove(folder: Path) -> None:
+    own = [folder / name for name in _OWN]
+    clients = [p for p in folder.glob("client_*") if any(p.glob("round_*"))]
+    for path in (*own, *clients):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from _differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))
+    elif a != b and path not in ("output_dir", "log_dir", "device"):
+        yield path

@@ -1,0 +1,73 @@
+"""The transport seam: what the runtime needs of a network, and nothing of ZeroMQ.
+
+A coordinator listens on two planes; a worker dials both. Control carries small headers, data
+carries a header and a payload, on connections of their own so that bulk never delays a heartbeat.
+Every call is made from one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+Plane = Literal["control", "data"]
+Payload = bytes | memoryview
+
+
+class Incoming(NamedTuple):
+    """What came in. `peer` is a handle good for answering on the same plane while the link lasts."""
+
+    plane: Plane
+    peer: bytes
+    frames: tuple[bytes, ...]
+
+
+class Received(NamedTuple):
+    """The result of one wait: messages in order of arrival, and which of the asked file descriptors are readable."""
+
+    messages: list[Incoming]
+    readable: list[int]
+
+
+class CoordinatorTransport(Protocol):
+    """The listening end."""
+
+    #: where workers connect to, with the real port
+    address: str
+    data_port: int
+
+    def send(self, plane: Plane, peer: bytes, header: bytes, payload: Payload = b"") -> bool:
+        """Queue a message without blocking. False: the peer is gone, or takes no more for now."""
+        ...
+
+    def receive(self, timeout_s: float, fds: Sequence[int] = ()) -> Received:
+        """Wait until something comes, a descriptor is readable, or the time is over."""
+        ...
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close for good; what is queued has `linger_s` seconds to leave."""
+        ...
+
+
+class WorkerTransport(Protocol):
+    """The dialling end."""
+
+    def dial_data(self, port: int) -> None:
+        """Connect the data plane, on the control plane's host. A second call with the same port does nothing."""
+        ...
+
+    def send(self, plane: Plane, header: bytes, payload: Payload = b"") -> bool:
+        """Queue a message without blocking. False: no link, or it takes no more for now."""
+        ...
+
+    def receive(self, timeout_s: float, fds: Sequence[int] = ()) -> Received:
+        """Wait until something comes, a descriptor is readable, or the time is over."""
+        ...
+
+    def rebuild(self) -> None:
+        """Drop every link and dial again: libzmq does not heal all that breaks."""
+        ...
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close for good."""
+        ...

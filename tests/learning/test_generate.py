@@ -1,0 +1,71 @@
+"""Generation: seeded per prompt, stops at EOS, refuses what does not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedmq.errors import ConfigError
+from fedmq.learning.generate import generate
+from fedmq.learning.models import LanguageModel
+
+
+def test_greedy_is_the_most_likely_token_each_time(trained: LanguageModel) -> None:
+    ids = trained.tokenizer.encode_prompt("My order")
+    expected = list(ids)
+    with torch.inference_mode():
+        for _ in range(8):
+            token = int(trained.model(input_ids=torch.tensor([expected])).logits[0, -1].argmax())
+            if token == trained.tokenizer.eos_token_id:
+                break
+            expected.append(token)
+    (text,) = generate(trained, ["My order"], max_new_tokens=8, temperature=0, seed=1)
+    assert text == trained.tokenizer.decode(expected)[len("My order") :]
+
+
+def test_sampling_depends_on_seed_and_prompt_not_on_company(lm: LanguageModel) -> None:
+    options = {"max_new_tokens": 12, "temperature": 1.0}
+    state = torch.get_rng_state()
+    alone = generate(lm, ["The app"], seed=7, **options)
+    assert torch.equal(torch.get_rng_state(), state)
+    together = generate(lm, ["My order is", "The app", ""], seed=7, **options)
+    assert together[1:2] == alone
+    assert len(set(together)) == 3
+    assert generate(lm, ["The app"], seed=8, **options) != alone
+
+
+def test_samples_from_the_whole_distribution_at_the_temperature(lm: LanguageModel) -> None:
+    # An untrained model is nearly uniform over 400 tokens: top-k 50 would show at once.
+    texts = [generate(lm, ["x"], max_new_tokens=20, temperature=1.0, seed=seed)[0] for seed in range(5)]
+    cold = [generate(lm, ["x"], max_new_tokens=20, temperature=1e-4, seed=seed)[0] for seed in range(2)]
+    ids = {int(i) for text in texts for i in lm.tokenizer.encode_prompt(text)}
+    assert len(ids) > 55
+    assert cold[0] == cold[1] == generate(lm, ["x"], max_new_tokens=20, temperature=0, seed=9)[0]
+
+
+def test_stops_at_eos(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = lm.model.get_output_embeddings()
+    eos = lm.tokenizer.eos_token_id
+
+    def only_eos(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(output, -1e9).index_fill(-1, torch.tensor([eos]), 0.0)
+
+    handle = head.register_forward_hook(only_eos)
+    try:
+        assert generate(lm, ["hello", ""], max_new_tokens=20, temperature=1.0, seed=1) == ["", ""]
+    finally:
+        handle.remove()
+
+
+def test_what_does_not_fit_is_refused(lm: LanguageModel) -> None:
+    with pytest.raises(ConfigError, match=r"'hello.*max_new_tokens 64.*64 positions"):
+        generate(lm, ["hello"], max_new_tokens=64, temperature=0, seed=1)
+    prompt = lm.tokenizer.decode(np.full(60, lm.tokenizer.encode_prompt("a")[0]))
+    assert len(generate(lm, [prompt], max_new_tokens=4, temperature=0, seed=1)) == 1
+
+
+def test_prints_nothing(lm: LanguageModel, capfd: pytest.CaptureFixture[str]) -> None:
+    generate(lm, ["hello"], max_new_tokens=3, temperature=0.7, seed=1)
+    generate(lm, ["hello"], max_new_tokens=3, temperature=0, seed=1)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,408 @@
+"""The config: defaults, files, --set, and one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmq import recipe
+from fedmq.config import (
+    DataConfig,
+    ExperimentConfig,
+    FederatedConfig,
+    GenerationConfig,
+    LoRAConfig,
+    ModelConfig,
+    TrainingConfig,
+    get_default_config,
+    resolve_dataset_path,
+)
+from fedmq.config_section import Section
+from fedmq.errors import ConfigError
+
+DEFAULTS = {
+    "experiment_name": "federated_gpt2_lora",
+    "output_dir": "./fed_results",
+    "log_dir": "./fed_logs",
+    "seed": 42,
+    "device": "cuda",
+    "model": {"model_name": "gpt2", "max_length": 128, "cache_dir": None},
+    "lora": {
+        "r": 8,
+        "lora_alpha": 16,
+        "target_modules": ["c_attn", "c_proj"],
+        "lora_dropout": 0.1,
+        "bias": "none",
+        "task_type": "CAUSAL_LM",
+    },
+    "training": {
+        "num_epochs": 3,
+        "batch_size": 8,
+        "learning_rate": 5e-5,
+        "weight_decay": 0.01,
+        "warmup_steps": 100,
+        "gradient_accumulation_steps": 1,
+        "max_grad_norm": 1.0,
+        "logging_steps": 10,
+        "save_steps": 500,
+        "eval_steps": 100,
+        "fp16": False,
+        "shuffle_dataset": True,
+        "max_samples_per_client": None,
+        "engine": "auto",
+        "precision": "auto",
+        "num_threads": None,
+    },
+    "federated": {
+        "num_clients": 10,
+        "num_rounds": 5,
+        "clients_per_round": 3,
+        "data_distribution": "iid",
+        "aggregation_method": "fedavg",
+        "min_samples_per_client": 100,
+        "num_workers": None,
+        "weighting": "examples",
+        "min_clients": None,
+        "round_deadline_s": None,
+        "start_timeout_s": 120.0,
+        "save_every": 5,
+        "save_client_adapters": True,
+    },
+    "data": {
+        "dataset_path": "./twcs/twcs.csv",
+        "text_column": "text",
+        "author_column": "author_id",
+        "train_split": 0.8,
+        "val_split": 0.1,
+        "test_split": 0.1,
+        "filter_min_length": 10,
+        "filter_inbound_only": True,
+    },
+}
+
+
+def refusal(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        ExperimentConfig.from_dict(values)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    values = get_default_config().to_dict()
+    generation = values.pop("generation")
+    assert values == DEFAULTS
+    assert len(generation["prompts"]) == 4
+    assert (generation["max_new_tokens"], generation["temperature"]) == (50, 0.7)
+
+
+def test_the_documented_script(tmp_path: Path) -> None:
+    config = get_default_config()
+    config.federated.num_clients = 10
+    config.federated.data_distribution = "by_author"
+    config.training.num_epochs = 3
+    config.save(tmp_path / "my_config.json")
+    assert ExperimentConfig.load(tmp_path / "my_config.json") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["my_config.json"]
+
+
+@given(
+    learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    seed=st.integers(0, 2**63 - 1),
+    prompts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1)),
+)
+def test_json_round_trip_is_exact(
+    tmp_path_factory: pytest.TempPathFactory, learning_rate: float, seed: int, prompts: list[str]
+) -> None:
+    config = ExperimentConfig(
+        seed=seed,
+        training=TrainingConfig(learning_rate=learning_rate),
+        generation=GenerationConfig(prompts=prompts),
+    )
+    path = tmp_path_factory.getbasetemp() / "round_trip.json"
+    config.save(path)
+    first = path.read_bytes()
+    loaded = ExperimentConfig.load(path)
+    loaded.save(path)
+    assert loaded == config
+    assert path.read_bytes() == first
+
+
+def test_missing_sections_take_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text('{"seed": 7, "lora": {"r": 4}}')
+    expected = get_default_config()
+    expected.seed = 7
+    expected.lora.r = 4
+    assert ExperimentConfig.load(path) == expected
+
+
+def test_toml(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('seed = 7\n[training]\nlearning_rate = 1\n[lora]\ntarget_modules = ["q_proj"]\n')
+    config = ExperimentConfig.load(path)
+    assert (config.seed, config.training.learning_rate, config.lora.target_modules) == (7, 1.0, ["q_proj"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"federated": {"num_client": 3}}, "federated.num_client: unknown key; did you mean num_clients"),
+        ({"fedrated": {}}, "fedrated: unknown key; did you mean federated?"),
+        ({"num_rounds": 3}, "num_rounds: unknown key; did you mean federated.num_rounds?"),
+        ({"federated": {"num_epochs": 3}}, "federated.num_epochs: unknown key; did you mean training.num_epochs?"),
+        ({"lora": {"two\nlines": 3}}, 'lora."two\\nlines": unknown key; known are r, lora_alpha'),
+        ({"lora": {"zzz": 3}}, "lora.zzz: unknown key; known are r, lora_alpha"),
+        (
+            {"federated": {"data_distribution": "by_auther"}},
+            "federated.data_distribution: got \"by_auther\", should be 'iid', 'non_iid' or 'by_author'; "
+            "did you mean by_author?",
+        ),
+        ({"federated": {"aggregation_method": "krum"}}, "got \"krum\", should be 'fedavg'"),
+        ({"training": {"engine": "fast"}}, 'does not have yet; use "hf"'),
+        ({"training": {"engine": "fst"}}, "should be 'auto' or 'hf'"),
+        ({"training": {"batch_size": "3"}}, 'training.batch_size: got "3", should be a valid integer'),
+        ({"training": {"batch_size": True}}, "training.batch_size: got true, should be a valid integer"),
+        ({"training": {"batch_size": 3.0}}, "training.batch_size: got 3.0, should be a valid integer"),
+        ({"training": {"learning_rate": 0}}, "training.learning_rate: got 0, should be greater than 0"),
+        ({"training": {"learning_rate": True}}, "training.learning_rate: got true, should be a valid number"),
+        ({"training": {"learning_rate": float("nan")}}, "should be a finite number"),
+        ({"training": {"num_threads": "4"}}, 'training.num_threads: got "4", should be a valid integer or null'),
+        ({"training": {"fp16": 1}}, "training.fp16: got 1, should be a valid boolean"),
+        ({"training": {"fp16": True, "precision": "bf16"}}, 'training.fp16: true contradicts precision "bf16"'),
+        ({"lora": {"lora_dropout": 1.0}}, "lora.lora_dropout: got 1.0, should be less than 1"),
+        ({"lora": {"target_modules": "c_attn"}}, 'lora.target_modules: got "c_attn", should be a valid list'),
+        ({"lora": {"target_modules": []}}, "lora.target_modules: got [], should have at least 1 item"),
+        ({"lora": {"target_modules": ["c_attn", 3]}}, "lora.target_modules[1]: got 3, should be a valid string"),
+        ({"model": {"max_length": 1}}, "model.max_length: got 1, should be greater than or equal to 2"),
+        ({"model": None}, "model: got null, should be an object with the keys model_name, max_length, cache_dir"),
+        ({"device": "gpu"}, 'device: got "gpu", should be "cuda", "cuda:N", "cpu" or "mps"'),
+        ({"device": "cuda:x"}, 'device: got "cuda:x"'),
+        ({"seed": -1}, "seed: got -1, should be greater than or equal to 0"),
+        ({"federated": {"clients_per_round": 20}}, "clients_per_round: 20 is more than num_clients 10"),
+        ({"federated": {"min_clients": 4}}, "min_clients: 4 is more than clients_per_round 3"),
+        ({"data": {"test_split": 0}}, "data.test_split: got 0, should be greater than 0"),
+        ({"data": {"train_split": 0.7}}, "are 0.7, 0.1 and 0.1, which sum to 0.9; they should sum to 1"),
+        ({"generation": {"temperature": -0.1}}, "generation.temperature: got -0.1"),
+        ({"training": {"batch_size": 0, "eval_steps": 0}}, "training.batch_size: got 0, should be greater"),
+    ],
+)
+def test_refused_values(values: dict[str, Any], message: str) -> None:
+    assert message in refusal(values)
+
+
+def test_two_errors_in_one_line() -> None:
+    message = refusal({"training": {"batch_size": 0, "eval_step": 1}})
+    assert "training.batch_size" in message and "training.eval_step: unknown key; did you mean eval_steps" in message
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:15", "cpu", "mps"])
+def test_devices(device: str) -> None:
+    assert ExperimentConfig(device=device).device == device
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("federated", "num_rounds", 0, "federated.num_rounds: got 0"),
+        ("federated", "num_round", 3, "federated.num_round: unknown key; did you mean num_rounds"),
+        ("federated", "clients_per_round", 20, "20 is more than num_clients 10"),
+        ("federated", "num_clients", 2, "lower clients_per_round, or raise num_clients, first"),
+        ("training", "precision", "fp23", "did you mean fp32?"),
+    ],
+)
+def test_a_refused_assignment_leaves_no_trace(section: str, name: str, value: Any, message: str) -> None:
+    config = get_default_config()
+    with pytest.raises(ConfigError) as caught:
+        setattr(getattr(config, section), name, value)
+    assert message in str(caught.value)
+    assert config == get_default_config()
+
+
+def test_a_section_is_checked_where_it_is_made_and_where_it_is_put() -> None:
+    with pytest.raises(ConfigError, match="clients_per_round: 3 is more than num_clients 1"):
+        FederatedConfig(num_clients=1)
+    config = get_default_config()
+    with pytest.raises(ConfigError, match="should be an object"):
+        config.federated = 3  # type: ignore[assignment]
+    config.federated = FederatedConfig(num_clients=3)
+    assert config.federated.num_clients == 3
+
+
+def test_splits_are_checked_once_all_are_set(tmp_path: Path) -> None:
+    config = get_default_config()
+    config.data.train_split = 0.6
+    for refused in (config.validate_all, lambda: config.save(tmp_path / "c.json")):
+        with pytest.raises(ConfigError, match=r"sum to 0\.8"):
+            refused()
+    assert not list(tmp_path.iterdir())
+    config.data.test_split = 0.3
+    config.validate_all()
+
+
+def test_a_list_changed_in_place_is_checked_too() -> None:
+    config = get_default_config()
+    config.lora.target_modules.append(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"lora\.target_modules\[2\]: got 3"):
+        config.validate_all()
+
+
+def test_configs_do_not_share_lists() -> None:
+    get_default_config().lora.target_modules.append("c_fc")
+    assert get_default_config().lora.target_modules == ["c_attn", "c_proj"]
+
+
+def test_paths_may_be_path_objects(tmp_path: Path) -> None:
+    config = get_default_config()
+    config.output_dir = tmp_path  # type: ignore[assignment]
+    assert config.output_dir == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.json", b'{"seed": 1,}', "line 1, column"),
+        ("c.json", b'{\n"seed": }', "line 2, column 9: not JSON"),
+        ("c.json", b'{"seed": 1, "seed": 2}', "seed: key given twice"),
+        ("c.json", b'{"training": {"learning_rate": NaN}}', "NaN is not JSON"),
+        ("c.json", b"[1]", "should hold an object of sections, holds list"),
+        ("c.json", b'{"experiment_name": "\xff"}', "byte 21 is not UTF-8"),
+        ("c.json", b"[" * 100_000, "nested too deeply"),
+        ("c.toml", b"seed = = 1", "not TOML"),
+        ("c.yaml", b"seed: 1", "ends with .json or .toml"),
+        ("c.json", b'{"federated": {"num_client": 3}}', "unknown key; did you mean num_clients or min_clients? (in "),
+        ("c.toml", b"seed = 2001-01-01", "seed: got "),
+    ],
+)
+def test_refused_files_are_named_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        ExperimentConfig.load(path)
+    assert message in str(caught.value) and str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.json: no such config file"):
+        ExperimentConfig.load(tmp_path / "none.json")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(ConfigError, match="cannot read the config file"):
+        ExperimentConfig.load(tmp_path / "folder.json")
+
+
+def test_saving_elsewhere_than_to_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ends with \.json"):
+        get_default_config().save(tmp_path / "c.toml")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot write the config"):
+        get_default_config().save(tmp_path / "file" / "c.json")
+
+
+def test_overrides() -> None:
+    config = get_default_config()
+    changed = config.with_overrides(
+        [
+            "federated.num_clients=2",
+            "federated.clients_per_round=2",
+            "seed=1",
+            "data.dataset_path=a=b.csv",
+            "model.cache_dir=null",
+            'lora.target_modules=["q_proj"]',
+            "training.learning_rate=1e-3",
+            "seed=2",
+        ]
+    )
+    assert (changed.federated.num_clients, changed.federated.clients_per_round, changed.seed) == (2, 2, 2)
+    assert changed.data.dataset_path == "a=b.csv"
+    assert changed.lora.target_modules == ["q_proj"]
+    assert changed.training.learning_rate == 1e-3
+    assert config == get_default_config()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("federated.num_round=3", "federated.num_round: unknown key; did you mean num_rounds"),
+        ("federatd.num_rounds=3", "federatd: unknown key; did you mean federated?"),
+        ("num_rounds=3", "did you mean federated.num_rounds?"),
+        ("federated=3", "federated: is a section; set one of its keys, such as federated.num_clients=VALUE"),
+        ("federated={}", "federated: is a section"),
+        ("seed", "'seed': should be SECTION.KEY=VALUE or KEY=VALUE"),
+        ("=3", "should be SECTION.KEY=VALUE"),
+        ("seed.x=3", "seed.x: unknown key; seed is no section"),
+        ("seed=x", 'seed: got "x", should be a valid integer'),
+        ("seed=NaN", "NaN is not JSON"),
+        ("federated.clients_per_round=11", "11 is more than num_clients 10"),
+    ],
+)
+def test_refused_overrides(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        get_default_config().with_overrides([assignment])
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_print_shows_every_field_on_a_line_of_its_own() -> None:
+    lines = str(get_default_config()).splitlines()
+    assert 'dataset_path                 "./twcs/twcs.csv"' in lines
+    assert "[training]" in lines
+    for name, value in get_default_config().to_dict().items():
+        for field in value if isinstance(value, dict) else [name]:
+            assert sum(line.split(" ")[0] == field for line in lines) == 1
+
+
+def test_schema_describes_every_field() -> None:
+    schema = ExperimentConfig.json_schema()
+    json.dumps(schema)
+    sections = [schema, *schema["$defs"].values()]
+    assert len(sections) == 7
+    for section in sections:
+        assert section["additionalProperties"] is False
+        for name, field in section["properties"].items():
+            assert field["description"], name
+            assert "default" in field or "$ref" in field, name
+    federated = schema["$defs"]["FederatedConfig"]["properties"]
+    assert federated["start_timeout_s"]["unit"] == "s"
+    assert federated["data_distribution"]["enum"] == ["iid", "non_iid", "by_author"]
+
+
+def test_digest_is_of_what_decides_the_result() -> None:
+    digest = get_default_config().digest()
+    machinery = ["output_dir=x", "log_dir=x", "device=cpu", "model.cache_dir=x", "federated.num_workers=2"]
+    assert get_default_config().with_overrides([*machinery, "federated.start_timeout_s=1"]).digest() == digest
+    for assignment in ("seed=1", "training.num_threads=1", "training.learning_rate=1", "data.dataset_path=x"):
+        assert get_default_config().with_overrides([assignment]).digest() != digest, assignment
+
+
+def test_run_spec_holds_the_sections() -> None:
+    config = get_default_config().with_overrides(["training.num_threads=2", "model.max_length=64", "seed=9"])
+    spec = config.to_run_spec()
+    assert (spec.experiment_name, spec.seed) == ("federated_gpt2_lora", 9)
+    assert spec.model == recipe.ModelSpec("gpt2", 64)
+    assert spec.lora == recipe.LoRASpec(8, 16, ("c_attn", "c_proj"), 0.1, "none", "CAUSAL_LM")
+    assert spec.training.num_threads == 2
+    assert spec.data.test_split == config.data.test_split
+    assert spec.generation.prompts == tuple(config.generation.prompts)
+
+
+def test_sections_know_their_names() -> None:
+    sections: list[type[Section]] = [
+        ModelConfig,
+        LoRAConfig,
+        TrainingConfig,
+        FederatedConfig,
+        DataConfig,
+        GenerationConfig,
+    ]
+    for section in sections:
+        assert isinstance(getattr(get_default_config(), section.section), section)
+
+
+def test_bundled_means_the_packaged_sample() -> None:
+    assert resolve_dataset_path("bundled").parts[-3:] == ("fedmq", "assets", "support_tweets.csv")
+    assert resolve_dataset_path("./bundled") == Path("bundled")
