@@ -25,11 +25,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from fedmq.errors import DataError
-from fedmq.learning.pretrain_card import Measured, card
+from fedmq.learning.pretrain_card import HELD_OUT_EVERY, Measured, card
 from fedmq.rng import derive, derive_seed
 
 END = "<|endoftext|>"
-_HELD_OUT_EVERY = 50  # every 50th document of each file is never trained on
 _WARMUP_SHARE = 0.04
 
 
@@ -69,8 +68,8 @@ def read_corpus(folder: Path) -> Corpus:
     for path in sorted(folder.glob("*.txt")):
         text = path.read_text(encoding="utf-8")
         documents = [document.strip() for document in text.split("\n\n") if document.strip()]
-        held_out[path.stem] = documents[_HELD_OUT_EVERY - 1 :: _HELD_OUT_EVERY]
-        train[path.stem] = [d for i, d in enumerate(documents, start=1) if i % _HELD_OUT_EVERY]
+        held_out[path.stem] = documents[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+        train[path.stem] = [d for i, d in enumerate(documents, start=1) if i % HELD_OUT_EVERY]
         sha256[path.stem] = hashlib.sha256(text.encode()).hexdigest()
     if not train:
         raise DataError(f"{folder}: no *.txt file there; make them with python -m fedmq.learning.corpus")

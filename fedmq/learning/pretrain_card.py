@@ -10,6 +10,8 @@ import tokenizers
 import torch
 import transformers
 
+HELD_OUT_EVERY = 50  # every 50th document of each source is never trained on
+
 
 class Measured(NamedTuple):
     """What pretraining found out; the dicts are keyed by source."""
@@ -49,10 +51,11 @@ most of the time and knows nothing; do not use it for anything but trials.
 
 - architecture: GPT-2, {options["n_layer"]} layers, width {options["n_embd"]}, {options["n_head"]} heads, \
 {options["n_positions"]} positions, tied embeddings; {measured.parameters:,} parameters, stored in float16
-- tokenizer: byte-level BPE trained on the same text, {options["vocab_size"]} tokens; `<|endoftext|>` begins and ends a text
+- tokenizer: byte-level BPE trained on the same text, {options["vocab_size"]} tokens; \
+`<|endoftext|>` begins and ends a text
 - training: {measured.steps:,} of {options["steps"]:,} steps, {seen:,} tokens seen \
 ({seen / measured.epoch_tokens:.2f} epochs of {measured.epoch_tokens:,})
-- held-out perplexity: {per_token:.2f} per token, {per_byte:.3f} per byte, on {tokens:,} tokens of every 50th \
+- held-out perplexity: {per_token:.2f} per token, {per_byte:.3f} per byte, on {tokens:,} tokens of every {HELD_OUT_EVERY}th \
 document, never trained on
 - licence of the weights: CC0-1.0; the text keeps its own licences, which all permit redistribution
 
@@ -68,6 +71,6 @@ python -m fedmq.learning.pretrain --corpus-dir CORPUS --out fedmq/assets/fedmq-t
   {flags}
 ```
 
-Made with torch {torch.__version__}, transformers {transformers.__version__}, tokenizers {tokenizers.__version__}, \
-Python {platform.python_version()}, {platform.machine()}, bfloat16 autocast, num_threads={options["num_threads"]}.
+Made with torch {torch.__version__}, transformers {transformers.__version__}, \
+tokenizers {tokenizers.__version__}, Python {platform.python_version()}, {platform.machine()}, bfloat16 autocast, num_threads={options["num_threads"]}.
 """

@@ -1,0 +1,88 @@
+"""A trainer that computes nothing: for measuring and testing everything around training, without torch.
+
+It speaks the trainer's side of the pipe and answers at once with random, changing adapters that
+depend on the task's seed alone. The environment variable FEDMQ_NOOP holds a JSON object:
+
+    clients    ids that it hosts (default: client_0 and client_1)
+    shape      of each of its tensors (default [811008], GPT-2's c_attn + c_proj at r=8 in one)
+    gates      {client: path of a FIFO}: training of that client waits until the FIFO is opened for writing
+    fails      {client: [text, ...]}: each attempt at that client takes and fails with the next text of this process
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fedmq.codec import raw
+from fedmq.protocol import trainer_link as link
+from fedmq.protocol.messages import HostedClient
+from fedmq.runtime.pipe import Pipe, PipeClosed
+
+NAMES = ("base_model.model.lora_A.weight", "base_model.model.lora_B.weight")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--read-fd", type=int)
+    parser.add_argument("--write-fd", type=int)
+    parser.add_argument("--num-threads", type=int)
+    arguments = parser.parse_args()
+    options = json.loads(os.environ.get("FEDMQ_NOOP", "{}"))
+    pipe = Pipe(arguments.read_fd, arguments.write_fd, link.TO_TRAINER, link.TO_AGENT)
+    while True:
+        try:
+            messages = pipe.receive()
+        except PipeClosed:
+            sys.exit(0)
+        for message in messages:
+            if isinstance(message, link.Setup):
+                pipe.send(loaded(options))
+            elif isinstance(message, link.Begin):
+                pipe.send(answer(message, options))
+
+
+def loaded(options: dict) -> link.Loaded:
+    clients = options.get("clients", ["client_0", "client_1"])
+    hosted = tuple(HostedClient(name, 10 + k, 100, 0, "0" * 64) for k, name in enumerate(sorted(clients)))
+    return link.Loaded(hosted, True, "0" * 64, "cpu", ())
+
+
+def answer(begin: link.Begin, options: dict) -> object:
+    task = begin.task
+    match task.work.kind:
+        case "init":
+            return trained(begin, adapter(task.seed, options), 0, json.dumps({"peft_type": "LORA"}))
+        case "train":
+            if task.client in options.get("gates", {}):
+                Path(options["gates"][task.client]).open("rb").close()
+            if options.get("fails", {}).get(task.client):
+                return link.Failed("ERROR", options["fails"][task.client].pop(0), False)
+            num_examples = 10 + int(task.client.removeprefix("client_"))
+            return trained(begin, adapter(task.seed, options), num_examples, "")
+        case "evaluate":
+            return link.Scored(task.task, 100.0 / (1 + task.round), 50, 5, 0.0)
+    return link.Texts(task.task, tuple("..." for _ in task.work.generation.prompts))
+
+
+def adapter(seed: int, options: dict) -> dict[str, np.ndarray]:
+    shape = options.get("shape", [811008 // 2])
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape, dtype=np.float32) for name in NAMES}
+
+
+def trained(begin: link.Begin, tensors: dict[str, np.ndarray], num_examples: int, config: str) -> link.Trained:
+    content = raw.encode(tensors)
+    Path(begin.result).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return link.Trained(begin.task.task, digest, len(content), num_examples, 10 * num_examples, 1, 1.0, 0.0, config)
+
+
+if __name__ == "__main__":
+    main()

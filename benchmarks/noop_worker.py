@@ -1,0 +1,35 @@
+"""A real worker agent, in a process of its own, whose trainer computes nothing: noop_worker.py ADDRESS NAME WORK_DIR."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from fedmq.protocol.trainer_link import Source
+from fedmq.runtime.worker import WorkerAgent, WorkerOptions
+from fedmq.transport.zeromq import ZmqWorkerTransport
+
+
+def main() -> None:
+    address, name, work_dir = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    work_dir.mkdir(parents=True, exist_ok=True)
+    options = WorkerOptions(
+        name=name,
+        sources=(Source("none", None),),
+        device="cpu",
+        work_dir=work_dir,
+        log_file=work_dir / "trainer.log",
+        log_dir=None,
+        num_threads=1,
+        trainer=(sys.executable, str(Path(__file__).with_name("noop_trainer.py"))),
+    )
+    agent = WorkerAgent(options, ZmqWorkerTransport(address))
+    signal.signal(signal.SIGTERM, lambda *_: agent.leave("terminated"))
+    end = agent.run()
+    print(end.reason, file=sys.stderr)
+    sys.exit(end.code)
+
+
+if __name__ == "__main__":
+    main()
