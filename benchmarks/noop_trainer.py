@@ -5,7 +5,7 @@ depend on the task's seed alone. The environment variable FEDMQ_NOOP holds a JSO
 
     clients    ids that it hosts (default: client_0 and client_1)
     shape      of each of its tensors (default [811008], GPT-2's c_attn + c_proj at r=8 in one)
-    gates      {client: path of a FIFO}: training of that client waits until the FIFO is opened for writing
+    gates      {client: path of a FIFO}: training of that client waits until the FIFO was opened for writing and closed
     fails      {client: [text, ...]}: each attempt at that client takes and fails with the next text of this process
 """
 
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from fedmq.protocol import trainer_link as link
 from fedmq.protocol.messages import HostedClient
 from fedmq.runtime.pipe import Pipe, PipeClosed
 
+CLIENTS = ["client_0", "client_1"]
 NAMES = ("base_model.model.lora_A.weight", "base_model.model.lora_B.weight")
 
 
@@ -49,7 +51,7 @@ def main() -> None:
 
 
 def loaded(options: dict) -> link.Loaded:
-    clients = options.get("clients", ["client_0", "client_1"])
+    clients = options.get("clients", CLIENTS)
     hosted = tuple(HostedClient(name, 10 + k, 100, 0, "0" * 64) for k, name in enumerate(sorted(clients)))
     return link.Loaded(hosted, True, "0" * 64, "cpu", ())
 
@@ -58,14 +60,16 @@ def answer(begin: link.Begin, options: dict) -> object:
     task = begin.task
     match task.work.kind:
         case "init":
-            return trained(begin, adapter(task.seed, options), 0, json.dumps({"peft_type": "LORA"}))
+            return trained(begin, adapter(task.seed, options), 0, json.dumps({"peft_type": "LORA"}), 0.0)
         case "train":
             if task.client in options.get("gates", {}):
-                Path(options["gates"][task.client]).open("rb").close()
+                Path(options["gates"][task.client]).read_bytes()
             if options.get("fails", {}).get(task.client):
                 return link.Failed("ERROR", options["fails"][task.client].pop(0), False)
-            num_examples = 10 + int(task.client.removeprefix("client_"))
-            return trained(begin, adapter(task.seed, options), num_examples, "")
+            started = time.monotonic()
+            tensors = adapter(task.seed, options)
+            seconds = time.monotonic() - started
+            return trained(begin, tensors, 10 + sorted(options.get("clients", CLIENTS)).index(task.client), "", seconds)
         case "evaluate":
             return link.Scored(task.task, 100.0 / (1 + task.round), 50, 5, 0.0)
     return link.Texts(task.task, tuple("..." for _ in task.work.generation.prompts))
@@ -77,11 +81,13 @@ def adapter(seed: int, options: dict) -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(shape, dtype=np.float32) for name in NAMES}
 
 
-def trained(begin: link.Begin, tensors: dict[str, np.ndarray], num_examples: int, config: str) -> link.Trained:
+def trained(
+    begin: link.Begin, tensors: dict[str, np.ndarray], num_examples: int, config: str, seconds: float
+) -> link.Trained:
     content = raw.encode(tensors)
     Path(begin.result).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    return link.Trained(begin.task.task, digest, len(content), num_examples, 10 * num_examples, 1, 1.0, 0.0, config)
+    return link.Trained(begin.task.task, digest, len(content), num_examples, 10 * num_examples, 1, 1.0, seconds, config)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real worker agent, in a process of its own, whose trainer computes nothing: noop_worker.py ADDRESS NAME WORK_DIR."""
+"""A real worker agent whose trainer computes nothing: python noop_worker.py ADDRESS NAME WORK_DIR."""
 
 from __future__ import annotations
 

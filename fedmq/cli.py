@@ -21,12 +21,18 @@ class _Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except FedmqError as error:
+        except KeyboardInterrupt as interrupt:
+            _fail(str(interrupt) or "interrupted", 130)
+        except (click.exceptions.Exit, click.exceptions.NoArgsIsHelpError, BrokenPipeError):
+            raise
+        except click.ClickException as error:
+            _fail(f"{error.format_message()} (see fedmq {context.invoked_subcommand} --help)", error.exit_code)
+        except Exception as error:
             if context.params.get("debug"):
                 raise
-            _fail(str(error), error.exit_code)
-        except KeyboardInterrupt as interrupt:
-            _fail(f"{interrupt or 'interrupted'}; --resume goes on from here", 130)
+            if isinstance(error, FedmqError):
+                _fail(str(error), error.exit_code)
+            _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1)
 
 
 def _fail(text: str, code: int) -> NoReturn:
@@ -56,7 +62,8 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
     fed = FederatedLearning(config, view=view, **options)
     fed.setup()
     if options.get("local_workers") == 0:
-        view.say(f"listening on {fed.address}: start workers with `fedmq worker --connect {fed.address} --data ...`")
+        start = f"start workers with `fedmq worker --connect {fed.address} --data ...`"
+        click.echo(f"listening on {fed.address}: {start}", err=as_json)
     fed.train()
     summary = fed.summary()
     if as_json:

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from fedmq import build
 from fedmq.config import ExperimentConfig, get_default_config
-from fedmq.errors import RunError
+from fedmq.errors import FedmqError, RunError
 from fedmq.runtime.console import ConsoleView
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, run_child
 from fedmq.runtime.server import FederatedServer
-from fedmq.storage.run_folder import OpenRun, open_run
+from fedmq.storage.run_folder import OpenRun, discard, open_run
 from fedmq.transport.zeromq import ZmqCoordinatorTransport
 
 
@@ -91,11 +91,15 @@ class FederatedLearning:
         text = json.dumps(config.to_dict())
         run = open_run(self.run_dir, text, config.digest(), resume=self.resume, overwrite=self.overwrite)
         self._run, self._server = run, build.server(config, self.run_dir, run.journal)
+        if run.finished:
+            run.lock.release()
+            return
         try:
-            if not run.finished:
-                self._listen()
+            self._listen()
         except BaseException:
             self.close()
+            if run.created:
+                discard(run, self.run_dir)
             raise
 
     def _listen(self) -> None:
@@ -159,13 +163,24 @@ class FederatedLearning:
         try:
             with self.view, _stop_signals() as stopping:
                 finish = coordinator.run(stopping, workers.failure if workers else lambda: None)
+            if finish.outcome == "failed":
+                raise RunError(finish.reason + self._way_on())
+        except FedmqError:
+            self.close()
+            if self._run is not None and self._run.created and server.journal.last_committed() is None:
+                discard(self._run, self.run_dir)
+            raise
         finally:
             self.close()
         if finish.outcome == "interrupted":
-            raise KeyboardInterrupt(finish.reason)
-        if finish.outcome == "failed":
-            raise RunError(f"{finish.reason}; --resume goes on from round {max(0, coordinator.state.version)}")
+            raise KeyboardInterrupt(finish.reason + self._way_on())
         return server.rounds()
+
+    def _way_on(self) -> str:
+        last = self.server.journal.last_committed()
+        return (
+            "" if last is None else f"; --resume goes on with round {min(last + 1, self.config.federated.num_rounds)}"
+        )
 
     def close(self) -> None:
         """End the workers, close the sockets, write the metrics. The journal stays readable."""
@@ -191,8 +206,8 @@ class FederatedLearning:
         return {
             "output_dir": str(self.run_dir),
             "log_dir": self.config.log_dir,
-            "rounds": last["round"],
-            "digest": last["digest"],
+            "rounds": last,
+            "digest": journal.digest(last),
             "perplexity": {str(v): score["perplexity"] for v, score in self.server.scores().items()},
             "eval_loss": {str(v): score["eval_loss"] for v, score in self.server.scores().items()},
             "generations": [{"prompt": g["prompt"], "text": g["text"]} for g in journal.generations()],

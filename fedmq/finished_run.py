@@ -11,7 +11,7 @@ import numpy as np
 from fedmq.config import ExperimentConfig
 from fedmq.data.reading import read_filtered
 from fedmq.data.shards import open_split
-from fedmq.errors import DataError, StorageError
+from fedmq.errors import ConfigError, DataError, StorageError
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.generate import generate
 from fedmq.learning.models import LanguageModel, load_for_inference, resolve_device
@@ -82,7 +82,13 @@ class FinishedRun:
         }
 
     def export(self, out: Path, merge: bool) -> None:
-        """Write a PEFT adapter folder, or a plain transformers folder."""
+        """Write a PEFT adapter folder, or a plain transformers folder.
+
+        Raises:
+          ConfigError: `out` holds something already.
+        """
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(f"--out {out} exists and is not empty: name a new folder")
         model = self.model("cpu")
         if merge:
             model.save_merged(out)

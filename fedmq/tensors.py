@@ -42,16 +42,19 @@ def zeros_like(tensors: NamedTensors, dtype: type = np.float64) -> dict[str, np.
     return {name: np.zeros(value.shape, dtype) for name, value in tensors.items()}
 
 
-def subtract(a: NamedTensors, b: NamedTensors) -> dict[str, np.ndarray]:
-    """a - b in float64, where the difference of two float32 of like size is exact."""
+def subtract(a: NamedTensors, b: NamedTensors, out: NamedTensors | None = None) -> dict[str, np.ndarray]:
+    """a - b in float64, where the difference of two float32 of like size is exact.
+
+    `out`, float64 of the same names and shapes, is overwritten: fresh memory costs more than the subtraction.
+    """
     require_same_shapes(a, b)
-    return {name: a[name].astype(np.float64) - b[name] for name in a}
+    return {name: np.subtract(a[name], b[name], out=None if out is None else out[name], dtype=np.float64) for name in a}
 
 
 def add(a: NamedTensors, b: NamedTensors) -> dict[str, np.ndarray]:
     """a + b in float64."""
     require_same_shapes(a, b)
-    return {name: a[name].astype(np.float64) + b[name] for name in a}
+    return {name: np.add(a[name], b[name], dtype=np.float64) for name in a}
 
 
 def scale(tensors: NamedTensors, factor: float) -> dict[str, np.ndarray]:

@@ -33,8 +33,9 @@ class Aggregator(NamedTuple):
 
     Attributes:
       init: named tensors of the adapter's shapes -> empty state.
-      fold: (state, update, weight > 0) -> state. Called in the order of the client ids.
-      finish: state -> the mean delta, float64. ValueError when nothing was folded.
+      fold: (state, update, weight > 0) -> state. Called in the order of the client ids. The state that goes
+        in is used up: its memory may become the next one's. The update is left as it is.
+      finish: state -> the mean delta, float64; uses the state up. ValueError when nothing was folded.
     """
 
     init: Callable[[NamedTensors], Any]
@@ -43,10 +44,11 @@ class Aggregator(NamedTuple):
 
 
 class MeanState(NamedTuple):
-    """Weighted sum so far, and the sum of weights."""
+    """Weighted sum so far, the sum of weights, and memory for one product."""
 
     total: dict[str, np.ndarray]
     weight: float
+    scratch: dict[str, np.ndarray]
 
 
 def fedavg() -> Aggregator:
@@ -69,18 +71,19 @@ def fedavg() -> Aggregator:
     """
 
     def init(like: NamedTensors) -> MeanState:
-        return MeanState(zeros_like(like), 0.0)
+        return MeanState(zeros_like(like), 0.0, zeros_like(like))
 
     def fold(state: MeanState, update: Update, weight: float) -> MeanState:
         if not (np.isfinite(weight) and weight > 0):
             raise ValueError(f"need a finite weight > 0, got {weight} for client {update.client_id}")
         require_same_shapes(state.total, update.delta)
-        total = {name: value + weight * update.delta[name] for name, value in state.total.items()}
-        return MeanState(total, state.weight + weight)
+        for name, total in state.total.items():
+            total += np.multiply(update.delta[name], weight, out=state.scratch[name])
+        return MeanState(state.total, state.weight + weight, state.scratch)
 
     def finish(state: MeanState) -> NamedTensors:
         if state.weight == 0:
             raise ValueError("nothing to average: no update was folded")
-        return {name: value / state.weight for name, value in state.total.items()}
+        return {name: np.divide(total, state.weight, out=total) for name, total in state.total.items()}
 
     return Aggregator(init, fold, finish)

@@ -34,6 +34,6 @@ def none(lr: float = 1.0) -> ServerOptimizer:
         raise ValueError(f"need a server learning rate > 0, got {lr}")
 
     def step(params: NamedTensors, delta: NamedTensors, state: None) -> tuple[NamedTensors, None]:
-        return add(params, scale(delta, lr)), state
+        return add(params, delta if lr == 1 else scale(delta, lr)), state
 
     return ServerOptimizer(lambda params: None, step)

@@ -15,11 +15,18 @@ import numpy as np
 from fedmq.atomic import write_json
 from fedmq.data.dataset import ClientRows, Encode, FederatedDataset
 from fedmq.data.reading import require_file
-from fedmq.data.shards import SHARD_FORMAT, ShardInfo, TokenizerInfo, read_info, replacing_folder, write_shard
+from fedmq.data.shards import (
+    PARTITION,
+    SHARD_FORMAT,
+    ShardInfo,
+    TokenizerInfo,
+    read_partition,
+    replacing_folder,
+    write_shard,
+)
 from fedmq.errors import DataError, LocalProtocolError
 from fedmq.recipe import DataSpec
 
-PARTITION = "partition.json"
 ENCODE_BATCH = 1_000
 
 
@@ -98,26 +105,6 @@ def prepare_partition(
         result = {"format": SHARD_FORMAT, "inputs": inputs, **statistics}
         write_json(temporary / PARTITION, result)
     return result
-
-
-def read_partition(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of partition.json, after checking that every shard it names is there.
-
-    Raises:
-      DataError: not a partition, of another format, or a shard is missing or damaged.
-    """
-    folder = Path(folder)
-    try:
-        content = json.loads((folder / PARTITION).read_bytes())
-        shards = [folder / "clients" / client["client_id"] for client in content["clients"]]
-        found = content["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder}: not a partition, or a damaged one ({PARTITION}: {error})") from error
-    if found != SHARD_FORMAT:
-        raise DataError(f"{folder}: shard format {found}, this fedmq reads {SHARD_FORMAT}: make the shards again")
-    for shard in [*shards, folder / "test"]:
-        read_info(shard)
-    return content
 
 
 def reusable_partition(folder: str | os.PathLike[str], inputs: str) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ import pandas as pd
 from fedmq.errors import DataError
 from fedmq.recipe import DataSpec
 
-#: Rows per chunk: some 50 MB of strings at a time for tweets.
+#: Rows per chunk: some 20 MB of strings at a time for tweets.
 CHUNK_ROWS = 50_000
 TRUE, FALSE = frozenset({"true", "1", "1.0"}), frozenset({"false", "0", "0.0", ""})
 
@@ -55,9 +55,8 @@ def read_filtered(path: Path, data: DataSpec, chunk_rows: int = CHUNK_ROWS) -> F
     kept: list[pd.DataFrame] = []
     dropped = {"not_inbound": 0, "empty_text": 0, "too_short": 0, "duplicate_text": 0}
     rows_read = 0
-    columns: tuple[str, ...] = ()
-    for chunk in _chunks(path, data, chunk_rows):
-        columns = tuple(map(str, chunk.columns))
+    columns = _checked_columns(path, data)
+    for chunk in _chunks(path, data, columns, chunk_rows):
         rows_read += len(chunk)
         frame = pd.DataFrame({"row": chunk.index, "text": chunk[data.text_column].fillna("").str.strip()})
         for name, column in (("tweet_id", "tweet_id"), ("author", data.author_column)):
@@ -115,72 +114,64 @@ def _is_inbound(values: pd.Series, path: Path) -> pd.Series:
     return lowered.isin(TRUE)
 
 
-def _chunks(path: Path, data: DataSpec, chunk_rows: int) -> Iterator[pd.DataFrame]:
-    require_file(path)
-    last_used: int | None = None
-    looked_twice = False
+def _chunks(path: Path, data: DataSpec, columns: tuple[str, ...], chunk_rows: int) -> Iterator[pd.DataFrame]:
+    used = [columns.index(name) for name in _used_columns(columns, data) | ({"tweet_id"} & set(columns))]
     try:
-        # All columns: told to skip some, pandas lets rows with too many fields pass in silence.
         with pd.read_csv(
-            path, dtype=str, chunksize=chunk_rows, keep_default_na=False, na_values=[""], compression=None
+            path,
+            usecols=used,
+            dtype=str,
+            chunksize=chunk_rows,
+            keep_default_na=False,
+            na_values=[""],
+            compression=None,
         ) as chunks:
-            for chunk in chunks:
-                if last_used is None:
-                    if not isinstance(chunk.index, pd.RangeIndex):
-                        # pandas takes surplus fields in the first row for row labels.
-                        _require_no_ragged_row(path, last_used=0)
-                    last_used = _last_used_column(path, tuple(map(str, chunk.columns)), data)
-                if not looked_twice and _may_be_short(chunk, last_used):
-                    _require_no_ragged_row(path, last_used)
-                    looked_twice = True
-                yield chunk
+            yield from chunks
+    except pd.errors.ParserError as error:
+        line = max(line for line, _ in _records(path))
+        raise DataError(f"{path}: line {line}: a quote is opened and never closed") from error
+
+
+def _checked_columns(path: Path, data: DataSpec) -> tuple[str, ...]:
+    """The header, after a look at every record's number of fields, which pandas fills up or cuts in silence."""
+    require_file(path)
+    try:
+        records = _records(path)
+        _, header = next(records, (0, []))
+        if not header:
+            raise DataError(f"{path}: is empty, expected a CSV file with a header")
+        columns = tuple(header)
+        require_column(path, columns, data.text_column, "data.text_column")
+        if data.filter_inbound_only:
+            require_column(path, columns, "inbound", "data.filter_inbound_only is true")
+        last_used = max(columns.index(name) for name in _used_columns(columns, data))
+        for line, record in records:
+            if not last_used < len(record) <= len(columns):
+                raise DataError(
+                    f"{path}: line {line}: expected {len(columns)} fields, saw {len(record)}; "
+                    "a text with a comma, a quote or a line break must be quoted"
+                )
     except UnicodeDecodeError as error:
         line, offset = _undecodable(path)
         raise DataError(f"{path}: line {line}, byte {offset}: not UTF-8; save the file as UTF-8") from error
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path}: is empty, expected a CSV file with a header") from error
-    except pd.errors.ParserError as error:
-        _require_no_ragged_row(path, last_used or 0)
-        line = max(line for line, _ in _field_counts(path))
-        raise DataError(f"{path}: line {line}: a quote is opened and never closed") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return columns
 
 
-def _last_used_column(path: Path, columns: tuple[str, ...], data: DataSpec) -> int:
-    require_column(path, columns, data.text_column, "data.text_column")
-    used = {data.text_column, data.author_column} & set(columns)
-    if data.filter_inbound_only:
-        require_column(path, columns, "inbound", "data.filter_inbound_only is true")
-        used.add("inbound")
-    return max(columns.index(column) for column in used)
+def _used_columns(columns: tuple[str, ...], data: DataSpec) -> set[str]:
+    return {data.text_column, data.author_column, *(["inbound"] if data.filter_inbound_only else [])} & set(columns)
 
 
-def _may_be_short(chunk: pd.DataFrame, last_used: int) -> bool:
-    """Whether some row has nothing from the last used column on: cut short, or complete and empty."""
-    return bool(chunk.iloc[:, last_used:].isna().all(axis=1).any())
-
-
-def _require_no_ragged_row(path: Path, last_used: int) -> None:
-    counts = _field_counts(path)
-    _, expected = next(counts)
-    for line, seen in counts:
-        if seen > expected or seen <= last_used:
-            raise DataError(
-                f"{path}: line {line}: expected {expected} fields, saw {seen}; "
-                "a text with a comma, a quote or a line break must be quoted"
-            )
-
-
-def _field_counts(path: Path) -> Iterator[tuple[int, int]]:
-    """The line on which each record starts, from 1, and its number of fields; the header is the first."""
-    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The line on which each record starts, from 1, and its fields; the header is the first, blank lines are none."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         line = 1
         try:
             for record in reader:
                 if record:
-                    yield line, len(record)
+                    yield line, record
                 line = reader.line_num + 1
         except csv.Error as error:
             raise DataError(f"{path}: line {line}: {error}; is a quote opened and never closed?") from error

@@ -6,6 +6,8 @@ A shard is a folder:
     <split>.tokens         the token ids of all texts, one after the other, little-endian uint16 or uint32
     <split>.offsets.npy    int64, num_examples + 1: text i is tokens[offsets[i]:offsets[i + 1]], EOS last
 
+A partition is a folder of shards: clients/<client_id>/, test/, and partition.json with the statistics.
+
 The same texts give the same bytes. A shard appears under its name whole or not at all.
 """
 
@@ -29,6 +31,7 @@ from fedmq.errors import DataError, LocalProtocolError, StorageError
 
 SHARD_FORMAT = 1
 MANIFEST = "manifest.json"
+PARTITION = "partition.json"
 
 
 class TokenizerInfo(NamedTuple):
@@ -194,6 +197,26 @@ def open_split(folder: str | os.PathLike[str], split: str) -> TokenSplit:
     if _sha256(tokens, offsets) != expected.sha256:
         raise _damaged(folder, f"the bytes of split {split!r} are not those that were written")
     return TokenSplit(tokens, offsets)
+
+
+def read_partition(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of partition.json, after checking that every shard it names is there.
+
+    Raises:
+      DataError: not a partition, of another format, or a shard is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        content = json.loads((folder / PARTITION).read_bytes())
+        shards = [folder / "clients" / client["client_id"] for client in content["clients"]]
+        found = content["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder}: not a partition, or a damaged one ({PARTITION}: {error})") from error
+    if found != SHARD_FORMAT:
+        raise DataError(f"{folder}: shard format {found}, this fedmq reads {SHARD_FORMAT}: make the shards again")
+    for shard in [*shards, folder / "test"]:
+        read_info(shard)
+    return content
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def build_model(tokenizer: Tokenizer, options: Pretraining) -> GPT2LMHeadModel:
 
 
 def build_optimizers(model: GPT2LMHeadModel, options: Pretraining) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks (it learns about twice as much per token), AdamW for the rest."""
+    """Muon for the matrices of the blocks, AdamW for embeddings and vectors, as Muon's authors advise."""
     named = dict(model.named_parameters())
     matrices = [p for name, p in named.items() if ".h." in name and p.ndim == 2]
     rest = [p for name, p in named.items() if not (".h." in name and p.ndim == 2)]

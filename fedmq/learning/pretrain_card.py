@@ -55,8 +55,8 @@ most of the time and knows nothing; do not use it for anything but trials.
 `<|endoftext|>` begins and ends a text
 - training: {measured.steps:,} of {options["steps"]:,} steps, {seen:,} tokens seen \
 ({seen / measured.epoch_tokens:.2f} epochs of {measured.epoch_tokens:,})
-- held-out perplexity: {per_token:.2f} per token, {per_byte:.3f} per byte, on {tokens:,} tokens of every {HELD_OUT_EVERY}th \
-document, never trained on
+- held-out perplexity: {per_token:.2f} per token, {per_byte:.3f} per byte, on {tokens:,} tokens of every \
+{HELD_OUT_EVERY}th document, never trained on
 - licence of the weights: CC0-1.0; the text keeps its own licences, which all permit redistribution
 
 | source | what | package | licence | held-out perplexity | sha256 of the text file |
@@ -72,5 +72,6 @@ python -m fedmq.learning.pretrain --corpus-dir CORPUS --out fedmq/assets/fedmq-t
 ```
 
 Made with torch {torch.__version__}, transformers {transformers.__version__}, \
-tokenizers {tokenizers.__version__}, Python {platform.python_version()}, {platform.machine()}, bfloat16 autocast, num_threads={options["num_threads"]}.
+tokenizers {tokenizers.__version__}, Python {platform.python_version()}, {platform.machine()}, \
+bfloat16 autocast, num_threads={options["num_threads"]}.
 """

@@ -33,7 +33,6 @@ class ConsoleView:
         self._rounds: TaskID | None = None
         self._workers: dict[str, TaskID] = {}
         self._rows: dict[int, dict[str, Any]] = {}
-        self._shown: set[int] = set()
         self._next_awaited_at: float | None = None
         self._num_rounds = 0
 
@@ -85,22 +84,17 @@ class ConsoleView:
             for line in state.awaited(now):
                 self.say(f"waiting for {line}")
 
-    def committed(self, row: dict[str, Any] | None, scores: dict[int, dict[str, float]]) -> None:
-        """Show a round as soon as both its updates and its evaluation are there."""
-        if row is not None:
-            self._rows[row["round"]] = row
-        for version in sorted(scores):
-            if version not in self._shown and (version == 0 or version in self._rows):
-                self._shown.add(version)
-                self._show(version, scores)
+    def committed(self, row: dict[str, Any]) -> None:
+        """A round is shown as soon as both its updates and its evaluation are there."""
+        self._rows[row["round"]] = row
 
-    def _show(self, version: int, scores: dict[int, dict[str, float]]) -> None:
-        score = scores[version]
+    def scored(self, version: int, score: dict[str, Any]) -> None:
+        """Show the round that this version came from."""
         line = (
             f"round {version}/{self._num_rounds}  perplexity {score['perplexity']:8.2f}  loss {score['eval_loss']:.4f}"
         )
-        if version == 0:
-            return self.say(f"{line}  (before training)")
+        if version not in self._rows:
+            return self.say(f"{line}  (before training)" if version == 0 else line)
         row = self._rows.pop(version)
         clients = row["client_metrics"]
         up, down = (sum(c[key] for c in clients) / 1e6 for key in ("bytes_up", "bytes_down"))
@@ -113,16 +107,3 @@ class ConsoleView:
         if len(clients) > _CLIENTS_SHOWN:
             self.say(f"    ... and {len(clients) - _CLIENTS_SHOWN} more clients")
         return None
-
-
-class SilentView:
-    """Watches nothing."""
-
-    def note(self, level: str, text: str) -> None:
-        """Nothing."""
-
-    def progress(self, state: CoordinatorState, now: float) -> None:
-        """Nothing."""
-
-    def committed(self, row: dict[str, Any] | None, scores: dict[int, dict[str, float]]) -> None:
-        """Nothing."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmq.errors import RemoteProtocolError, VersionMismatch
+from fedmq.errors import FedmqError, RemoteProtocolError, VersionMismatch
 from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
 from fedmq.protocol.coordinator_state import CoordinatorState
@@ -68,6 +68,7 @@ class Coordinator:
         self._events: deque[ev.Event] = deque()
         self._intake = Intake(transport, server)
         self._next_live_at = 0.0
+        self._untidy = False
         self.finish: ev.Finish | None = None
 
     def run(
@@ -79,8 +80,18 @@ class Coordinator:
           stopping: asked a few times a second; a reason ends the run, resumable.
           failure: likewise; a reason ends it as failed (say, that all local workers died).
         """
+        try:
+            return self._serve(stopping, failure)
+        except FedmqError as error:
+            self._finish(ev.Finish("failed", str(error)))
+            raise
+
+    def _serve(self, stopping: Callable[[], str | None], failure: Callable[[], str | None]) -> ev.Finish:
         while self.finish is None:
-            received = self.transport.receive(0.1)
+            # What a commit left to do is done as soon as nobody waits for an answer.
+            received = self.transport.receive(0.0 if self._untidy else 0.1)
+            if self._untidy and not received.messages:
+                self._tidy()
             for incoming in received.messages:
                 self._take(incoming)
                 self._settle()
@@ -228,7 +239,8 @@ class Coordinator:
                 raise RemoteProtocolError("EMPTY", "an evaluation without targets")
             else:
                 self.server.evaluated(message, worker)
-                self.view.committed(None, self.server.scores())
+                version = parse_task(message.task)[0].round
+                self.view.scored(version, self.server.scores(version)[version])
         self._events.append(ev.ResultStored(worker, message.task))
 
     # --- commands to messages ------------------------------------------------------------------
@@ -265,15 +277,21 @@ class Coordinator:
                 self._finish(command)
 
     def _aggregate(self, round: int, clients: Sequence[str]) -> None:
+        self._tidy()
         self.server.aggregate(round, clients)
+        self._untidy = True
         for peer in self._peers.values():
             self._send(peer, m.Committed(round))
         self._events.append(ev.Committed(round))
-        pending = {s.job.round for s in self.state.roster.of_kind("evaluate") if s.unfinished}
-        self.server.collect(pending)
-        self.view.committed(self.server.rounds()[-1], self.server.scores())
+        self.view.committed(self.server.rounds(round)[-1])
+
+    def _tidy(self) -> None:
+        if self._untidy:
+            self._untidy = False
+            self.server.tidy({s.job.round for s in self.state.roster.of_kind("evaluate") if s.unfinished})
 
     def _finish(self, finish: ev.Finish) -> None:
+        self._tidy()
         self.finish = finish
         self._journal.put(status=finish.outcome, reason=finish.reason)
 

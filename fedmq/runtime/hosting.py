@@ -6,8 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from fedmq.data.prepare import PARTITION, prepare_owner, read_partition
-from fedmq.data.shards import MANIFEST, ShardInfo, TokenizerInfo, TokenSplit, open_split, read_info
+from fedmq.data.prepare import prepare_owner
+from fedmq.data.shards import (
+    MANIFEST,
+    PARTITION,
+    ShardInfo,
+    TokenizerInfo,
+    TokenSplit,
+    open_split,
+    read_info,
+    read_partition,
+)
 from fedmq.errors import DataError
 from fedmq.learning.client import FederatedClient
 from fedmq.learning.evaluate import EvaluationResult, evaluate

@@ -12,6 +12,7 @@ from fedmq.transport.base import CoordinatorTransport, Incoming
 #: An adapter larger than this is not one: 2 GiB.
 MAX_BLOB_NBYTES = 1 << 31
 
+#: The worker, its offer, and the bytes that are here and durable now.
 Stored = tuple[str, m.Offer, bytes]
 
 
@@ -89,7 +90,8 @@ class Intake:
         offset = part.offset
         if offset == part.total:
             try:
-                content = part.finish()
+                part.finish()
+                content = self._blobs.read(put.digest)
                 stored = [(*u, content) for u in self._uploads.values() if u[1].blob.digest == put.digest]
                 self._uploads = {n: u for n, u in self._uploads.items() if u[1].blob.digest != put.digest}
                 del self._parts[put.digest]

@@ -37,6 +37,7 @@ def default_workers(device: str, clients_per_round: int) -> int:
 @dataclass
 class _Slot:
     name: str
+    device: str
     process: subprocess.Popen[bytes] | None = None
     alive_fd: int | None = None
     restarts: int = 0
@@ -71,9 +72,9 @@ class LocalWorkers:
         self.log_dir.mkdir(parents=True, exist_ok=True)
         devices = num_cuda_devices() if self.device == "cuda" else 0
         for k in range(self.count):
-            slot = _Slot(f"worker_{k}")
+            slot = _Slot(f"worker_{k}", f"cuda:{k % devices}" if devices else self.device)
             self._slots.append(slot)
-            self._spawn(slot, f"cuda:{k % devices}" if devices else self.device)
+            self._spawn(slot)
 
     def pids(self) -> list[int]:
         """Process ids of those that run."""
@@ -94,7 +95,7 @@ class LocalWorkers:
                 raise ConfigError(self._last_words(slot))
             if slot.restarts < _MAX_RESTARTS:
                 slot.restarts += 1
-                self._spawn(slot, self.device)
+                self._spawn(slot)
         if any(slot.process is not None for slot in self._slots):
             return None
         return "; ".join(f"{s.name} ended with exit code {s.code}: {self._last_words(s)}" for s in self._slots)
@@ -114,13 +115,13 @@ class LocalWorkers:
                 slot.process.wait()
             self._release(slot)
 
-    def _spawn(self, slot: _Slot, device: str) -> None:
+    def _spawn(self, slot: _Slot) -> None:
         # Nobody ever writes: the worker sees the end of this pipe when our process is gone, even by SIGKILL.
         child_fd, slot.alive_fd = os.pipe()
         threads = self.num_threads or max(1, (os.cpu_count() or 1) // self.count)
         command = [
             *(sys.executable, "-m", "fedmq", "worker", "--connect", self.connect, "--name", slot.name),
-            *("--device", device, "--num-threads", str(threads)),
+            *("--device", slot.device, "--num-threads", str(threads)),
             *("--work-dir", str(self.work_dir / slot.name), "--log-dir", str(self.log_dir)),
             *("--parent-fd", str(child_fd)),
             *(("--cache-dir", self.cache_dir) if self.cache_dir else ()),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedmq import rng, tensors
+from fedmq import atomic, rng, tensors
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
@@ -20,7 +21,7 @@ from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import write_checkpoint
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
-from fedmq.tensors import Spec
+from fedmq.tensors import NamedTensors
 
 Sampler = Callable[[Sequence[str], int, np.random.Generator], list[str]]
 Weighting = Callable[[int, int], float]
@@ -59,13 +60,16 @@ class FederatedServer:
         self.seed, self.num_rounds = seed, num_rounds
         self.save_every, self.save_client_adapters = save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
-        self._spec: Spec | None = None
+        self._adapter_config = run_dir / "blobs" / "adapter_config.json"
+        #: the newest version's adapter, so that a round reads from disk only what clients sent
+        self._params: tuple[int, NamedTensors] | None = None
+        self._delta: NamedTensors | None = None
         self._opt_state: object = None
 
     # --- where the run stands ------------------------------------------------------------------
 
     def progress(self) -> Progress:
-        """How far the journal says that the run came. A round that was frozen is folded first."""
+        """How far the journal says that the run came. What a crash left half done is done first."""
         rows = self.journal.rounds()
         if rows and rows[-1]["state"] == "frozen":
             self.aggregate(rows[-1]["round"], rows[-1]["frozen"])
@@ -73,13 +77,16 @@ class FederatedServer:
         committed = [row for row in rows if row["state"] == "committed"]
         if not committed:
             return Progress()
+        self._keep_client_adapters(committed[-1]["round"])
         opened = [row for row in rows if row["state"] == "open"]
         selected = tuple(opened[0]["selected"]) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
         counts: dict[int, int] = {row["round"]: 0 for row in committed}
         for row in self.journal.evaluations():
             counts[row["version"]] = counts.get(row["version"], 0) + 1
-        missing = [v for v, n in counts.items() if n < max(1, *counts.values()) and self.blobs.has(self.digest(v))]
+        missing = [
+            v for v, n in counts.items() if n < max(1, *counts.values()) and self.blobs.has(self.journal.digest(v))
+        ]
         return Progress(
             version=committed[-1]["round"],
             selected=selected,
@@ -87,13 +94,9 @@ class FederatedServer:
             unevaluated=tuple(missing),
         )
 
-    def digest(self, version: int) -> str:
-        """SHA-256 of a committed version's adapter file."""
-        return str(next(row["digest"] for row in self.journal.rounds() if row["round"] == version))
-
     def adapter(self, version: int) -> BlobRef:
         """A committed version's adapter as workers ask for it."""
-        digest = self.digest(version)
+        digest = self.journal.digest(version)
         return BlobRef(digest, self.blobs.path(digest).stat().st_size)
 
     # --- one round -----------------------------------------------------------------------------
@@ -120,7 +123,7 @@ class FederatedServer:
             well_formed = False
         if not well_formed:
             raise RemoteProtocolError("SCHEMA", "adapter_config is not a JSON object")
-        self.journal.put(adapter_config=offer.adapter_config)
+        atomic.write_bytes(self._adapter_config, offer.adapter_config.encode())
         self._commit(0, content)
 
     def check(self, offer: Offer, content: bytes) -> None:
@@ -131,7 +134,7 @@ class FederatedServer:
         """
         if offer.num_examples < 1 or offer.num_tokens < 1:
             raise RemoteProtocolError("EMPTY", "an update without examples or targets")
-        raw.decode(content, self._adapter_spec())
+        raw.decode(content, tensors.spec(self._newest()))
 
     def accept(self, offer: Offer, worker: str) -> None:
         """An update whose blob is durable and checked now counts: once for its round and client."""
@@ -156,24 +159,23 @@ class FederatedServer:
         Memory holds the global adapter, the running sum and one update, whatever the number of clients.
         """
         self.journal.freeze_round(round, sorted(clients))
-        spec = self._adapter_spec()
-        params = raw.decode(self.blobs.read(self.digest(round - 1)), spec)
+        params = self._newest()
+        spec = tensors.spec(params)
+        self._delta = self._delta or tensors.zeros_like(params)
         updates = {row["client"]: row for row in self.journal.updates(round)}
         state = self.aggregator.init(params)
         for client in sorted(clients):
             row = updates[client]
             local = raw.decode(self.blobs.read(row["digest"]), spec)
-            delta = tensors.subtract(local, params)
+            delta = tensors.subtract(local, params, out=self._delta)
             update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
             state = self.aggregator.fold(state, update, self.weighting(update.num_examples, update.num_tokens))
         if self._opt_state is None:
             self._opt_state = self.server_optimizer.init(params)
         stepped, self._opt_state = self.server_optimizer.step(params, self.aggregator.finish(state), self._opt_state)
-        if self.save_client_adapters:
-            for client in sorted(clients):
-                folder = self.run_dir / client / f"round_{round}"
-                write_checkpoint(folder, self.blobs.path(updates[client]["digest"]), self._adapter_config())
-        self._commit(round, raw.encode(tensors.astype(stepped, np.float32)))
+        adapter = tensors.astype(stepped, np.float32)
+        self._commit(round, raw.encode(adapter))
+        self._params = (round, adapter)
 
     def evaluated(self, result: Evaluated, worker: str) -> None:
         """A version was scored on one unit."""
@@ -192,13 +194,19 @@ class FederatedServer:
         """A version continued the prompts."""
         self.journal.add_generations(parse_task(result.task)[0].round, prompts, result.texts)
 
-    def collect(self, pinned_versions: Collection[int]) -> None:
-        """Delete blobs that no open round, pending evaluation or later round refers to."""
-        rows = self.journal.rounds()
-        committed = [row["round"] for row in rows if row["state"] == "committed"]
-        keep = {self.digest(version) for version in {*pinned_versions, *committed[-1:]}}
-        if rows and rows[-1]["state"] != "committed":
-            keep |= {row["digest"] for row in self.journal.updates(rows[-1]["round"])}
+    def tidy(self, pinned_versions: Collection[int]) -> None:
+        """What a commit leaves to be done while the next round trains: clients' checkpoints, and old blobs deleted.
+
+        A crash in between loses nothing: `progress` writes the checkpoints, from blobs that are deleted after that.
+
+        Args:
+          pinned_versions: whose evaluation is pending.
+        """
+        last = self.journal.last_committed()
+        assert last is not None
+        self._keep_client_adapters(last)
+        keep = {self.journal.digest(version) for version in {*pinned_versions, last}}
+        keep |= {row["digest"] for row in self.journal.updates(last + 1)}
         for path in self.blobs.folder.iterdir():
             if path.suffix == "" and not path.name.startswith(".") and path.name not in keep:
                 self.blobs.remove(path.name)
@@ -209,13 +217,21 @@ class FederatedServer:
         """training_metrics.json and global_metrics.json, from the journal."""
         write_metrics(self.run_dir, self.journal)
 
-    def scores(self) -> dict[int, dict[str, float]]:
-        """Evaluation by version."""
-        return global_metrics(self.journal)
+    def scores(self, first: int = 0) -> dict[int, dict[str, Any]]:
+        """Evaluation by version, from `first` on."""
+        return global_metrics(self.journal, first)
 
-    def rounds(self) -> list[dict[str, object]]:
-        """The committed rounds, as in training_metrics.json."""
-        return round_metrics(self.journal)
+    def rounds(self, first: int = 1) -> list[dict[str, Any]]:
+        """The committed rounds from `first` on, as in training_metrics.json."""
+        return round_metrics(self.journal, first)
+
+    def _keep_client_adapters(self, round: int) -> None:
+        if not self.save_client_adapters:
+            return
+        for row in self.journal.updates(round):
+            folder, blob = self.run_dir / row["client"] / f"round_{round}", self.blobs.path(row["digest"])
+            if not folder.is_dir() and blob.is_file():
+                write_checkpoint(folder, blob, self._adapter_config)
 
     def _commit(self, round: int, content: bytes) -> None:
         digest = self.blobs.add(content)
@@ -227,15 +243,13 @@ class FederatedServer:
         self.journal.commit_round(round, digest)
 
     def _checkpoint(self, name: str, digest: str) -> None:
-        write_checkpoint(self.run_dir / "global_model" / name, self.blobs.path(digest), self._adapter_config())
+        write_checkpoint(self.run_dir / "global_model" / name, self.blobs.path(digest), self._adapter_config)
 
-    def _adapter_spec(self) -> Spec:
-        if self._spec is None:
-            last = self.journal.last_committed()
-            if last is None:
-                raise RemoteProtocolError("EARLY", "an update before the first adapter")
-            self._spec = raw.read_spec(self.blobs.read(last["digest"]))
-        return self._spec
-
-    def _adapter_config(self) -> str:
-        return self.journal.require("adapter_config")
+    def _newest(self) -> NamedTensors:
+        last = self.journal.last_committed()
+        if last is None:
+            raise RemoteProtocolError("EARLY", "an update before the first adapter")
+        if self._params is None or self._params[0] != last:
+            content = self.blobs.read(self.journal.digest(last))
+            self._params = (last, raw.decode(content, raw.read_spec(content)))
+        return self._params[1]

@@ -40,7 +40,7 @@ class Transfers:
     """At most one download, and one upload per task."""
 
     def __init__(self, transport: WorkerTransport, folder: Path) -> None:
-        self._transport, self._blobs = transport, BlobStore(folder)
+        self._transport, self._blobs = transport, BlobStore(folder, durable=False)
         self._in, self._out = Codec(m.DATA_TO_WORKER), Codec(m.DATA_TO_COORDINATOR)
         self._chunk_nbytes, self._credits = 1 << 20, 8
         self._download: _Download | None = None
@@ -86,10 +86,10 @@ class Transfers:
         return missing
 
     def upload(self, offer: m.Offer, path: Path) -> None:
-        """Send an update: first ask how much of it is there."""
+        """Send an update from the start; if a part of it is there already, the first answer says so."""
         window = Window(offer.blob.nbytes, self._chunk_nbytes, self._credits)
         self._uploads[offer.task] = upload = _Upload(offer, path.read_bytes(), window, moved_at=self._now)
-        self._put(upload, 0, 0)
+        self._push(upload)
 
     def forget(self, task: str) -> None:
         """Stop sending this update."""

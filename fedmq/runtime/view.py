@@ -18,8 +18,12 @@ class View(Protocol):
         """Called a few times a second."""
         ...
 
-    def committed(self, row: dict[str, Any] | None, scores: dict[int, dict[str, float]]) -> None:
-        """A round was committed (its row), or a version was scored (None)."""
+    def committed(self, row: dict[str, Any]) -> None:
+        """A round was committed: its row as in training_metrics.json."""
+        ...
+
+    def scored(self, version: int, score: dict[str, Any]) -> None:
+        """A version was scored on (one more) unit; the score is over all units so far."""
         ...
 
 

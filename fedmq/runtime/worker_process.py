@@ -39,13 +39,14 @@ def run_worker(
     name = name or re.sub(r"[^A-Za-z0-9_.-]", "_", f"{socket.gethostname()}-{os.getpid()}")[-63:].lstrip(".")
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}", name):
         raise ConfigError(f"--name {name!r}: at most 63 letters, digits, dots, dashes and underscores, no leading dot")
+    given, loopback = sources(data, clients), is_loopback(connect)
     folder = Path(work_dir or f"fedmq_{name}")
     folder.mkdir(parents=True, exist_ok=True)
     logs = Path(log_dir) if log_dir else folder
     logs.mkdir(parents=True, exist_ok=True)
     options = WorkerOptions(
         name=name,
-        sources=sources(data, clients),
+        sources=given,
         device=device,
         work_dir=folder,
         log_file=logs / f"{name}.log",
@@ -53,7 +54,7 @@ def run_worker(
         num_threads=num_threads or os.cpu_count() or 1,
         model=model,
         cache_dir=cache_dir,
-        loopback=is_loopback(connect),
+        loopback=loopback,
         parent_fd=parent_fd,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")

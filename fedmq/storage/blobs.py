@@ -12,10 +12,17 @@ from fedmq.errors import RemoteProtocolError
 
 
 class BlobStore:
-    """A folder of blobs. Names are built from checked hex digests only, never from what a peer calls a thing."""
+    """A folder of blobs. Names are built from checked hex digests only, never from what a peer calls a thing.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+      folder: made if it is missing.
+      durable: whether a blob survives a power cut once it is here. A cache needs no such promise:
+        `read` checks what it finds.
+    """
+
+    def __init__(self, folder: Path, durable: bool = True) -> None:
+        self.folder, self._durable = folder, durable
+        self._checked: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
@@ -29,14 +36,15 @@ class BlobStore:
         return self.path(digest).is_file()
 
     def read(self, digest: str) -> bytes:
-        """The blob's bytes, checked: a file that rotted on disk is not handed out.
+        """The blob's bytes, checked once a process: a file that rotted on disk is not handed out.
 
         Raises:
           RemoteProtocolError: BLOB, the content is not what its name says.
         """
         content = self.path(digest).read_bytes()
-        if hashlib.sha256(content).hexdigest() != digest:
+        if digest not in self._checked and hashlib.sha256(content).hexdigest() != digest:
             raise RemoteProtocolError("BLOB", f"{self.path(digest)} does not have the content that its name says")
+        self._checked.add(digest)
         return content
 
     def add(self, content: bytes) -> str:
@@ -44,53 +52,59 @@ class BlobStore:
         digest = hashlib.sha256(content).hexdigest()
         if not self.has(digest):
             atomic.write_bytes(self.path(digest), content)
+        self._checked.add(digest)
         return digest
 
     def remove(self, digest: str) -> None:
         """Delete the blob if it is here."""
         self.path(digest).unlink(missing_ok=True)
+        self._checked.discard(digest)
 
     def partial(self, digest: str, total: int) -> PartialBlob:
         """Begin, or go on with, a blob of `total` bytes."""
-        return PartialBlob(self.path(digest), digest, total)
+        return PartialBlob(self.path(digest), digest, total, self._durable)
 
 
 class PartialBlob:
     """A blob on its way in: appended in order, checked as a whole, then renamed into place."""
 
-    def __init__(self, path: Path, digest: str, total: int) -> None:
-        self._path, self._digest, self.total = path, digest, total
+    def __init__(self, path: Path, digest: str, total: int, durable: bool = True) -> None:
+        self._path, self._digest, self.total, self._durable = path, digest, total, durable
         self._part = path.with_name(path.name + ".part")
         self._file: BinaryIO = open(self._part, "ab")  # noqa: SIM115 - closed by finish or close
+        self._hash = hashlib.sha256()
         self.offset = self._file.tell()
         if self.offset > total:
             self._file.truncate(0)
             self.offset = 0
+        elif self.offset:
+            self._hash.update(self._part.read_bytes())
 
     def append(self, offset: int, content: bytes) -> bool:
         """Take the next piece; False when it is not the next one, and nothing is changed."""
         if offset != self.offset or offset + len(content) > self.total:
             return False
         self._file.write(content)
+        self._hash.update(content)
         self.offset += len(content)
         return True
 
-    def finish(self) -> bytes:
-        """Make the complete blob durable under its name; returns its bytes.
+    def finish(self) -> None:
+        """Put the complete blob under its name.
 
         Raises:
           RemoteProtocolError: BLOB, the bytes are not what the digest says; they are thrown away.
         """
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._durable:
+            os.fsync(self._file.fileno())
         self._file.close()
-        content = self._part.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self._digest:
+        if self._hash.hexdigest() != self._digest:
             self._part.unlink()
             raise RemoteProtocolError("BLOB", "the bytes do not have the digest they were announced with")
         os.replace(self._part, self._path)
-        atomic.fsync_folder(self._path.parent)
-        return content
+        if self._durable:
+            atomic.fsync_folder(self._path.parent)
 
     def close(self) -> None:
         """Stop for now; what has arrived is kept for the next try."""

@@ -13,22 +13,23 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
-def write_checkpoint(folder: Path, weights: Path, adapter_config: str) -> None:
+def write_checkpoint(folder: Path, weights: Path, config: Path) -> None:
     """Put a checkpoint in place, whole or not at all.
 
     Args:
       folder: such as OUTPUT_DIR/global_model/round_3; replaced when it exists.
-      weights: a durable safetensors file on the same file system; it is linked, not copied, where links are to be had.
-      adapter_config: JSON text of PEFT's adapter_config.json.
+      weights, config: durable files on the same file system, never changed in place; they are linked, not
+        copied, where links are to be had.
     """
     temp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir(parents=True)
-    try:
-        os.link(weights, temp / WEIGHTS)
-    except OSError:
-        atomic.write_bytes(temp / WEIGHTS, weights.read_bytes())
-    atomic.write_bytes(temp / CONFIG, adapter_config.encode())
+    for source, name in ((weights, WEIGHTS), (config, CONFIG)):
+        try:
+            os.link(source, temp / name)
+        except OSError:
+            atomic.write_bytes(temp / name, source.read_bytes())
+    atomic.fsync_folder(temp)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(temp, folder)

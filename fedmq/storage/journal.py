@@ -41,8 +41,13 @@ class RunLock:
     """Held by the one process that may write into a run's folder; gone with that process, however it ends."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
+        except OSError as error:
+            raise StorageError(
+                f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
+            ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -54,6 +59,11 @@ class RunLock:
     def release(self) -> None:
         """Let another process in."""
         self._file.close()
+
+    def remove(self) -> None:
+        """Release it and leave no file behind."""
+        os.unlink(self._file.name)
+        self.release()
 
 
 class Journal:
@@ -152,17 +162,24 @@ class Journal:
             (round, digest, time.time(), time.time()),
         )
 
-    def rounds(self) -> list[dict[str, Any]]:
-        """All rounds, oldest first; `selected` and `frozen` as lists."""
-        rows = [dict(row) for row in self._db.execute("SELECT * FROM rounds ORDER BY round")]
+    def rounds(self, first: int = 0) -> list[dict[str, Any]]:
+        """The rounds from `first` on, oldest first; `selected` and `frozen` as lists."""
+        rows = [dict(row) for row in self._db.execute("SELECT * FROM rounds WHERE round >= ? ORDER BY round", (first,))]
         return [
             row | {"selected": json.loads(row["selected"]), "frozen": json.loads(row["frozen"] or "[]")} for row in rows
         ]
 
-    def last_committed(self) -> dict[str, Any] | None:
-        """The newest committed round; round 0 is the first adapter."""
-        committed = [row for row in self.rounds() if row["state"] == "committed"]
-        return committed[-1] if committed else None
+    def last_committed(self) -> int | None:
+        """The newest committed round; 0 is the first adapter."""
+        (round,) = self._db.execute("SELECT max(round) FROM rounds WHERE state = 'committed'").fetchone()
+        return None if round is None else int(round)
+
+    def digest(self, round: int) -> str:
+        """SHA-256 of a committed round's adapter file."""
+        row = self._db.execute("SELECT digest FROM rounds WHERE round = ? AND state = 'committed'", (round,)).fetchone()
+        if row is None:
+            raise StorageError(f"{self.path}: round {round} is not committed")
+        return str(row["digest"])
 
     # --- what came in --------------------------------------------------------------------------
 
@@ -180,9 +197,10 @@ class Journal:
         """A version was scored on one unit: sums, so that units add up by tokens. Scored again, the last counts."""
         self._insert("evaluations", fields, "OR REPLACE")
 
-    def evaluations(self) -> list[dict[str, Any]]:
-        """All evaluations, by version and unit."""
-        return [dict(row) for row in self._db.execute("SELECT * FROM evaluations ORDER BY version, unit")]
+    def evaluations(self, first: int = 0) -> list[dict[str, Any]]:
+        """The evaluations of versions from `first` on, by version and unit."""
+        rows = self._db.execute("SELECT * FROM evaluations WHERE version >= ? ORDER BY version, unit", (first,))
+        return [dict(row) for row in rows]
 
     def add_generations(self, version: int, prompts: Iterable[str], texts: Iterable[str]) -> None:
         """Continuations by one version, all or none."""

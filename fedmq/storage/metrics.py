@@ -22,10 +22,10 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-def global_metrics(journal: Journal) -> dict[int, dict[str, Any]]:
-    """By version: token-weighted mean NLL over all evaluated units, and its perplexity."""
+def global_metrics(journal: Journal, first: int = 0) -> dict[int, dict[str, Any]]:
+    """By version, from `first` on: token-weighted mean NLL over all evaluated units, and its perplexity."""
     sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0, 0])
-    for row in journal.evaluations():
+    for row in journal.evaluations(first):
         for i, name in enumerate(("loss_sum", "num_tokens", "num_examples")):
             sums[row["version"]][i] += row[name]
     result = {}
@@ -40,12 +40,12 @@ def global_metrics(journal: Journal) -> dict[int, dict[str, Any]]:
     return result
 
 
-def round_metrics(journal: Journal) -> list[dict[str, Any]]:
-    """One row per committed round from 1 on."""
-    scores = global_metrics(journal)
+def round_metrics(journal: Journal, first: int = 1) -> list[dict[str, Any]]:
+    """One row per committed round, from `first` >= 1 on."""
+    scores = global_metrics(journal, first)
     rows = []
-    for entry in journal.rounds():
-        if entry["state"] != "committed" or entry["round"] == 0:
+    for entry in journal.rounds(first):
+        if entry["state"] != "committed":
             continue
         clients = [_client_row(update) for update in journal.updates(entry["round"])]
         folded = [row for row in clients if row["client_id"] in entry["frozen"]]

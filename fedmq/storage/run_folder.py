@@ -37,11 +37,17 @@ def new_meta(config: str, config_digest: str) -> dict[str, str]:
 
 
 class OpenRun(NamedTuple):
-    """A run's folder that this process may write. `finished` when there is nothing left to do."""
+    """A run's folder that this process may write.
+
+    Attributes:
+      finished: there is nothing left to do.
+      created: there was no run here before.
+    """
 
     journal: Journal
     lock: RunLock
     finished: bool
+    created: bool
 
 
 def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, overwrite: bool) -> OpenRun:
@@ -55,7 +61,8 @@ def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, ove
       overwrite: remove what is there first.
 
     Raises:
-      ConfigError: there is a run already and neither was asked for, or it is of another config.
+      ConfigError: there is a run already and neither was asked for, or it is of another config, or the folder
+        holds a config.json that is not a run's.
       StorageError: another coordinator has it, or run.db cannot be read.
     """
     lock = RunLock(folder)
@@ -63,8 +70,13 @@ def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, ove
         if overwrite and (folder / DATABASE).is_file():
             _remove(folder)
         if not (folder / DATABASE).is_file():
+            if (folder / "config.json").exists() and not overwrite:
+                raise ConfigError(
+                    f"{folder} holds a config.json, but no run: give another output_dir, or --overwrite to replace it"
+                )
+            journal = Journal.create(folder / DATABASE, new_meta(config, config_digest))
             atomic.write_json(folder / "config.json", json.loads(config))
-            return OpenRun(Journal.create(folder / DATABASE, new_meta(config, config_digest)), lock, False)
+            return OpenRun(journal, lock, finished=False, created=True)
         journal = Journal.open(folder / DATABASE)
         finished = journal.get("status") == "done"
         if journal.require("config_digest") != config_digest:
@@ -80,10 +92,20 @@ def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, ove
             )
         if not finished:
             journal.put(epoch=str(int(journal.require("epoch")) + 1), status="running", reason="")
-        return OpenRun(journal, lock, finished)
+        atomic.write_json(folder / "config.json", json.loads(journal.require("config")))
+        return OpenRun(journal, lock, finished, created=False)
     except BaseException:
         lock.release()
         raise
+
+
+def discard(run: OpenRun, folder: Path) -> None:
+    """Remove a run that came to nothing, so that the same command, corrected, finds the folder as it was."""
+    run.journal.close()
+    _remove(folder)
+    run.lock.remove()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _remove(folder: Path) -> None:

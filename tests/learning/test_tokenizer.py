@@ -55,7 +55,9 @@ def test_an_eos_that_the_tokenizer_appends_is_not_doubled(gpt2_folder: Path, tmp
     )
     shutil.copytree(gpt2_folder, tmp_path / "m")
     fast.save_pretrained(tmp_path / "m")
-    (ids,) = load_tokenizer(str(tmp_path / "m")).encode(["hello"], max_length=9)
+    tokenizer = load_tokenizer(str(tmp_path / "m"))
+    assert tokenizer.digest != load_tokenizer(str(gpt2_folder)).digest
+    (ids,) = tokenizer.encode(["hello"], max_length=9)
     assert ids[0] == 0 and ids[-1] == 0 and list(ids).count(0) == 2
     assert ids[-2] != 0
 

@@ -75,6 +75,16 @@ def test_repeats_to_the_bit_whatever_came_before(
     assert digest(lm.get_adapter()) != adapter
 
 
+def test_dropout_is_drawn_from_the_seed(
+    lm: LanguageModel, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
+) -> None:
+    digests = []
+    for seed in (7, 8, 7):
+        run(lm, texts, replace(recipe, shuffle_dataset=False), tmp_path, seed=seed)
+        digests.append(digest(lm.get_adapter()))
+    assert digests[0] == digests[2] != digests[1]
+
+
 def test_precision_is_that_of_this_call_not_of_the_one_before(
     lm: LanguageModel, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
 ) -> None:
@@ -121,8 +131,11 @@ def test_leaves_base_random_state_threads_and_model_as_they_were(
 ) -> None:
     base = lm.model.get_base_model()
     frozen = {name: value.clone() for name, value in base.state_dict().items() if "lora_" not in name}
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    use_cache, threads = lm.model.config.use_cache, torch.get_num_threads()
+    threads = torch.get_num_threads()
     during: list[int] = []
     run(
         lm,
@@ -136,7 +149,8 @@ def test_leaves_base_random_state_threads_and_model_as_they_were(
     assert all(torch.equal(value, frozen[name]) for name, value in base.state_dict().items() if name in frozen)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
-    assert (lm.model.config.use_cache, torch.get_num_threads()) == (use_cache, threads)
+    assert torch.get_num_threads() == threads
+    assert lm.model.config.use_cache, "generation would run without its cache"
     assert not lm.model.training
     assert all(parameter.grad is None for parameter in lm.model.parameters())
     logits = lm.model(input_ids=torch.tensor([[1, 2, 3]])).logits
@@ -324,6 +338,9 @@ def test_stops_at_once_and_trains_on_afterwards(
             stopping=lambda: len(steps) == 3,
         )
     assert steps == [1, 2, 3]
+    asked = iter([False, True])
+    with pytest.raises(Stopped):  # between two batches of one step
+        run(lm, texts, replace(recipe, gradient_accumulation_steps=2), tmp_path, stopping=lambda: next(asked))
     assert all(parameter.grad is None for parameter in lm.model.parameters())
     run(lm, texts, recipe, tmp_path)
     assert digest(lm.get_adapter()) == expected
