@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def main() -> None:
 
 def loaded(options: dict) -> link.Loaded:
     clients = options.get("clients", CLIENTS)
-    hosted = tuple(HostedClient(name, 10 + k, 100, 0, "0" * 64) for k, name in enumerate(sorted(clients)))
+    hosted = tuple(HostedClient(name, num_examples(name), 100, 0, "0" * 64) for name in sorted(clients))
     return link.Loaded(hosted, True, "0" * 64, "cpu", ())
 
 
@@ -69,10 +70,15 @@ def answer(begin: link.Begin, options: dict) -> object:
             started = time.monotonic()
             tensors = adapter(task.seed, options)
             seconds = time.monotonic() - started
-            return trained(begin, tensors, 10 + sorted(options.get("clients", CLIENTS)).index(task.client), "", seconds)
+            return trained(begin, tensors, num_examples(task.client), "", seconds)
         case "evaluate":
             return link.Scored(task.task, 100.0 / (1 + task.round), 50, 5, 0.0)
     return link.Texts(task.task, tuple("..." for _ in task.work.generation.prompts))
+
+
+def num_examples(client: str) -> int:
+    """10 to 99, whoever hosts it."""
+    return 10 + zlib.crc32(client.encode()) % 90
 
 
 def adapter(seed: int, options: dict) -> dict[str, np.ndarray]:
@@ -82,12 +88,12 @@ def adapter(seed: int, options: dict) -> dict[str, np.ndarray]:
 
 
 def trained(
-    begin: link.Begin, tensors: dict[str, np.ndarray], num_examples: int, config: str, seconds: float
+    begin: link.Begin, tensors: dict[str, np.ndarray], examples: int, config: str, seconds: float
 ) -> link.Trained:
     content = raw.encode(tensors)
     Path(begin.result).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    return link.Trained(begin.task.task, digest, len(content), num_examples, 10 * num_examples, 1, 1.0, seconds, config)
+    return link.Trained(begin.task.task, digest, len(content), examples, 10 * examples, 1, 1.0, seconds, config)
 
 
 if __name__ == "__main__":

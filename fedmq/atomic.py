@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedmq.errors import StorageError
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames and links in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY)
+
+def fsync(path: Path) -> None:
+    """Make a file's content, or the renames and links in a folder, durable."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
@@ -31,9 +36,37 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
+    fsync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON with sorted-as-given keys and a final newline. NaN is refused: it is not JSON."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its place, durably, when the block ends without an error.
+
+    Raises:
+      StorageError: the files cannot be written or renamed.
+    """
+    folder = folder.absolute()
+    temp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        shutil.rmtree(temp, ignore_errors=True)
+        temp.mkdir(parents=True)
+        yield temp
+        for path in (*temp.rglob("*"), temp):
+            fsync(path)
+        # A folder cannot be renamed onto a full one. A crash between the two renames leaves none, never half of one.
+        if folder.is_dir():
+            os.rename(folder, old)
+        os.rename(temp, folder)
+        fsync(folder.parent)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -26,7 +26,8 @@ class _Group(click.Group):
         except (click.exceptions.Exit, click.exceptions.NoArgsIsHelpError, BrokenPipeError):
             raise
         except click.ClickException as error:
-            _fail(f"{error.format_message()} (see fedmq {context.invoked_subcommand} --help)", error.exit_code)
+            where = (getattr(error, "ctx", None) or context).command_path
+            _fail(f"{error.format_message()} (see {where} --help)", error.exit_code)
         except Exception as error:
             if context.params.get("debug"):
                 raise

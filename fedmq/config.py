@@ -146,7 +146,9 @@ class GenerationConfig(Section):
     section: ClassVar[str] = "generation"
 
     prompts: Texts = described(
-        ["My order is", "I have been waiting", "Why does my phone", "Thank you for"], "openings to be continued"
+        ["My order is", "I have been waiting", "Why does my phone", "Thank you for"],
+        "openings to be continued",
+        max_length=16,
     )
     max_new_tokens: int = described(50, "longest continuation", "tokens", ge=1)
     temperature: float = described(0.7, "of sampling; 0 = greedy", ge=0)

@@ -19,7 +19,7 @@ from fedmq.config import ExperimentConfig, get_default_config
 from fedmq.errors import FedmqError, RunError
 from fedmq.runtime.console import ConsoleView
 from fedmq.runtime.coordinator import Coordinator
-from fedmq.runtime.local import LocalWorkers, default_workers, run_child
+from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.run_folder import OpenRun, discard, open_run
 from fedmq.transport.zeromq import ZmqCoordinatorTransport
@@ -96,10 +96,12 @@ class FederatedLearning:
             return
         try:
             self._listen()
+        except FedmqError:
+            self._leave_nothing()
+            raise
         except BaseException:
+            run.journal.put(status="interrupted")
             self.close()
-            if run.created:
-                discard(run, self.run_dir)
             raise
 
     def _listen(self) -> None:
@@ -122,18 +124,16 @@ class FederatedLearning:
         )
 
     def _start_workers(self, address: str, log_dir: Path) -> LocalWorkers:
-        federated = self.config.federated
-        count = (
-            self.local_workers
-            or federated.num_workers
-            or default_workers(self.config.device, federated.clients_per_round)
-        )
+        federated, device = self.config.federated, self.config.device
+        count = self.local_workers or federated.num_workers or default_workers(device, federated.clients_per_round)
+        if device == "cuda" and not num_cuda_devices():
+            self.view.say("no CUDA device here: training on the CPU")
         workers = LocalWorkers(
             address,
             count,
             self.run_dir / "workers",
             log_dir,
-            self.config.device,
+            device,
             self.config.training.num_threads,
             self.config.model.cache_dir,
         )
@@ -165,10 +165,10 @@ class FederatedLearning:
                 finish = coordinator.run(stopping, workers.failure if workers else lambda: None)
             if finish.outcome == "failed":
                 raise RunError(finish.reason + self._way_on())
-        except FedmqError:
-            self.close()
-            if self._run is not None and self._run.created and server.journal.last_committed() is None:
-                discard(self._run, self.run_dir)
+        except FedmqError as error:
+            if coordinator.finish is None:
+                server.journal.put(status="failed", reason=str(error))
+            self._leave_nothing()
             raise
         finally:
             self.close()
@@ -184,19 +184,31 @@ class FederatedLearning:
 
     def close(self) -> None:
         """End the workers, close the sockets, write the metrics. The journal stays readable."""
-        if self._coordinator is not None:
-            self._coordinator.close()
-            self._coordinator = None
-            build.write_derived(self.server, self.config)
-        if self._workers is not None:
-            self._workers.stop()
-            self._workers = None
+        self._stop()
         if self._run is not None:
             self._run.lock.release()
-        if self._log is not None:
-            logging.getLogger("fedmq").removeHandler(self._log)
-            self._log.close()
-            self._log = None
+
+    def _stop(self) -> None:
+        coordinator, workers, log = self._coordinator, self._workers, self._log
+        self._coordinator = self._workers = self._log = None
+        if coordinator is not None:
+            coordinator.close()
+        if workers is not None:
+            workers.stop()
+        if coordinator is not None:
+            build.write_derived(self.server, self.config)
+        if log is not None:
+            logging.getLogger("fedmq").removeHandler(log)
+            logging.getLogger("fedmq").propagate = True
+            log.close()
+
+    def _leave_nothing(self) -> None:
+        """A new run that failed before its first adapter is removed: the command, corrected, then starts afresh."""
+        self._stop()
+        run = self._run
+        if run is not None and run.created and run.journal.last_committed() is None:
+            discard(run, self.run_dir)
+        self.close()
 
     def summary(self) -> dict[str, Any]:
         """The run in one JSON-able object: rounds, perplexities, digest, generations, folders."""

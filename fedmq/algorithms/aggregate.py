@@ -78,7 +78,7 @@ def fedavg() -> Aggregator:
             raise ValueError(f"need a finite weight > 0, got {weight} for client {update.client_id}")
         require_same_shapes(state.total, update.delta)
         for name, total in state.total.items():
-            total += np.multiply(update.delta[name], weight, out=state.scratch[name])
+            total += np.multiply(update.delta[name], weight, out=state.scratch[name], dtype=np.float64)
         return MeanState(state.total, state.weight + weight, state.scratch)
 
     def finish(state: MeanState) -> NamedTensors:

@@ -30,7 +30,7 @@ def encode(tensors: NamedTensors) -> bytes:
       >>> encode({"a": a, "b": b}) == encode({"b": b, "a": a})
       True
     """
-    return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+    return save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
 
 def read_spec(blob: bytes) -> Spec:
@@ -82,7 +82,7 @@ def _entry(value: Any) -> tuple[str, tuple[int, ...]]:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _refused("a tensor entry has other fields than dtype, shape, data_offsets")
     dtype, shape = value["dtype"], value["shape"]
-    if dtype not in _DTYPE_NAMES:
+    if not isinstance(dtype, str) or dtype not in _DTYPE_NAMES:
         raise _refused("a dtype other than F64, F32, F16")
     if not isinstance(shape, list) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in shape):
         raise _refused("a shape that is not a short list of sizes")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmq.atomic import write_json
+from fedmq.atomic import replacing_folder, write_json
 from fedmq.data.dataset import ClientRows, Encode, FederatedDataset
 from fedmq.data.reading import require_file
 from fedmq.data.shards import (
@@ -21,7 +21,6 @@ from fedmq.data.shards import (
     ShardInfo,
     TokenizerInfo,
     read_partition,
-    replacing_folder,
     write_shard,
 )
 from fedmq.errors import DataError, LocalProtocolError

@@ -17,17 +17,15 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedmq.atomic import fsync_folder, write_bytes
-from fedmq.errors import DataError, LocalProtocolError, StorageError
+from fedmq.atomic import replacing_folder, write_bytes
+from fedmq.errors import DataError, LocalProtocolError
 
 SHARD_FORMAT = 1
 MANIFEST = "manifest.json"
@@ -124,7 +122,7 @@ def write_shard(
       StorageError: the folder cannot be written.
     """
     dtype = "uint16" if vocab_size <= 2**16 else "uint32"
-    with replacing_folder(folder) as temporary:
+    with replacing_folder(Path(folder)) as temporary:
         infos = {}
         for name, texts in splits.items():
             lengths = np.array([len(text) for text in texts], np.int64)
@@ -217,32 +215,6 @@ def read_partition(folder: str | os.PathLike[str]) -> dict[str, Any]:
     for shard in [*shards, folder / "test"]:
         read_info(shard)
     return content
-
-
-@contextmanager
-def replacing_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder that takes the name `folder` when the body ends well, and vanishes when it does not.
-
-    Raises:
-      StorageError: the files cannot be written or renamed.
-    """
-    folder = Path(folder).absolute()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        fsync_folder(temporary)
-        # A folder cannot be renamed onto a full one. A crash between the two renames leaves none, never half of one.
-        if folder.is_dir():
-            os.rename(folder, old)
-        os.rename(temporary, folder)
-        fsync_folder(folder.parent)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_split(folder: Path, name: str, tokens: np.ndarray, lengths: np.ndarray) -> SplitInfo:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
+from fedmq.atomic import replacing_folder
 from fedmq.errors import StorageError
 from fedmq.tensors import NamedTensors
 
@@ -36,7 +33,7 @@ def write_adapter(folder: Path, tensors: NamedTensors, config: Mapping[str, Any]
       >>> tensors["x.lora_A.weight"].shape, config
       ((2, 3), {'r': 2})
     """
-    with replaced_folder(folder) as temporary:
+    with replacing_folder(folder) as temporary:
         ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
         (temporary / WEIGHTS).write_bytes(safetensors.numpy.save(ordered))
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -56,30 +53,3 @@ def read_adapter(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise StorageError(f"the adapter in {folder} cannot be read: {error}") from error
     return tensors, config
-
-
-@contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` if the block succeeds."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        for path in temporary.iterdir():
-            _fsync(path)
-        _fsync(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-        _fsync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

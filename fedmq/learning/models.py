@@ -14,8 +14,9 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers.pytorch_utils import Conv1D
 
+from fedmq.atomic import replacing_folder
 from fedmq.errors import ConfigError, LocalProtocolError, ModelError
-from fedmq.learning.adapter_folder import read_adapter, replaced_folder, write_adapter
+from fedmq.learning.adapter_folder import read_adapter, write_adapter
 from fedmq.learning.tokenizer import BUNDLED, Tokenizer, find_folder, library_warnings_to_log, load_tokenizer, one_line
 from fedmq.recipe import LoRASpec
 from fedmq.tensors import NamedTensors, require_same_shapes
@@ -141,7 +142,7 @@ class LanguageModel:
     def save_merged(self, folder: Path) -> None:
         """Write the merged model and the tokenizer as a plain transformers folder, replaced if it is there."""
         merged = self.merged()
-        with replaced_folder(folder) as temporary, library_warnings_to_log():
+        with replacing_folder(folder) as temporary, library_warnings_to_log():
             merged.save_pretrained(temporary)
             self.tokenizer.fast.save_pretrained(temporary)
 

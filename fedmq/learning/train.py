@@ -217,7 +217,7 @@ class _OneDevice(TrainingArguments):
 
     @cached_property
     def _setup_devices(self) -> torch.device:
-        TrainingArguments._setup_devices.func(self)
+        _ = super()._setup_devices  # sets distributed_state
         device = torch.device(self.only_device)
         if device.type == "cuda":
             torch.cuda.set_device(device)

@@ -147,13 +147,15 @@ class CoordinatorState:
 
     def _judge(self, worker: str, task: str, digest: str) -> Command:
         job, _ = parse_task(task)
+        if self.roster.open(job):
+            return ev.Reply(worker, task, "UPLOAD")
+        # A worker told to stop may have finished instead: a final verdict is all that it will hear of the task.
+        self.roster.free(worker, job)
         state = self.roster.jobs.get(job)
-        if state is None:
-            known = job.kind in ("train", "init") and job.round <= self.round
-            return ev.Reply(worker, task, "LATE" if known else "UNKNOWN_TASK")
-        if state.status is Status.DONE:
+        if state is not None:
             return ev.Reply(worker, task, "DUPLICATE" if state.digest == digest else "LATE")
-        return ev.Reply(worker, task, "UPLOAD")
+        known = job.kind in ("train", "init") and job.round <= self.round
+        return ev.Reply(worker, task, "LATE" if known else "UNKNOWN_TASK")
 
     def _advance(self, now: float) -> list[Command]:
         match self.phase:

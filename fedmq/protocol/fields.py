@@ -8,6 +8,9 @@ from pydantic import ConfigDict, Field
 
 MAX_CLIENTS_PER_WORKER = 1024
 MAX_TEXT = 256
+#: 16 texts of 4,000 characters fit into a header, whatever the characters.
+MAX_PROMPTS = 16
+MAX_CONTINUATION = 4000
 
 CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -20,6 +23,7 @@ ClientId = Annotated[str, Field(pattern=r"^client_[A-Za-z0-9_.-]{1,57}$")]
 WorkerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}$")]
 TaskId = Annotated[str, Field(pattern=r"^[a-z]{1,16}-[0-9]{1,9}-[A-Za-z0-9_.-]{1,64}-[0-9]{1,6}$")]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Continuation = Annotated[str, Field(max_length=MAX_CONTINUATION)]
 FailureCode = Literal["CRASHED", "OOM", "DATA", "MODEL", "NONFINITE", "CANCELLED", "ERROR"]
 #: UPLOAD and RETRY ask for more; the others are final.
 VerdictCode = Literal["UPLOAD", "ACCEPTED", "DUPLICATE", "LATE", "UNKNOWN_TASK", "INVALID", "RETRY"]

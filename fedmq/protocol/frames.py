@@ -54,7 +54,9 @@ class Codec:
             raise RemoteProtocolError("MALFORMED", "header is not a map with a type")
         version = fields.pop("v", None)
         if version != PROTOCOL_VERSION or type(version) is not int:
-            raise VersionMismatch("VERSION", f"peer speaks protocol {version!r:.20}, this is {PROTOCOL_VERSION}")
+            # Only a number is shown: the repr of a deeply nested value overflows the stack.
+            spoken = version if type(version) is int else "of no number"
+            raise VersionMismatch("VERSION", f"peer speaks protocol {spoken}, this is {PROTOCOL_VERSION}")
         name = fields.pop("t")
         if name not in self._types:
             raise RemoteProtocolError("UNKNOWN_TYPE", f"{name!r:.40}")

@@ -19,7 +19,9 @@ from pydantic.dataclasses import dataclass
 from fedmq.protocol.fields import (
     CLOSED,
     MAX_CLIENTS_PER_WORKER,
+    MAX_PROMPTS,
     ClientId,
+    Continuation,
     Count,
     Digest,
     FailureCode,
@@ -173,7 +175,7 @@ class Generated:
 
     task: TaskId
     nonce: Token
-    texts: Annotated[tuple[Annotated[str, Field(max_length=8192)], ...], Field(max_length=16)]
+    texts: Annotated[tuple[Continuation, ...], Field(max_length=MAX_PROMPTS)]
 
 
 @dataclass(frozen=True, config=CLOSED)

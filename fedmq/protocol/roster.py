@@ -84,7 +84,9 @@ class Roster:
             if state is not None and state.status is Status.PENDING and worker.job is None:
                 self._give(state, worker, attempt, now)
             elif task == event.running:
-                # Somebody else has it by now; what lies finished in the outbox is judged when it is offered.
+                # Somebody else has it by now. The worker is not free until it has stopped; what lies finished
+                # in the outbox is judged when it is offered.
+                worker.job, worker.draining = job, True
                 notes.append(ev.Reply(event.worker, task, "LATE"))
         return notes
 
@@ -114,7 +116,7 @@ class Roster:
     def done(self, name: str, task: str, digest: str) -> list[Command]:
         """A result is durable."""
         job, _ = parse_task(task)
-        self._free(name, job)
+        self.free(name, job)
         state = self.jobs.get(job)
         if state is None or state.status is Status.DONE:
             return [ev.Reply(name, task, "LATE" if state is None or state.digest != digest else "DUPLICATE")]
@@ -127,7 +129,7 @@ class Roster:
     def failed(self, name: str, task: str, code: str, text: str) -> list[Command]:
         """A task failed, or was cancelled, or its result was refused."""
         job, _ = parse_task(task)
-        self._free(name, job)
+        self.free(name, job)
         state = self.jobs.get(job)
         if state is None or state.status is not Status.ASSIGNED or state.worker != name:
             return []
@@ -233,7 +235,8 @@ class Roster:
         worker.draining = True
         return [ev.CancelTask(worker.name, task_id(state.job, state.attempt), why)]
 
-    def _free(self, name: str, job: Job) -> None:
+    def free(self, name: str, job: Job) -> None:
+        """The worker has nothing more to do for this job."""
         worker = self.workers.get(name)
         if worker is not None and worker.job == job:
             worker.job, worker.draining, worker.step, worker.total_steps = None, False, 0, 0

@@ -145,8 +145,10 @@ class WorkerState:
             return []
         commands: list[Any] = []
         if self.outbox_run not in (None, welcome.run):
-            commands = self._drop(self.task.task) if self.task else []
-            commands += [command for task in list(self.outbox) for command in self._forget(task)]
+            commands = [command for task in list(self.outbox) for command in self._forget(task)]
+            # Whatever the trainer does, it does for a run that is no more: it is started anew.
+            self.prepared = None
+            self._clear()
         self.outbox_run, self.welcome, self.next_beat_at = welcome.run, welcome, now
         if self.prepared is not None and self.prepared_for == welcome.spec:
             return commands + self._ready(now)

@@ -31,8 +31,10 @@ class Admission:
         for client in ready.clients:
             if self._named and client.client not in self._named:
                 return _refusal("DATA", f"this run has no {client.client}")
-            if self._data.setdefault(client.client, client.data_digest) != client.data_digest:
+            if self._data.get(client.client, client.data_digest) != client.data_digest:
                 return _refusal("DATA", f"another worker has other data under the name {client.client}")
+        # Only now: a worker that is refused must not decide what a client's data is.
+        self._data |= {client.client: client.data_digest for client in ready.clients}
         return None
 
 

@@ -85,17 +85,19 @@ class ConsoleView:
                 self.say(f"waiting for {line}")
 
     def committed(self, row: dict[str, Any]) -> None:
-        """A round is shown as soon as both its updates and its evaluation are there."""
+        """Kept until the round's evaluation is there too."""
         self._rows[row["round"]] = row
 
-    def scored(self, version: int, score: dict[str, Any]) -> None:
+    def scored(self, version: int, score: dict[str, Any] | None) -> None:
         """Show the round that this version came from."""
-        line = (
-            f"round {version}/{self._num_rounds}  perplexity {score['perplexity']:8.2f}  loss {score['eval_loss']:.4f}"
-        )
-        if version not in self._rows:
+        line = f"round {version}/{self._num_rounds}  "
+        if score is None:
+            line += "not evaluated: no worker holds a test split"
+        else:
+            line += f"perplexity {score['perplexity']:8.2f}  loss {score['eval_loss']:.4f}"
+        row = self._rows.pop(version, None)
+        if row is None:
             return self.say(f"{line}  (before training)" if version == 0 else line)
-        row = self._rows.pop(version)
         clients = row["client_metrics"]
         up, down = (sum(c[key] for c in clients) / 1e6 for key in ("bytes_up", "bytes_down"))
         self.say(f"{line}  {row['seconds']:.1f} s  up {up:.2f} MB  down {down:.2f} MB")

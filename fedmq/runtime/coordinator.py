@@ -14,18 +14,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmq.errors import FedmqError, RemoteProtocolError, VersionMismatch
+from fedmq.errors import RemoteProtocolError, VersionMismatch
 from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
-from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.coordinator_state import CoordinatorState, Phase
 from fedmq.protocol.fields import MAX_TEXT
-from fedmq.protocol.frames import Codec
 from fedmq.protocol.jobs import parse_task
 from fedmq.recipe import RunSpec
 from fedmq.runtime.admission import Admission
-from fedmq.runtime.intake import Intake
+from fedmq.runtime.intake import Intake, Stored
+from fedmq.runtime.links import Links
 from fedmq.runtime.server import FederatedServer
-from fedmq.runtime.tasks import make_task, task_nonce
+from fedmq.runtime.tasks import check_kind, check_task, make_task
 from fedmq.runtime.view import View, live_status
 from fedmq.transport.base import CoordinatorTransport, Incoming
 
@@ -61,14 +61,13 @@ class Coordinator:
         self._journal = server.journal
         self._run, self._epoch = self._journal.require("run"), int(self._journal.require("epoch"))
         self._secret = self._journal.require("secret")
-        self._in, self._out = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
-        self._workers: dict[bytes, str] = {}
-        self._peers: dict[str, bytes] = {}
+        self._links = Links(transport)
         self._admission = Admission(self._journal, state.named)
         self._events: deque[ev.Event] = deque()
         self._intake = Intake(transport, server)
         self._next_live_at = 0.0
         self._untidy = False
+        self._unscored = set(state.progress.unevaluated)
         self.finish: ev.Finish | None = None
 
     def run(
@@ -80,20 +79,16 @@ class Coordinator:
           stopping: asked a few times a second; a reason ends the run, resumable.
           failure: likewise; a reason ends it as failed (say, that all local workers died).
         """
-        try:
-            return self._serve(stopping, failure)
-        except FedmqError as error:
-            self._finish(ev.Finish("failed", str(error)))
-            raise
-
-    def _serve(self, stopping: Callable[[], str | None], failure: Callable[[], str | None]) -> ev.Finish:
         while self.finish is None:
             # What a commit left to do is done as soon as nobody waits for an answer.
             received = self.transport.receive(0.0 if self._untidy else 0.1)
             if self._untidy and not received.messages:
                 self._tidy()
             for incoming in received.messages:
-                self._take(incoming)
+                for stored in self._take(incoming):
+                    self._uploaded(*stored)
+                    # Two workers may have sent the same bytes for one job: the second is judged knowing of the first.
+                    self._settle()
                 self._settle()
             if (reason := stopping()) is not None:
                 self._events.append(ev.StopAsked(reason))
@@ -111,57 +106,36 @@ class Coordinator:
     def close(self) -> None:
         """Tell the workers that it is over, and close the sockets."""
         finish = self.finish or ev.Finish("interrupted", "the coordinator was stopped")
-        for peer in self._peers.values():
-            self._send(peer, m.Shutdown(finish.outcome, finish.reason[:MAX_TEXT]))
+        self._links.tell_all(m.Shutdown(finish.outcome, finish.reason[:MAX_TEXT]))
         self._intake.close()
         self.transport.close(linger_s=1.0)
 
     # --- messages to events --------------------------------------------------------------------
 
-    def _take(self, incoming: Incoming) -> None:
+    def _take(self, incoming: Incoming) -> list[Stored]:
         try:
             if incoming.plane == "data":
-                for stored in self._intake.take(incoming):
-                    self._uploaded(*stored)
-                return
-            if len(incoming.frames) != 1:
-                raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
-            message = self._in.decode(incoming.frames[0])
+                return self._intake.take(incoming)
+            message, worker = self._links.decode(incoming), self._links.worker(incoming.peer)
             if isinstance(message, m.Hello):
                 self._hello(incoming.peer, message)
-                return
-            worker = self._workers.get(incoming.peer)
-            if worker is None:
-                self._send(incoming.peer, m.Reject("REHELLO", "say hello first", ()))
-                return
-            self._control(worker, incoming.peer, message)
+            elif worker is None:
+                self._links.send(incoming.peer, m.Reject("REHELLO", "say hello first", ()))
+            else:
+                self._control(worker, incoming.peer, message)
         except VersionMismatch as error:
-            self._note("warning", f"a worker was refused: {error}")
-            self._send(
-                incoming.peer,
-                m.Reject("VERSION", f"this coordinator speaks protocol {m.PROTOCOL_VERSION}", (m.PROTOCOL_VERSION,)),
-            )
+            self._refuse_version(incoming.peer, f"a worker was refused: {error}")
         except RemoteProtocolError as error:
-            who = self._workers.get(incoming.peer, "an unknown peer")
+            who = self._links.worker(incoming.peer) or "an unknown peer"
             self._note("warning", f"a message of {who} was refused: {error}")
+        return []
 
     def _hello(self, peer: bytes, hello: m.Hello) -> None:
         if m.PROTOCOL_VERSION not in hello.versions:
-            self._note(
-                "warning",
-                f"{hello.worker} was refused: it speaks protocol {hello.versions[:8]}, this is {m.PROTOCOL_VERSION}",
-            )
-            self._send(
-                peer,
-                m.Reject("VERSION", f"this coordinator speaks protocol {m.PROTOCOL_VERSION}", (m.PROTOCOL_VERSION,)),
-            )
-            return
-        old = self._peers.pop(hello.worker, None)
-        if old is not None:
-            self._workers.pop(old, None)
-        self._workers[peer], self._peers[hello.worker] = hello.worker, peer
+            return self._refuse_version(peer, f"{hello.worker} was refused: it speaks protocol {hello.versions[:8]}")
+        self._links.bind(peer, hello.worker)
         timers = self.state.timers
-        self._send(
+        self._links.send(
             peer,
             m.Welcome(
                 run=self._run,
@@ -175,38 +149,54 @@ class Coordinator:
                 spec=self.spec,
             ),
         )
+        return None
+
+    def _refuse_version(self, peer: bytes, text: str) -> None:
+        ours = f"this coordinator speaks protocol {m.PROTOCOL_VERSION}"
+        self._note("warning", f"{text}; {ours}")
+        self._links.send(peer, m.Reject("VERSION", ours, (m.PROTOCOL_VERSION,)))
 
     def _control(self, worker: str, peer: bytes, message: Any) -> None:
-        nonce = getattr(message, "nonce", None)
-        if nonce is not None and nonce != task_nonce(self._secret, message.task):
-            raise RemoteProtocolError("NONCE", f"{message.task} is not a task of this run")
+        if isinstance(message, m.Offer | m.Evaluated | m.Generated | m.TaskFailed):
+            check_task(message, self._secret)
         match message:
             case m.Ready():
                 self._ready(worker, peer, message)
             case m.Heartbeat(task, _, step, total_steps):
                 self._events.append(ev.Heard(worker, task, step, total_steps))
-                self._send(peer, m.HeartbeatAck(self._epoch))
-            case m.Offer(task, _, blob):
-                self._intake.offered(worker, message)
-                self._events.append(ev.ResultOffered(worker, task, blob.digest))
-            case m.Evaluated() | m.Generated():
-                self._answered(worker, message)
+                self._links.send(peer, m.HeartbeatAck(self._epoch))
+            case m.Offer() | m.Evaluated() | m.Generated():
+                try:
+                    self._result(worker, message)
+                except RemoteProtocolError as error:
+                    self._refuse(worker, message.task, error)
             case m.TaskFailed(task, _, code, text):
                 self._events.append(ev.TaskFailed(worker, task, code, text))
             case m.Goodbye(reason):
                 self._events.append(ev.WorkerGone(worker, reason))
 
     def _ready(self, worker: str, peer: bytes, ready: m.Ready) -> None:
-        refusal = self._admission.check(ready)
-        if refusal is not None:
+        if (refusal := self._admission.check(ready)) is not None:
             self._note("warning", f"{worker} was refused: {refusal.text}")
-            self._send(peer, refusal)
+            self._links.send(peer, refusal)
             self._events.append(ev.WorkerGone(worker, refusal.text))
             return
         sizes = {client.client: client.num_examples for client in ready.clients}
         held_out = frozenset(client.client for client in ready.clients if client.num_held_out)
         self._note("info", f"{worker} joined on {ready.device}: {len(sizes)} clients, {sum(sizes.values())} examples")
         self._events.append(ev.WorkerReady(worker, sizes, held_out, ready.evaluates_test, ready.running, ready.outbox))
+
+    def _result(self, worker: str, message: m.Offer | m.Evaluated | m.Generated) -> None:
+        check_kind(message)
+        if not isinstance(message, m.Offer):
+            return self._answered(worker, message)
+        self._intake.offered(worker, message)
+        self._events.append(ev.ResultOffered(worker, message.task, message.blob.digest))
+        return None
+
+    def _refuse(self, worker: str, task: str, error: RemoteProtocolError) -> None:
+        self._verdict(worker, task, "INVALID", str(error))
+        self._events.append(ev.TaskFailed(worker, task, error.code, str(error)))
 
     def _uploaded(self, worker: str, offer: m.Offer, content: bytes) -> None:
         """A blob is here and durable: check it, journal it, and only then tell the state machine."""
@@ -221,8 +211,7 @@ class Coordinator:
                 self.server.check(offer, content)
                 self.server.accept(offer, worker)
         except RemoteProtocolError as error:
-            self._verdict(worker, offer.task, "INVALID", str(error))
-            self._events.append(ev.TaskFailed(worker, offer.task, error.code, str(error)))
+            self._refuse(worker, offer.task, error)
             return
         self._events.append(ev.ResultStored(worker, offer.task, offer.blob.digest))
         if job.kind == "init":
@@ -231,24 +220,27 @@ class Coordinator:
     def _answered(self, worker: str, message: m.Evaluated | m.Generated) -> None:
         if self.state.wants(message.task):
             if isinstance(message, m.Generated):
-                prompts = self.spec.generation.prompts
-                if len(message.texts) != len(prompts):
-                    raise RemoteProtocolError("INVALID", f"{len(message.texts)} texts for {len(prompts)} prompts")
-                self.server.generated(message, prompts)
-            elif message.num_tokens < 1:
-                raise RemoteProtocolError("EMPTY", "an evaluation without targets")
+                self.server.generated(message, self.spec.generation.prompts)
             else:
                 self.server.evaluated(message, worker)
-                version = parse_task(message.task)[0].round
-                self.view.scored(version, self.server.scores(version)[version])
         self._events.append(ev.ResultStored(worker, message.task))
 
     # --- commands to messages ------------------------------------------------------------------
 
     def _settle(self) -> None:
         while self._events:
-            for command in self.state.handle(self._events.popleft(), time.monotonic()):
+            event = self._events.popleft()
+            for command in self.state.handle(event, time.monotonic()):
                 self._do(command)
+            if isinstance(event, ev.Committed):
+                self._unscored.add(event.version)
+        if self._unscored and self.state.phase is not Phase.WAITING:
+            for version in sorted(self._unscored - self._in_evaluation()):
+                self._unscored.discard(version)
+                self.view.scored(version, self.server.scores(version).get(version))
+
+    def _in_evaluation(self) -> set[int]:
+        return {state.job.round for state in self.state.roster.of_kind("evaluate") if state.unfinished}
 
     def _do(self, command: ev.Command) -> None:
         match command:
@@ -270,7 +262,7 @@ class Coordinator:
             case ev.Aggregate(round, clients):
                 self._aggregate(round, clients)
             case ev.Evict(worker):
-                self._workers.pop(self._peers.pop(worker, b""), None)
+                self._links.drop(worker)
             case ev.Note(level, text):
                 self._note(level, text)
             case ev.Finish():
@@ -280,15 +272,14 @@ class Coordinator:
         self._tidy()
         self.server.aggregate(round, clients)
         self._untidy = True
-        for peer in self._peers.values():
-            self._send(peer, m.Committed(round))
+        self._links.tell_all(m.Committed(round))
         self._events.append(ev.Committed(round))
         self.view.committed(self.server.rounds(round)[-1])
 
     def _tidy(self) -> None:
         if self._untidy:
             self._untidy = False
-            self.server.tidy({s.job.round for s in self.state.roster.of_kind("evaluate") if s.unfinished})
+            self.server.tidy(self._in_evaluation())
 
     def _finish(self, finish: ev.Finish) -> None:
         self._tidy()
@@ -299,12 +290,8 @@ class Coordinator:
         self._tell(worker, m.Verdict(task, code, text[:MAX_TEXT]))
 
     def _tell(self, worker: str, message: Any) -> None:
-        peer = self._peers.get(worker)
-        if peer is not None and not self._send(peer, message):
+        if not self._links.tell(worker, message):
             self._events.append(ev.WorkerGone(worker, "its link is closed"))
-
-    def _send(self, peer: bytes, message: Any) -> bool:
-        return self.transport.send("control", peer, self._out.encode(message))
 
     def _note(self, level: str, text: str) -> None:
         self._journal.add_note(level, text)

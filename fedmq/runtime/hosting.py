@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from fedmq.data.prepare import prepare_owner
 from fedmq.data.shards import (
     MANIFEST,
     PARTITION,
@@ -93,6 +92,9 @@ def _shards(
     if path.is_file():
         if source.client is None:
             raise DataError(f"{path}: a CSV needs the name of its client: --data {path} --client NAME")
+        # Only an owner's CSV needs pandas: with shards, a trainer starts sooner and smaller.
+        from fedmq.data.prepare import prepare_owner
+
         folder = work_dir / "shards" / source.client
 
         def encode(texts: list[str]) -> list:

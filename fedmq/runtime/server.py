@@ -178,7 +178,13 @@ class FederatedServer:
         self._params = (round, adapter)
 
     def evaluated(self, result: Evaluated, worker: str) -> None:
-        """A version was scored on one unit."""
+        """A version was scored on one unit.
+
+        Raises:
+          RemoteProtocolError: on nothing.
+        """
+        if result.num_tokens < 1:
+            raise RemoteProtocolError("EMPTY", "an evaluation without targets")
         job, _ = parse_task(result.task)
         self.journal.add_evaluation(
             version=job.round,
@@ -191,7 +197,13 @@ class FederatedServer:
         )
 
     def generated(self, result: Generated, prompts: Sequence[str]) -> None:
-        """A version continued the prompts."""
+        """A version continued the prompts.
+
+        Raises:
+          RemoteProtocolError: not one text for each.
+        """
+        if len(result.texts) != len(prompts):
+            raise RemoteProtocolError("INVALID", f"{len(result.texts)} texts for {len(prompts)} prompts")
         self.journal.add_generations(parse_task(result.task)[0].round, prompts, result.texts)
 
     def tidy(self, pinned_versions: Collection[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
@@ -35,6 +36,27 @@ def make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) ->
     version = {"init": None, "train": job.round - 1}.get(job.kind, job.round)
     adapter = None if version is None else server.adapter(version)
     return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work)
+
+
+def check_task(message: m.Offer | m.Evaluated | m.Generated | m.TaskFailed, secret: str) -> None:
+    """Refuse what names a task that this run never gave.
+
+    Raises:
+      RemoteProtocolError: NONCE.
+    """
+    if message.nonce != task_nonce(secret, message.task):
+        raise RemoteProtocolError("NONCE", f"{message.task} is not a task of this run")
+
+
+def check_kind(message: m.Offer | m.Evaluated | m.Generated) -> None:
+    """Refuse a result of another kind than its task asks for.
+
+    Raises:
+      RemoteProtocolError: KIND.
+    """
+    kinds = {m.Offer: ("init", "train"), m.Evaluated: ("evaluate",), m.Generated: ("generate",)}
+    if parse_task(message.task)[0].kind not in kinds[type(message)]:
+        raise RemoteProtocolError("KIND", f"{message.task} asks for another kind of result")
 
 
 def task_nonce(secret: str, task: str) -> str:

@@ -88,6 +88,8 @@ class Trainer:
     def _setup(self, setup: link.Setup) -> link.Loaded:
         device, note = resolve_device(setup.device)
         run = setup.spec
+        if run.training.num_threads is not None:
+            torch.set_num_threads(run.training.num_threads)
         self._model = LanguageModel.load(
             setup.model or run.model.name,
             run.lora,

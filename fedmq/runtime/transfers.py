@@ -73,7 +73,7 @@ class Transfers:
         part = self._blobs.partial(blob.digest, blob.nbytes)
         window = Window(blob.nbytes, self._chunk_nbytes, self._credits, part.offset, part.offset)
         self._download = _Download(blob, part, window, moved_at=self._now)
-        self._ask()
+        self._go_on()
 
     def fetched(self) -> tuple[str, int] | None:
         """(digest, bytes received) of a download that is complete; said once."""
@@ -143,6 +143,18 @@ class Transfers:
         if self._download is not None:
             self._download.part.close()
 
+    def _go_on(self) -> None:
+        download = self._download
+        assert download is not None
+        if not download.window.complete:
+            return self._ask()
+        self._download = None
+        try:
+            download.part.finish()
+        except RemoteProtocolError:
+            return self.fetch(download.blob)
+        return self._done(download.blob.digest, download.received)
+
     def _ask(self) -> None:
         assert self._download is not None
         download = self._download
@@ -157,14 +169,7 @@ class Transfers:
         download.received += len(payload)
         download.moved_at = self._now
         download.window.confirm(download.part.offset)
-        if not download.window.complete:
-            return self._ask()
-        self._download = None
-        try:
-            download.part.finish()
-        except RemoteProtocolError:
-            return self.fetch(download.blob)
-        return self._done(digest, download.received)
+        self._go_on()
 
     def _done(self, digest: str, received: int) -> None:
         self._fetched = (digest, received)

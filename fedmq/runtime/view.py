@@ -22,8 +22,8 @@ class View(Protocol):
         """A round was committed: its row as in training_metrics.json."""
         ...
 
-    def scored(self, version: int, score: dict[str, Any]) -> None:
-        """A version was scored on (one more) unit; the score is over all units so far."""
+    def scored(self, version: int, score: dict[str, Any] | None) -> None:
+        """The evaluation of a version is over; None when nobody could evaluate it. Comes after `committed`."""
         ...
 
 

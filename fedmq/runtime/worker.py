@@ -18,6 +18,7 @@ from fedmq.protocol import messages as m
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol import worker_events as we
 from fedmq.protocol import worker_state as ws
+from fedmq.protocol.fields import MAX_CONTINUATION
 from fedmq.protocol.frames import Codec
 from fedmq.runtime.child import TRAINER, TrainerProcess
 from fedmq.runtime.pipe import PipeClosed
@@ -255,7 +256,8 @@ class WorkerAgent:
                 answer = m.Evaluated(task.task, task.nonce, loss_sum, num_tokens, num_examples, seconds)
                 self._handle(we.Finished(answer))
             case link.Texts(_, texts) if task is not None:
-                self._handle(we.Finished(m.Generated(task.task, task.nonce, texts)))
+                shown = tuple(text[:MAX_CONTINUATION] for text in texts)
+                self._handle(we.Finished(m.Generated(task.task, task.nonce, shown)))
 
     # --- the outbox ----------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ class PartialBlob:
             raise RemoteProtocolError("BLOB", "the bytes do not have the digest they were announced with")
         os.replace(self._part, self._path)
         if self._durable:
-            atomic.fsync_folder(self._path.parent)
+            atomic.fsync(self._path.parent)
 
     def close(self) -> None:
         """Stop for now; what has arrived is kept for the next try."""

@@ -21,19 +21,12 @@ def write_checkpoint(folder: Path, weights: Path, config: Path) -> None:
       weights, config: durable files on the same file system, never changed in place; they are linked, not
         copied, where links are to be had.
     """
-    temp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temp, ignore_errors=True)
-    temp.mkdir(parents=True)
-    for source, name in ((weights, WEIGHTS), (config, CONFIG)):
-        try:
-            os.link(source, temp / name)
-        except OSError:
-            atomic.write_bytes(temp / name, source.read_bytes())
-    atomic.fsync_folder(temp)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temp, folder)
-    atomic.fsync_folder(folder.parent)
+    with atomic.replacing_folder(folder) as temp:
+        for source, name in ((weights, WEIGHTS), (config, CONFIG)):
+            try:
+                os.link(source, temp / name)
+            except OSError:
+                shutil.copyfile(source, temp / name)
 
 
 def checkpoint_of(run_dir: Path, version: int | None = None) -> Path:

@@ -65,6 +65,8 @@ def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, ove
         holds a config.json that is not a run's.
       StorageError: another coordinator has it, or run.db cannot be read.
     """
+    if resume and overwrite:
+        raise ConfigError("--resume goes on with a run, --overwrite removes it: give one of them")
     lock = RunLock(folder)
     try:
         if overwrite and (folder / DATABASE).is_file():

@@ -29,6 +29,8 @@ class _Inbox:
             return True
 
     def wait(self, timeout_s: float, fds: Sequence[int]) -> Received:
+        if self.closed:
+            return Received([], [])
         ready, _, _ = select.select([self._reader, *fds], [], [], max(0.0, timeout_s))
         with self._lock:
             messages = list(self._queue)

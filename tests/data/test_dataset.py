@@ -211,6 +211,7 @@ def test_multi_line_quoted_texts_byte_order_mark_and_crlf(tmp_path: Path) -> Non
     for content in (HEADER + lines, "\ufeff" + HEADER + lines):
         frame = FederatedDataset(save(tmp_path, content), spec(), 1, chunk_rows=2).frame
         assert frame["text"].tolist() == [f"{text} {i}" for i in range(9)]
+        assert frame["tweet_id"].tolist() == [str(i) for i in range(9)]
     crlf = FederatedDataset(save(tmp_path, (HEADER + lines).replace("\n", "\r\n")), spec(), 1, chunk_rows=2).frame
     assert crlf["text"].tolist() == [f"{text} {i}".replace("\n", "\r\n") for i in range(9)]
 
@@ -272,6 +273,7 @@ def test_another_encoding(tmp_path: Path) -> None:
         ("9,7,True,t,hello, my friend,,", 8),  # shifted, with nothing but an empty field too many
         ("9,7,True,t,a,b,c,d,e,f,g", 11),
         ("9,7", 2),
+        ("9,7,True,t", 4),  # ends just before the text
         ("world,,", 3),  # the second half of a text with a bare line break
     ],
 )
@@ -297,6 +299,15 @@ def test_a_ragged_row_deep_in_one_large_chunk(tmp_path: Path) -> None:
 def test_a_row_without_trailing_columns_that_nobody_uses_is_read(tmp_path: Path) -> None:
     path = save(tmp_path, HEADER + good(3) + "9,7,True,t,hello my friend\n")
     assert FederatedDataset(path, spec(), 1).frame["text"].tolist()[-1] == "hello my friend"
+    path = save(tmp_path, "text,inbound\nhello my friend\n")
+    assert len(FederatedDataset(path, spec(filter_inbound_only=False), 1).frame) == 1
+    assert error_of(path).startswith("line 2: expected 2 fields, saw 1")
+
+
+def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    path = save(tmp_path, "\n" + HEADER + "\n" + good(3) + "\n\n" + GOOD + "\n")
+    dataset = FederatedDataset(path, spec(), 1, chunk_rows=2)
+    assert (dataset.rows_read, len(dataset.frame)) == (4, 4)
 
 
 def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ from fedmq.data.prepare import (
     partition_inputs,
     prepare_owner,
     prepare_partition,
-    read_partition,
     reusable_partition,
 )
-from fedmq.data.shards import TokenizerInfo, open_split, read_info
+from fedmq.data.shards import TokenizerInfo, open_split, read_info, read_partition
 from fedmq.errors import DataError, LocalProtocolError
 from fedmq.recipe import DataSpec
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedmq.data.shards import ShardInfo, open_split, read_info, replacing_folder, write_shard
+from fedmq.atomic import replacing_folder
+from fedmq.data.shards import ShardInfo, open_split, read_info, write_shard
 from fedmq.errors import DataError, LocalProtocolError, StorageError
 
 EOS = 9

@@ -1,0 +1,57 @@
+"""The coordinator's control links: which worker speaks on which, and messages to and from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedmq.errors import RemoteProtocolError
+from fedmq.protocol import messages as m
+from fedmq.protocol.frames import Codec
+from fedmq.transport.base import CoordinatorTransport, Incoming
+
+
+class Links:
+    """A link is bound to a worker by its hello. The newest hello of a name wins: its older link is dead or a ghost."""
+
+    def __init__(self, transport: CoordinatorTransport) -> None:
+        self._transport = transport
+        self._in, self._out = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
+        self._workers: dict[bytes, str] = {}
+        self._peers: dict[str, bytes] = {}
+
+    def decode(self, incoming: Incoming) -> Any:
+        """The message that came in on the control plane.
+
+        Raises:
+          RemoteProtocolError: it is none.
+        """
+        if len(incoming.frames) != 1:
+            raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
+        return self._in.decode(incoming.frames[0])
+
+    def bind(self, peer: bytes, worker: str) -> None:
+        """This worker speaks on this link from now on."""
+        self.drop(worker)
+        self._workers[peer], self._peers[worker] = worker, peer
+
+    def drop(self, worker: str) -> None:
+        """Forget the worker's link: it must say hello again."""
+        self._workers.pop(self._peers.pop(worker, b""), None)
+
+    def worker(self, peer: bytes) -> str | None:
+        """Who speaks on this link; None before its hello."""
+        return self._workers.get(peer)
+
+    def send(self, peer: bytes, message: Any) -> bool:
+        """Send on a link. False: it is closed."""
+        return self._transport.send("control", peer, self._out.encode(message))
+
+    def tell(self, worker: str, message: Any) -> bool:
+        """Send to a worker, if it has a link. False: it has, and that is closed."""
+        peer = self._peers.get(worker)
+        return peer is None or self.send(peer, message)
+
+    def tell_all(self, message: Any) -> None:
+        """Send to every worker that has a link."""
+        for peer in self._peers.values():
+            self.send(peer, message)

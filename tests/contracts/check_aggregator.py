@@ -1,0 +1,92 @@
+"""What every aggregator must keep; run on each entry of build.AGGREGATORS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fedmq import tensors
+from fedmq.algorithms.aggregate import Aggregator, Update
+from fedmq.errors import LocalProtocolError
+
+LIKE = {"A": np.zeros((2, 3), np.float32), "B": np.zeros(4, np.float32)}
+
+
+def _update(k: int, delta: tensors.NamedTensors) -> Update:
+    return Update(f"client_{k}", 0, k + 1, 10 * (k + 1), delta)
+
+
+def _random(k: int) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(k)
+    return {name: draw.normal(size=value.shape) for name, value in LIKE.items()}
+
+
+def _aggregate(rule: Aggregator, deltas: list[dict[str, np.ndarray]], weights: list[float]) -> tensors.NamedTensors:
+    state = rule.init(LIKE)
+    for k, (delta, weight) in enumerate(zip(deltas, weights, strict=True)):
+        state = rule.fold(state, _update(k, delta), weight)
+    return rule.finish(state)
+
+
+def check_aggregator(make: Callable[[], Aggregator]) -> None:
+    """Run every check on fresh aggregators from `make`."""
+    for check in (_shapes, _one_update, _consensus, _weight_scale, _deterministic, _arguments, _independent, _refusals):
+        check(make)
+
+
+def _shapes(make: Callable[[], Aggregator]) -> None:
+    result = _aggregate(make(), [_random(k) for k in range(5)], [1.0] * 5)
+    assert tensors.spec(result) == {name: ("float64", shape) for name, (_, shape) in tensors.spec(LIKE).items()}
+
+
+def _one_update(make: Callable[[], Aggregator]) -> None:
+    result = _aggregate(make(), [_random(0)], [3.0])
+    for name, value in _random(0).items():
+        assert result[name] == pytest.approx(value, rel=1e-12), "one client's update is the mean"
+
+
+def _consensus(make: Callable[[], Aggregator]) -> None:
+    result = _aggregate(make(), [_random(7)] * 5, [1.0, 2.0, 3.0, 4.0, 5.0])
+    for name, value in _random(7).items():
+        assert result[name] == pytest.approx(value, rel=1e-12), "what all agree on is the mean"
+
+
+def _weight_scale(make: Callable[[], Aggregator]) -> None:
+    deltas = [_random(k) for k in range(5)]
+    once, twice = (_aggregate(make(), deltas, [f * (k + 1) for k in range(5)]) for f in (1.0, 1000.0))
+    for name in LIKE:
+        assert once[name] == pytest.approx(twice[name], rel=1e-9), "only the ratio of weights counts"
+
+
+def _deterministic(make: Callable[[], Aggregator]) -> None:
+    first, second = (_aggregate(make(), [_random(k) for k in range(5)], [1.0] * 5) for _ in range(2))
+    assert tensors.digest(first) == tensors.digest(second)
+
+
+def _arguments(make: Callable[[], Aggregator]) -> None:
+    deltas = [_random(k) for k in range(3)]
+    _aggregate(make(), deltas, [1.0, 2.0, 3.0])
+    assert [tensors.digest(d) for d in deltas] == [tensors.digest(_random(k)) for k in range(3)], "updates are not ours"
+
+
+def _independent(make: Callable[[], Aggregator]) -> None:
+    rule = make()
+    other = rule.fold(rule.init(LIKE), _update(9, _random(9)), 1.0)
+    result = _aggregate(rule, [_random(0)], [1.0])
+    assert tensors.digest(result) == tensors.digest(_aggregate(make(), [_random(0)], [1.0])), "two states share nothing"
+    assert tensors.digest(rule.finish(other)) == tensors.digest(_aggregate(make(), [_random(9)], [1.0]))
+
+
+def _refusals(make: Callable[[], Aggregator]) -> None:
+    rule = make()
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="client_3"):
+            rule.fold(rule.init(LIKE), _update(3, _random(3)), weight)
+    with pytest.raises(LocalProtocolError, match="names"):
+        rule.fold(rule.init(LIKE), _update(3, {"A": _random(3)["A"]}), 1.0)
+    with pytest.raises(LocalProtocolError, match="B: shape"):
+        rule.fold(rule.init(LIKE), _update(3, _random(3) | {"B": np.zeros(5)}), 1.0)
+    with pytest.raises(ValueError, match="no update"):
+        rule.finish(rule.init(LIKE))

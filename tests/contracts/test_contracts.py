@@ -1,0 +1,37 @@
+"""Every seam's contract, on every implementation."""
+
+from __future__ import annotations
+
+import pytest
+from check_aggregator import check_aggregator
+from check_codec import CodecUnderTest, check_codec
+from check_transport import Dial, Listen, check_transport
+
+from fedmq.build import AGGREGATORS
+from fedmq.codec import raw
+from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
+from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
+
+CODECS = {"raw": CodecUnderTest(raw.encode, raw.decode, lossless=True)}
+TRANSPORTS: dict[str, tuple[Listen, Dial]] = {
+    "memory": (MemoryCoordinatorTransport, MemoryWorkerTransport),  # type: ignore[dict-item]
+    "zeromq": (
+        lambda: ZmqCoordinatorTransport("tcp://127.0.0.1:0"),
+        lambda listener: ZmqWorkerTransport(listener.address),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_aggregator(name: str) -> None:
+    check_aggregator(AGGREGATORS[name])
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_codec(name: str) -> None:
+    check_codec(CODECS[name])
+
+
+@pytest.mark.parametrize("name", TRANSPORTS)
+def test_transport(name: str) -> None:
+    check_transport(*TRANSPORTS[name])

@@ -1,0 +1,174 @@
+"""A federation of real processes on loopback: with trainers that compute nothing, and with a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import FEDMQ, NOOP_WORKER, Gate, Running
+
+SENTENCES = [
+    "@AcmeSupport my order {} has not arrived yet, can you help me please?",
+    "The app crashes every time I open page {} of my account",
+    "Thanks for the quick reply about {}, the update fixed it!",
+    "My flight {} was cancelled & nobody at the desk could tell me why.",
+    "How long does a refund of {} take? It has been two weeks now.",
+    "Please restart phone {} and try again, that should do it.",
+    "Worst service ever, ticket {}, I want to talk to a human.",
+    "Parcel {} is on its way and will arrive on Monday.",
+]
+
+
+class Federation:
+    """Processes of one test in one folder; all are gone when the test is over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[Running] = []
+
+    def config(self, name: str = "run", **sections: Any) -> Path:
+        """A config file whose run goes to folder/NAME."""
+        path = self.folder / f"{name}.json"
+        places = {"output_dir": str(self.folder / name), "log_dir": str(self.folder / f"{name}_logs"), "device": "cpu"}
+        path.write_text(json.dumps(places | sections))
+        return path
+
+    def start(self, *command: object, **env: str) -> Running:
+        """Any command."""
+        process = Running(list(command), self.folder, **env)
+        self._started.append(process)
+        return process
+
+    def fedmq(self, *arguments: object, **env: str) -> Running:
+        """`fedmq ARGUMENTS`, in the background."""
+        return self.start(*FEDMQ, *arguments, **env)
+
+    def coordinator(self, config: Path, *arguments: object, port: int = 0) -> Coordinating:
+        """`fedmq coordinator CONFIG`, listening."""
+        process = self.fedmq("coordinator", config, "--bind", f"tcp://127.0.0.1:{port}", *arguments)
+        return Coordinating(process, process.wait_line(r"^listening on (tcp://\S+):")[1])
+
+    def noop_worker(self, address: str, name: str, **options: Any) -> Running:
+        """A worker agent whose trainer computes nothing; `options` as in benchmarks/noop_trainer.py."""
+        options = {"clients": ["client_0", "client_1"], "shape": [64]} | options
+        work_dir = self.folder / "noop" / name
+        return self.start(sys.executable, NOOP_WORKER, address, name, work_dir, FEDMQ_NOOP=json.dumps(options))
+
+    def gate(self, name: str) -> Gate:
+        """A new gate."""
+        return Gate(self.folder / f"{name}.gate")
+
+    def end(self) -> None:
+        """Kill what still runs; what each said is shown when the test failed."""
+        for process in reversed(self._started):
+            process.clean_up()
+            print(f"=== {' '.join(process.command)}\n{process.output()}")
+
+
+class Coordinating:
+    """A coordinator and where it listens."""
+
+    def __init__(self, process: Running, address: str) -> None:
+        self.process, self.address = process, address
+        self.port = int(address.rpartition(":")[2])
+
+    def ended_well(self) -> str:
+        """Wait for its end, which must be a good one; returns the digest that it printed."""
+        assert self.process.end() == 0, self.process.output()
+        return self.process.wait_line(r"^adapter SHA-256 ([0-9a-f]{64})$")[1]
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    started = Federation(tmp_path)
+    yield started
+    started.end()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody had a moment ago, for processes that must agree on it beforehand."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 of two small layers with a byte-level tokenizer of its own: a folder, as a user may have one."""
+    import tokenizers
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-gpt2"
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    bpe.train_from_iterator(
+        SENTENCES,
+        tokenizers.trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<|endoftext|>"],
+            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    config = transformers.GPT2Config(
+        vocab_size=400, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+    )
+    torch.manual_seed(0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>"
+    ).save_pretrained(folder)
+    return folder
+
+
+def write_tweets(path: Path, rows: int, seed: int = 0, authors: int = 6) -> Path:
+    """A CSV in the schema of the Twitter customer support data; every row passes the default filters."""
+    draw = random.Random(seed)
+    header = ["tweet_id", "author_id", "inbound", "created_at", "text", "response_tweet_id", "in_response_to_tweet_id"]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for row in range(rows):
+            text = draw.choice(SENTENCES).format(1000 * seed + row)
+            writer.writerow([row, 100 + draw.randrange(authors), True, "Tue Oct 31 2017", text, "", ""])
+    return path
+
+
+@pytest.fixture(scope="session")
+def tweets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 tweets of 6 authors."""
+    return write_tweets(tmp_path_factory.mktemp("data") / "tweets.csv", 120)
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_gpt2: Path, tweets: Path) -> Callable[..., dict[str, Any]]:
+    """Sections of a config whose real rounds take a second or two."""
+
+    def settings(**federated: Any) -> dict[str, Any]:
+        return {
+            "seed": 7,
+            "model": {"model_name": str(tiny_gpt2), "max_length": 24},
+            "lora": {"r": 2, "lora_alpha": 4},
+            "training": {
+                "num_epochs": 1,
+                "batch_size": 8,
+                "learning_rate": 0.01,
+                "warmup_steps": 0,
+                "eval_steps": 2,
+                "num_threads": 1,
+            },
+            "federated": {"num_clients": 3, "clients_per_round": 2, "num_rounds": 2, "save_every": 1} | federated,
+            "data": {"dataset_path": str(tweets)},
+            "generation": {"prompts": ["My order", "Thanks"], "max_new_tokens": 8},
+        }
+
+    return settings

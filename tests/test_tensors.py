@@ -1,0 +1,77 @@
+"""Named tensors: combined only when names and shapes agree, in float64, independent of the mapping's order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedmq import tensors
+from fedmq.errors import LocalProtocolError
+
+A = {"b": np.array([[1.0, 2.0]], np.float32), "a": np.array([3.0], np.float32)}
+
+
+def test_spec_is_sorted_and_exact() -> None:
+    assert list(tensors.spec(A).items()) == [("a", ("float32", (1,))), ("b", ("float32", (1, 2)))]
+
+
+def test_zeros_like_is_float64_unless_told_otherwise() -> None:
+    assert tensors.spec(tensors.zeros_like(A)) == {"a": ("float64", (1,)), "b": ("float64", (1, 2))}
+    assert tensors.zeros_like(A, np.float32)["a"].dtype == np.float32
+
+
+def test_algebra_is_float64() -> None:
+    # 1 + 2^-24 is no float32: a sum in float32 would lose the small part.
+    one, small = {"w": np.array([1.0], np.float32)}, {"w": np.array([2.0**-24], np.float32)}
+    total = tensors.add(one, small)
+    assert total["w"].dtype == np.float64
+    assert total["w"][0] == 1 + 2.0**-24
+    assert tensors.subtract(total, one)["w"][0] == 2.0**-24
+    assert tensors.scale(small, 0.5)["w"][0] == 2.0**-25
+
+
+def test_subtract_into_given_memory() -> None:
+    out = tensors.zeros_like(A)
+    difference = tensors.subtract(A, tensors.scale(A, 0.25), out=out)
+    assert all(difference[name] is out[name] for name in A)
+    assert difference["b"].tolist() == [[0.75, 1.5]]
+
+
+@pytest.mark.parametrize("operation", [tensors.add, tensors.subtract, tensors.require_same_shapes])
+def test_what_does_not_fit_is_named(operation: object) -> None:
+    with pytest.raises(LocalProtocolError, match=r"\['b'\]"):
+        operation(A, {"a": A["a"]})  # type: ignore[operator]
+    # (1, 2) and (2,) would broadcast silently.
+    with pytest.raises(LocalProtocolError, match=r"b: shape \(1, 2\) against \(2,\)"):
+        operation(A, A | {"b": np.zeros(2, np.float32)})  # type: ignore[operator]
+
+
+def test_astype_rounds_to_nearest_even() -> None:
+    halves = {"w": np.array([1 + 2.0**-24, 1 + 3 * 2.0**-24])}
+    assert tensors.astype(halves, np.float32)["w"].tolist() == [1.0, 1 + 2.0**-22]
+
+
+def test_l2_norm_does_not_overflow_in_float32() -> None:
+    assert tensors.l2_norm({"w": np.full(4, 1e30, np.float32)}) == pytest.approx(2e30)
+    assert tensors.l2_norm({}) == 0.0
+
+
+def test_digest_depends_on_content_only() -> None:
+    digest = tensors.digest(A)
+    assert tensors.digest(dict(reversed(A.items()))) == digest
+    assert tensors.digest({name: np.asfortranarray(value) for name, value in A.items()}) == digest
+    assert tensors.digest({name: value.astype(">f4") for name, value in A.items()}) == digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"b": A["b"], "c": A["a"]},
+        {"b": A["b"].reshape(2, 1), "a": A["a"]},
+        {"b": A["b"].astype(np.float64), "a": A["a"]},
+        {"b": -A["b"], "a": A["a"]},
+    ],
+    ids=["name", "shape", "dtype", "value"],
+)
+def test_digest_sees_every_difference(other: dict[str, np.ndarray]) -> None:
+    assert tensors.digest(other) != tensors.digest(A)
