@@ -4,7 +4,7 @@ It speaks the trainer's side of the pipe and answers at once with random, changi
 depend on the task's seed alone. The environment variable FEDMQ_NOOP holds a JSON object:
 
     clients    ids that it hosts (default: client_0 and client_1)
-    shape      of each of its tensors (default [811008], GPT-2's c_attn + c_proj at r=8 in one)
+    shape      of each of two tensors; without it, those of GPT-2 small: c_attn and c_proj, r = 8, 811,008 in all
     gates      {client: path of a FIFO}: training of that client waits until the FIFO was opened for writing and closed
     fails      {client: [text, ...]}: each attempt at that client takes and fails with the next text of this process
 """
@@ -28,7 +28,8 @@ from fedmq.protocol.messages import HostedClient
 from fedmq.runtime.pipe import Pipe, PipeClosed
 
 CLIENTS = ["client_0", "client_1"]
-NAMES = ("base_model.model.lora_A.weight", "base_model.model.lora_B.weight")
+#: module -> width in, width out
+GPT2 = {"attn.c_attn": (768, 2304), "attn.c_proj": (768, 768), "mlp.c_proj": (3072, 768)}
 
 
 def main() -> None:
@@ -82,9 +83,16 @@ def num_examples(client: str) -> int:
 
 
 def adapter(seed: int, options: dict) -> dict[str, np.ndarray]:
-    shape = options.get("shape", [811008 // 2])
+    shapes: dict[str, list[int]] = {}
+    if "shape" in options:
+        shapes = {f"base_model.model.lora_{factor}.weight": options["shape"] for factor in "AB"}
+    else:
+        for layer in range(12):
+            for module, (d_in, d_out) in GPT2.items():
+                prefix = f"base_model.model.transformer.h.{layer}.{module}"
+                shapes |= {f"{prefix}.lora_A.weight": [8, d_in], f"{prefix}.lora_B.weight": [d_out, 8]}
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape, dtype=np.float32) for name in NAMES}
+    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
 
 
 def trained(

@@ -48,6 +48,8 @@ def write_json(path: Path, value: Any) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its place, durably, when the block ends without an error.
 
+    What the block puts into it is to be durable by then, as what `write_bytes` wrote is.
+
     Raises:
       StorageError: the files cannot be written or renamed.
     """
@@ -58,8 +60,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temp, ignore_errors=True)
         temp.mkdir(parents=True)
         yield temp
-        for path in (*temp.rglob("*"), temp):
-            fsync(path)
+        fsync(temp)
         # A folder cannot be renamed onto a full one. A crash between the two renames leaves none, never half of one.
         if folder.is_dir():
             os.rename(folder, old)

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples on every machine and in every run, and no verdict by the clock.
+settings.register_profile("fedmq", deadline=None, derandomize=True)
+settings.load_profile("fedmq")
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from fedmq.atomic import replacing_folder
+from fedmq.atomic import replacing_folder, write_bytes
 from fedmq.errors import StorageError
 from fedmq.tensors import NamedTensors
 
@@ -27,6 +27,7 @@ def write_adapter(folder: Path, tensors: NamedTensors, config: Mapping[str, Any]
       config: the content of adapter_config.json.
 
     Example:
+      >>> import tempfile
       >>> folder = Path(tempfile.mkdtemp()) / "adapter"
       >>> write_adapter(folder, {"x.lora_A.weight": np.ones((2, 3), np.float32)}, {"r": 2})
       >>> tensors, config = read_adapter(folder)
@@ -35,8 +36,8 @@ def write_adapter(folder: Path, tensors: NamedTensors, config: Mapping[str, Any]
     """
     with replacing_folder(folder) as temporary:
         ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-        (temporary / WEIGHTS).write_bytes(safetensors.numpy.save(ordered))
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_bytes(temporary / WEIGHTS, safetensors.numpy.save(ordered))
+        write_bytes(temporary / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

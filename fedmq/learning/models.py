@@ -14,7 +14,7 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers.pytorch_utils import Conv1D
 
-from fedmq.atomic import replacing_folder
+from fedmq.atomic import fsync, replacing_folder
 from fedmq.errors import ConfigError, LocalProtocolError, ModelError
 from fedmq.learning.adapter_folder import read_adapter, write_adapter
 from fedmq.learning.tokenizer import BUNDLED, Tokenizer, find_folder, library_warnings_to_log, load_tokenizer, one_line
@@ -145,6 +145,8 @@ class LanguageModel:
         with replacing_folder(folder) as temporary, library_warnings_to_log():
             merged.save_pretrained(temporary)
             self.tokenizer.fast.save_pretrained(temporary)
+            for path in temporary.iterdir():
+                fsync(path)
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         # The state dict's tensors share memory with the parameters. Embeddings are never part of

@@ -100,4 +100,5 @@ def _where(error: ValueError) -> str:
         return "not a value of this type"
     first = errors(include_input=False, include_url=False, include_context=False)[0]
     path = ".".join(str(part)[:40] for part in first["loc"])
-    return f"{path.encode('ascii', 'backslashreplace').decode()[:120]} ({first['type']})"
+    # An unknown field's name is the peer's: no control characters of it reach a terminal or a log.
+    return f"{ascii(path)[1:-1][:120]} ({first['type']})"

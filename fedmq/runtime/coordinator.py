@@ -80,8 +80,8 @@ class Coordinator:
           failure: likewise; a reason ends it as failed (say, that all local workers died).
         """
         while self.finish is None:
-            # What a commit left to do is done as soon as nobody waits for an answer.
-            received = self.transport.receive(0.0 if self._untidy else 0.1)
+            # What a commit left to do is done as soon as nobody has asked for anything for 5 ms.
+            received = self.transport.receive(0.005 if self._untidy else 0.1)
             if self._untidy and not received.messages:
                 self._tidy()
             for incoming in received.messages:

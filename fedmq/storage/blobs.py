@@ -21,8 +21,9 @@ class BlobStore:
     """
 
     def __init__(self, folder: Path, durable: bool = True) -> None:
-        self.folder, self._durable = folder, durable
-        self._checked: set[str] = set()
+        self.folder, self.durable = folder, durable
+        #: digests whose content was seen to be right in this process
+        self.checked: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
@@ -42,9 +43,9 @@ class BlobStore:
           RemoteProtocolError: BLOB, the content is not what its name says.
         """
         content = self.path(digest).read_bytes()
-        if digest not in self._checked and hashlib.sha256(content).hexdigest() != digest:
+        if digest not in self.checked and hashlib.sha256(content).hexdigest() != digest:
             raise RemoteProtocolError("BLOB", f"{self.path(digest)} does not have the content that its name says")
-        self._checked.add(digest)
+        self.checked.add(digest)
         return content
 
     def add(self, content: bytes) -> str:
@@ -52,25 +53,25 @@ class BlobStore:
         digest = hashlib.sha256(content).hexdigest()
         if not self.has(digest):
             atomic.write_bytes(self.path(digest), content)
-        self._checked.add(digest)
+        self.checked.add(digest)
         return digest
 
     def remove(self, digest: str) -> None:
         """Delete the blob if it is here."""
         self.path(digest).unlink(missing_ok=True)
-        self._checked.discard(digest)
+        self.checked.discard(digest)
 
     def partial(self, digest: str, total: int) -> PartialBlob:
         """Begin, or go on with, a blob of `total` bytes."""
-        return PartialBlob(self.path(digest), digest, total, self._durable)
+        return PartialBlob(self, digest, total)
 
 
 class PartialBlob:
     """A blob on its way in: appended in order, checked as a whole, then renamed into place."""
 
-    def __init__(self, path: Path, digest: str, total: int, durable: bool = True) -> None:
-        self._path, self._digest, self.total, self._durable = path, digest, total, durable
-        self._part = path.with_name(path.name + ".part")
+    def __init__(self, store: BlobStore, digest: str, total: int) -> None:
+        self._store, self._digest, self.total = store, digest, total
+        self._part = store.path(digest).with_name(f"{digest}.part")
         self._file: BinaryIO = open(self._part, "ab")  # noqa: SIM115 - closed by finish or close
         self._hash = hashlib.sha256()
         self.offset = self._file.tell()
@@ -96,15 +97,16 @@ class PartialBlob:
           RemoteProtocolError: BLOB, the bytes are not what the digest says; they are thrown away.
         """
         self._file.flush()
-        if self._durable:
+        if self._store.durable:
             os.fsync(self._file.fileno())
         self._file.close()
         if self._hash.hexdigest() != self._digest:
             self._part.unlink()
             raise RemoteProtocolError("BLOB", "the bytes do not have the digest they were announced with")
-        os.replace(self._part, self._path)
-        if self._durable:
-            atomic.fsync(self._path.parent)
+        os.replace(self._part, self._store.path(self._digest))
+        if self._store.durable:
+            atomic.fsync(self._store.folder)
+        self._store.checked.add(self._digest)
 
     def close(self) -> None:
         """Stop for now; what has arrived is kept for the next try."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 import fedmq
 from fedmq.data import sample
+from fedmq.data.sample_brands import BRANDS
+from fedmq.data.sample_personas import COMMON, PERSONAS
 
 COMMITTED = Path(fedmq.__file__).parent / "assets" / "support_tweets.csv"
 
@@ -102,6 +105,20 @@ def test_each_busy_customer_has_a_vocabulary_of_its_own(rows: Rows) -> None:
     assert len(volumes) > 100
     assert "starfall" in gamer and "grandson" not in gamer
     assert "grandson" in grandmother and "starfall" not in grandmother.lower()
+
+
+def slots_in(*phrases: str) -> set[str]:
+    return set(re.findall(r"\{(\w+)\}", " ".join(phrases)))
+
+
+def test_every_slot_of_every_phrase_has_alternatives() -> None:
+    for brand in BRANDS:
+        known = brand.slots.keys() | COMMON.keys() | {"hash"}
+        common = [phrase for name, phrase in COMMON.items() if name not in brand.slots]
+        assert slots_in(brand.problems, brand.praises, brand.answers, *brand.slots.values(), *common) <= known
+        for persona in PERSONAS:
+            if brand.handle in persona.brands:
+                assert slots_in(persona.remarks, *persona.slots.values()) <= known | persona.slots.keys()
 
 
 def customer(rows: Rows, word: str) -> str:

@@ -1,0 +1,87 @@
+"""Driving the coordinator's state machine by hand: events in, commands out, `validate()` after each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedmq.protocol import events as ev
+from fedmq.protocol.coordinator_state import PHASES, CoordinatorState, Progress
+from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.policy import RoundPolicy, Timers
+
+TIMERS = Timers(start_s=100.0, heartbeat_s=1.0, suspect_s=5.0, dead_s=15.0)
+
+
+def ready(name: str, *clients: str, size: int = 10, test: bool = False, **fields: Any) -> ev.WorkerReady:
+    """A worker that hosts clients of `size` examples each, and the test shard if it says so."""
+    return ev.WorkerReady(name, dict.fromkeys(clients, size), evaluates_test=test, **fields)
+
+
+class Drive:
+    """A run under test. `say` feeds an event now, `at` moves the clock; both return the commands."""
+
+    def __init__(
+        self,
+        *,
+        rounds: int = 2,
+        cohort: int = 2,
+        quorum: int | None = None,
+        expected: int = 2,
+        deadline_s: float | None = None,
+        named: tuple[str, ...] = (),
+        generates: bool = False,
+        progress: Progress = Progress(),
+    ) -> None:
+        policy = RoundPolicy(rounds, cohort, quorum or cohort, deadline_s)
+        self.state = CoordinatorState(policy, TIMERS, expected, frozenset(named), generates, progress)
+        self.now = 0.0
+        self.trace = [self.state.phase]
+
+    def say(self, event: ev.Event) -> list[ev.Command]:
+        """Feed one event."""
+        commands = self.state.handle(event, self.now)
+        self.state.validate()
+        if self.state.phase is not self.trace[-1]:
+            assert self.state.phase in PHASES[self.trace[-1]]
+            self.trace.append(self.state.phase)
+        return commands
+
+    def at(self, now: float) -> list[ev.Command]:
+        """Let the time be `now` (seconds)."""
+        self.now = now
+        return self.say(ev.Tick())
+
+    def alive(self, *workers: str) -> list[ev.Command]:
+        """A sign of life of each."""
+        return [command for worker in workers for command in self.say(ev.Heard(worker))]
+
+    def stored(self, worker: str, task: str, digest: str = "") -> list[ev.Command]:
+        """The worker's result is durable."""
+        return self.say(ev.ResultStored(worker, task, digest))
+
+    def started(self, *workers: ev.WorkerReady) -> list[ev.Command]:
+        """Join the workers, make the first adapter; the commands of its commit."""
+        commands = [command for worker in workers for command in self.say(worker)]
+        (init,) = [c for c in commands if isinstance(c, ev.Dispatch)]
+        self.stored(init.worker, init.task, "d0")
+        return self.say(ev.Committed(0))
+
+    def opened(self, *workers: ev.WorkerReady, clients: tuple[str, ...]) -> list[ev.Command]:
+        """Start and select `clients` for round 1; the commands that open the round."""
+        self.started(*workers)
+        return self.say(ev.Selected(1, clients))
+
+
+def dispatched(commands: list[ev.Command]) -> dict[str, str]:
+    """worker -> task of the Dispatch commands."""
+    return {c.worker: c.task for c in commands if isinstance(c, ev.Dispatch)}
+
+
+def notes(commands: list[ev.Command]) -> str:
+    """What a person would read."""
+    return "; ".join(c.text for c in commands if isinstance(c, ev.Note))
+
+
+def units(commands: list[ev.Command]) -> list[str]:
+    """The units of the dispatched jobs."""
+    return [parse_task(task)[0].unit for task in dispatched(commands).values()]
