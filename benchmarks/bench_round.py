@@ -38,11 +38,13 @@ def main() -> None:
     arguments = parser.parse_args()
     floor = floor_rounds(arguments.rounds, arguments.workers)
     with tempfile.TemporaryDirectory() as folder:
-        overhead = fedmq_rounds(Path(folder), arguments.rounds, arguments.workers)
+        overhead, listening_s, rss_mb = fedmq_rounds(Path(folder), arguments.rounds, arguments.workers)
     floor += floor_rounds(arguments.rounds, arguments.workers)
     result = {
         "overhead_s": summary(overhead),
         "raw_zmq_s": summary(floor),
+        "listening_s": listening_s,
+        "coordinator_peak_rss_mb": rss_mb,
         "rounds": arguments.rounds,
         "workers": arguments.workers,
         "adapter_nbytes": NBYTES,
@@ -58,14 +60,20 @@ def main() -> None:
     for name in ("overhead_s", "raw_zmq_s"):
         row = result[name]
         print(f"{name:<12} median {1e3 * row['median']:7.1f}  min {1e3 * row['min']:7.1f}  max {1e3 * row['max']:7.1f}")
+    print(
+        f"coordinator: listens after {result['listening_s']:.2f} s, peak memory {result['coordinator_peak_rss_mb']:.0f} MB"
+    )
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
 
 
-def fedmq_rounds(folder: Path, rounds: int, workers: int) -> list[float]:
-    """Overhead of each round of a whole run; the first one, which starts everything, is left out."""
+def fedmq_rounds(folder: Path, rounds: int, workers: int) -> tuple[list[float], float, float]:
+    """(overhead of each round, seconds until the coordinator listens, its peak memory in MB).
+
+    The first round, which starts everything, is left out.
+    """
     config = {
         "output_dir": str(folder / "run"),
         "log_dir": str(folder / "logs"),
@@ -73,6 +81,7 @@ def fedmq_rounds(folder: Path, rounds: int, workers: int) -> list[float]:
     }
     (folder / "config.json").write_text(json.dumps(config))
     os.environ["FEDMQ_NOOP"] = json.dumps({"clients": [f"client_{k}" for k in range(workers)]})
+    started = time.perf_counter()
     coordinator = subprocess.Popen(
         [sys.executable, "-m", "fedmq", "coordinator", str(folder / "config.json"), "--bind", "tcp://127.0.0.1:0"],
         stdout=subprocess.PIPE,
@@ -80,20 +89,23 @@ def fedmq_rounds(folder: Path, rounds: int, workers: int) -> list[float]:
     )
     assert coordinator.stdout is not None
     address = next(line.split()[2].rstrip(":") for line in coordinator.stdout if line.startswith("listening on"))
+    listening_s = time.perf_counter() - started
     agents = [
         subprocess.Popen([sys.executable, str(HERE / "noop_worker.py"), address, f"w{k}", str(folder / f"w{k}")])
         for k in range(workers)
     ]
-    coordinator.communicate(timeout=600)
+    coordinator.stdout.read()
+    _, status, usage = os.wait4(coordinator.pid, 0)
     for agent in agents:
         agent.wait(30)
-    if coordinator.returncode:
+    if status:
         raise SystemExit("the run failed")
     journal = Journal.open(folder / "run" / "run.db", read_only=True)
     rows = journal.rounds(2)
     slowest = {row["round"]: max(u["train_seconds"] for u in journal.updates(row["round"])) for row in rows}
     journal.close()
-    return [row["committed_at"] - row["opened_at"] - slowest[row["round"]] for row in rows]
+    overhead = [row["committed_at"] - row["opened_at"] - slowest[row["round"]] for row in rows]
+    return overhead, listening_s, usage.ru_maxrss / 1024
 
 
 def floor_rounds(rounds: int, workers: int) -> list[float]:

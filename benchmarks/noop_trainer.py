@@ -55,7 +55,7 @@ def main() -> None:
 def loaded(options: dict) -> link.Loaded:
     clients = options.get("clients", CLIENTS)
     hosted = tuple(HostedClient(name, num_examples(name), 100, 0, "0" * 64) for name in sorted(clients))
-    return link.Loaded(hosted, True, "0" * 64, "cpu", ())
+    return link.Loaded(hosted, True, "0" * 64, 0, 0, "cpu")
 
 
 def answer(begin: link.Begin, options: dict) -> object:

@@ -94,6 +94,11 @@ class CoordinatorState:
         self.roster = Roster(self.timers, self.policy.max_attempts)
         if self.progress.version is not None:
             self.version = self.progress.version
+        # Known from the start: workers go on with the open round, or offer what they finished, before all are there.
+        self._add_trainings(self.progress.selected)
+        for client, digest in self.progress.accepted:
+            state = self.roster.jobs[Job("train", self.round, client)]
+            state.status, state.digest = Status.DONE, digest
 
     @property
     def round(self) -> int:
@@ -107,7 +112,7 @@ class CoordinatorState:
             commands += self._react(event, now)
         if not self.ended:
             commands += self._advance(now)
-        if not self.ended:
+        if not self.ended and self.phase is not Phase.WAITING:
             commands += self.roster.assign(now)
         return commands
 
@@ -196,7 +201,9 @@ class CoordinatorState:
         if self.version >= self.policy.num_rounds:
             return notes + self._finishing()
         if self.progress.selected:
-            return notes + self._open_round(self.round, self.progress.selected, now, self.progress.accepted)
+            self._move(Phase.COLLECTING)
+            self.round_opened_at = now
+            return notes
         return notes + self._select()
 
     def _select(self) -> list[Command]:
@@ -208,18 +215,16 @@ class CoordinatorState:
             return self._end("failed", f"{text} (no worker hosts {lost})")
         return [ev.Select(self.round, tuple(eligible), self.policy.cohort)]
 
-    def _open_round(
-        self, round: int, clients: Iterable[str], now: float, accepted: Iterable[tuple[str, str]] = ()
-    ) -> list[Command]:
+    def _open_round(self, round: int, clients: Iterable[str], now: float) -> list[Command]:
         if round != self.round:
             raise LocalProtocolError(f"selection for round {round} while round {self.round} is open")
         self._move(Phase.COLLECTING)
         self.round_opened_at = now
-        self.roster.add(Job("train", round, client) for client in sorted(clients))
-        for client, digest in accepted:
-            state = self.roster.jobs[Job("train", round, client)]
-            state.status, state.digest = Status.DONE, digest
+        self._add_trainings(clients)
         return []
+
+    def _add_trainings(self, clients: Iterable[str]) -> None:
+        self.roster.add(Job("train", self.round, client) for client in sorted(clients))
 
     def _close_if_full(self, now: float) -> list[Command]:
         jobs = self.roster.of_kind("train")
@@ -282,7 +287,8 @@ class CoordinatorState:
         checks = {
             "trainings are of the open round": all(s.job.round == self.round for s in train),
             "at most a cohort is in training": len(train) <= self.policy.cohort,
-            "nobody trains outside an open round": not train or self.phase in (Phase.COLLECTING, Phase.ENDED),
+            "nobody trains outside an open round": not train
+            or self.phase in (Phase.WAITING, Phase.COLLECTING, Phase.ENDED),
             "evaluations are of committed versions": all(
                 s.job.round <= self.version for s in self.roster.of_kind("evaluate")
             ),

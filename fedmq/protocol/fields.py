@@ -25,5 +25,5 @@ TaskId = Annotated[str, Field(pattern=r"^[a-z]{1,16}-[0-9]{1,9}-[A-Za-z0-9_.-]{1
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Continuation = Annotated[str, Field(max_length=MAX_CONTINUATION)]
 FailureCode = Literal["CRASHED", "OOM", "DATA", "MODEL", "NONFINITE", "CANCELLED", "ERROR"]
-#: UPLOAD and RETRY ask for more; the others are final.
-VerdictCode = Literal["UPLOAD", "ACCEPTED", "DUPLICATE", "LATE", "UNKNOWN_TASK", "INVALID", "RETRY"]
+#: UPLOAD asks for the bytes; the others are final.
+VerdictCode = Literal["UPLOAD", "ACCEPTED", "DUPLICATE", "LATE", "UNKNOWN_TASK", "INVALID"]

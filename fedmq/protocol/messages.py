@@ -103,6 +103,8 @@ class Ready:
     clients: Annotated[tuple[HostedClient, ...], Field(max_length=MAX_CLIENTS_PER_WORKER)]
     evaluates_test: bool
     base_digest: Digest
+    num_trainable: Count
+    num_parameters: Count
     device: Text
     running: TaskId | None
     outbox: Annotated[tuple[TaskId, ...], Field(max_length=64)]

@@ -78,7 +78,8 @@ class Roster:
         self.held_out |= event.held_out
         self.test_seen |= event.evaluates_test
         self.gone -= set(event.num_examples)
-        for task in filter(None, (event.running, *event.outbox)):
+        # A task that is running and in the outbox (it is being uploaded) is one task.
+        for task in dict.fromkeys(filter(None, (event.running, *event.outbox))):
             job, attempt = parse_task(task)
             state = self.jobs.get(job)
             if state is not None and state.status is Status.PENDING and worker.job is None:

@@ -36,13 +36,14 @@ class Setup:
 
 @dataclass(frozen=True, config=CLOSED)
 class Loaded:
-    """The answer to Setup. `notes` are for people."""
+    """The answer to Setup. `device`, in words: also why it is another than was asked for."""
 
     clients: tuple[HostedClient, ...]
     evaluates_test: bool
     base_digest: Digest
+    num_trainable: Count
+    num_parameters: Count
     device: str
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, config=CLOSED)

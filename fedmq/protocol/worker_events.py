@@ -7,16 +7,14 @@ from typing import Any
 
 from fedmq.protocol import messages as m
 from fedmq.protocol.fields import FailureCode
+from fedmq.protocol.trainer_link import Loaded
 
 
 @dataclass(frozen=True)
 class Prepared:
     """The trainer has loaded the base and the data."""
 
-    clients: tuple[m.HostedClient, ...]
-    evaluates_test: bool
-    base_digest: str
-    device: str
+    loaded: Loaded
 
 
 @dataclass(frozen=True)

@@ -158,11 +158,18 @@ class WorkerState:
     def _ready(self, now: float) -> list[Any]:
         self._move(Link.READY)
         assert self.prepared is not None
-        p = self.prepared
+        loaded = self.prepared.loaded
         running = self.task.task if self.task else None
         waiting = [offer for task, offer in self.outbox.items() if task not in self.settled]
         ready = m.Ready(
-            p.clients, p.evaluates_test, p.base_digest, p.device, running, tuple(offer.task for offer in waiting)
+            clients=loaded.clients,
+            evaluates_test=loaded.evaluates_test,
+            base_digest=loaded.base_digest,
+            num_trainable=loaded.num_trainable,
+            num_parameters=loaded.num_parameters,
+            device=loaded.device[:MAX_TEXT],
+            running=running,
+            outbox=tuple(offer.task for offer in waiting),
         )
         resent = [self.answer] if self.answer is not None else []
         return [we.Send(ready), *map(we.Send, [*waiting, *resent])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from fedmq.protocol import messages as m
 from fedmq.protocol.fields import MAX_TEXT
@@ -36,6 +36,15 @@ class Admission:
         # Only now: a worker that is refused must not decide what a client's data is.
         self._data |= {client.client: client.data_digest for client in ready.clients}
         return None
+
+    def introduce(self, worker: str, ready: m.Ready) -> Iterator[str]:
+        """What people are told of a worker; of the first one also how much LoRA trains."""
+        examples = sum(client.num_examples for client in ready.clients)
+        yield f"{worker} joined on {ready.device}: {len(ready.clients)} clients, {examples} examples"
+        if self._journal.get("num_trainable") is None:
+            self._journal.put(num_trainable=str(ready.num_trainable), num_parameters=str(ready.num_parameters))
+            share = 100 * ready.num_trainable / max(1, ready.num_parameters)
+            yield f"LoRA trains {ready.num_trainable:,} of {ready.num_parameters:,} parameters ({share:.2f} %)"
 
 
 def _refusal(code: str, text: str) -> m.Reject:

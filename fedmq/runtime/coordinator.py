@@ -183,7 +183,8 @@ class Coordinator:
             return
         sizes = {client.client: client.num_examples for client in ready.clients}
         held_out = frozenset(client.client for client in ready.clients if client.num_held_out)
-        self._note("info", f"{worker} joined on {ready.device}: {len(sizes)} clients, {sum(sizes.values())} examples")
+        for line in self._admission.introduce(worker, ready):
+            self._note("info", line)
         self._events.append(ev.WorkerReady(worker, sizes, held_out, ready.evaluates_test, ready.running, ready.outbox))
 
     def _result(self, worker: str, message: m.Offer | m.Evaluated | m.Generated) -> None:

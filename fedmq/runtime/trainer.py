@@ -104,8 +104,9 @@ class Trainer:
             clients=self._hosted.announced,
             evaluates_test=self._hosted.test is not None,
             base_digest=self._model.base_digest,
-            device=device,
-            notes=() if note is None else (note,),
+            num_trainable=self._model.num_trainable,
+            num_parameters=self._model.num_parameters,
+            device=device if note is None else f"{device} ({note})",
         )
 
     def _task(self, begin: link.Begin) -> Any:

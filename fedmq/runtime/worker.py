@@ -227,11 +227,9 @@ class WorkerAgent:
     def _handle_trainer(self, message: Any) -> None:
         task = self.state.task
         match message:
-            case link.Loaded(clients, evaluates_test, base_digest, device, notes):
+            case link.Loaded():
                 self._crashes = 0
-                for note in notes:
-                    log.warning("%s", note)
-                self._handle(we.Prepared(clients, evaluates_test, base_digest, device))
+                self._handle(we.Prepared(message))
             case link.Stepped(step, total_steps):
                 self._handle(we.Stepped(step, total_steps))
             case link.Failed(code, text, fatal):

@@ -48,6 +48,19 @@ def is_loopback(address: str) -> bool:
     return parse_address(address)[0].startswith(_LOOPBACK)
 
 
+def require_loopback(address: str) -> None:
+    """Nothing here is encrypted or authenticated yet, so nothing leaves this machine in the clear.
+
+    Raises:
+      ConfigError: the address is not on loopback.
+    """
+    if not is_loopback(address):
+        raise ConfigError(
+            f"address {address}: without encryption only loopback is allowed; between hosts, use tcp://127.0.0.1:PORT "
+            "at both ends of an SSH tunnel that forwards PORT and PORT + 1"
+        )
+
+
 class _Sockets:
     """A context, the sockets of both planes, and one poller."""
 
@@ -120,6 +133,7 @@ class ZmqCoordinatorTransport(_Sockets):
     """Listens on tcp://HOST:PORT; the data plane takes PORT + 1 if it is free, else another."""
 
     def __init__(self, bind: str) -> None:
+        require_loopback(bind)
         super().__init__(zmq.ROUTER)
         host, port = parse_address(bind)
         try:
@@ -153,6 +167,7 @@ class ZmqWorkerTransport(_Sockets):
     """Dials tcp://HOST:PORT; connecting goes on in the background for as long as it takes."""
 
     def __init__(self, connect: str) -> None:
+        require_loopback(connect)
         super().__init__(zmq.DEALER)
         self._host, port = parse_address(connect)
         self._ports: dict[Plane, int] = {"control": port}

@@ -197,6 +197,10 @@ class Gate:
         if self._handle is None:
             self.reached()
         assert self._handle is not None
+        # A fresh FIFO first: who comes next must not meet who leaves.
+        fresh = self.path.with_suffix(".fresh")
+        os.mkfifo(fresh)
+        os.replace(fresh, self.path)
         os.close(self._handle)
         self._handle = None
 

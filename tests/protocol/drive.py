@@ -51,6 +51,14 @@ class Drive:
         self.now = now
         return self.say(ev.Tick())
 
+    def until(self, now: float, *workers: str) -> list[ev.Command]:
+        """Let time go on to `now`, in steps of 4 s, with a sign of life of these workers at each."""
+        commands = []
+        while self.now < now:
+            self.now = min(now, self.now + 4.0)
+            commands += [*self.alive(*workers), *self.say(ev.Tick())]
+        return commands
+
     def alive(self, *workers: str) -> list[ev.Command]:
         """A sign of life of each."""
         return [command for worker in workers for command in self.say(ev.Heard(worker))]
