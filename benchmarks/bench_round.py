@@ -61,7 +61,8 @@ def main() -> None:
         row = result[name]
         print(f"{name:<12} median {1e3 * row['median']:7.1f}  min {1e3 * row['min']:7.1f}  max {1e3 * row['max']:7.1f}")
     print(
-        f"coordinator: listens after {result['listening_s']:.2f} s, peak memory {result['coordinator_peak_rss_mb']:.0f} MB"
+        f"coordinator: listens after {result['listening_s']:.2f} s, "
+        f"peak memory {result['coordinator_peak_rss_mb']:.0f} MB"
     )
 
 

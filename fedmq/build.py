@@ -97,7 +97,7 @@ def coordinator(
     quorum = federated.min_clients or federated.clients_per_round
     state = CoordinatorState(
         RoundPolicy(federated.num_rounds, federated.clients_per_round, quorum, federated.round_deadline_s),
-        Timers(start_s=federated.start_timeout_s, heartbeat_s=0.5),
+        Timers(start_s=federated.start_timeout_s),
         expected=federated.num_clients,
         named=named,
         generates=bool(config.generation.prompts),

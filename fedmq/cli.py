@@ -71,7 +71,7 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(summary))
         return
     for text in summary["generations"]:
-        view.say(f"  {text['prompt']}|{text['text']}")
+        view.say(f"  {' '.join((text['prompt'] + text['text']).split())}")
     first, last = (summary["perplexity"].get(str(v)) for v in (0, summary["rounds"]))
     if first and last:
         view.say(

@@ -5,7 +5,6 @@
     |   |-- DataError             exit 2   the user's data: a missing file or column, an unreadable row
     |   `-- ModelError            exit 2   the user's base model: not found, no such target module
     |-- RunError                  exit 1   the run cannot go on: port in use, no worker, quorum lost
-    |   `-- RunOver               exit 6   the run that this worker came for has ended already
     |-- StorageError              exit 1   the run's folder: unreadable, locked, damaged
     |-- RemoteProtocolError       exit 1   a peer sent what the protocol does not allow
     |   `-- VersionMismatch       exit 4   a peer speaks another protocol version
@@ -39,12 +38,6 @@ class ModelError(ConfigError):
 
 class RunError(FedmqError):
     """The run cannot go on."""
-
-
-class RunOver(RunError):
-    """The run has ended."""
-
-    exit_code = 6
 
 
 class StorageError(FedmqError):

@@ -155,7 +155,7 @@ class CoordinatorState:
         if self.roster.open(job):
             return ev.Reply(worker, task, "UPLOAD")
         # A worker told to stop may have finished instead: a final verdict is all that it will hear of the task.
-        self.roster.free(worker, job)
+        self.roster.free(worker, task)
         state = self.roster.jobs.get(job)
         if state is not None:
             return ev.Reply(worker, task, "DUPLICATE" if state.digest == digest else "LATE")

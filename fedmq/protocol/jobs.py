@@ -72,7 +72,7 @@ class JobState:
 
 @dataclass
 class WorkerState:
-    """A connected worker. `job` is set while it has a task; `draining` when that task was cancelled."""
+    """A connected worker. `job` and `attempt` are of the task that it has; `draining` when that task was cancelled."""
 
     name: str
     num_examples: dict[str, int]
@@ -81,6 +81,7 @@ class WorkerState:
     last_heard: float
     suspect: bool = False
     job: Job | None = None
+    attempt: int = 0
     draining: bool = False
     step: int = 0
     total_steps: int = 0

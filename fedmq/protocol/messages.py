@@ -91,7 +91,7 @@ class Welcome:
 class Reject:
     """The link is refused, for good unless the code is REHELLO."""
 
-    code: Literal["VERSION", "REHELLO", "RUN_OVER", "NAME_TAKEN", "BASE", "DATA"]
+    code: Literal["VERSION", "REHELLO", "BASE", "DATA"]
     text: Text
     versions: tuple[Count, ...]
 

@@ -40,6 +40,6 @@ class Timers:
     """
 
     start_s: float = 120.0
-    heartbeat_s: float = 1.0
+    heartbeat_s: float = 0.5
     suspect_s: float = 5.0
     dead_s: float = 15.0

@@ -85,10 +85,11 @@ class Roster:
             if state is not None and state.status is Status.PENDING and worker.job is None:
                 self._give(state, worker, attempt, now)
             elif task == event.running:
-                # Somebody else has it by now. The worker is not free until it has stopped; what lies finished
-                # in the outbox is judged when it is offered.
-                worker.job, worker.draining = job, True
-                notes.append(ev.Reply(event.worker, task, "LATE"))
+                # Somebody else has it by now. The worker is not free until it has stopped, or until what lies
+                # finished in its outbox is judged, which is when it is offered.
+                worker.job, worker.attempt, worker.draining = job, attempt, True
+                if task not in event.outbox:
+                    notes.append(ev.Reply(event.worker, task, "LATE"))
         return notes
 
     def heard(self, name: str, task: str | None, step: int, total_steps: int, now: float) -> list[Command]:
@@ -117,7 +118,7 @@ class Roster:
     def done(self, name: str, task: str, digest: str) -> list[Command]:
         """A result is durable."""
         job, _ = parse_task(task)
-        self.free(name, job)
+        self.free(name, task)
         state = self.jobs.get(job)
         if state is None or state.status is Status.DONE:
             return [ev.Reply(name, task, "LATE" if state is None or state.digest != digest else "DUPLICATE")]
@@ -129,10 +130,10 @@ class Roster:
 
     def failed(self, name: str, task: str, code: str, text: str) -> list[Command]:
         """A task failed, or was cancelled, or its result was refused."""
-        job, _ = parse_task(task)
-        self.free(name, job)
+        job, attempt = parse_task(task)
+        self.free(name, task)
         state = self.jobs.get(job)
-        if state is None or state.status is not Status.ASSIGNED or state.worker != name:
+        if state is None or state.status is not Status.ASSIGNED or (state.worker, state.attempt) != (name, attempt):
             return []
         if code == "CANCELLED":
             self._take_back(state)
@@ -224,7 +225,8 @@ class Roster:
     def _give(self, state: JobState, worker: WorkerState, attempt: int, now: float) -> None:
         state.status, state.worker, state.attempt, state.since = Status.ASSIGNED, worker.name, attempt, now
         state.hostless_since = None
-        worker.job, worker.draining, worker.step, worker.total_steps = state.job, False, 0, 0
+        worker.job, worker.attempt, worker.draining = state.job, attempt, False
+        worker.step, worker.total_steps = 0, 0
 
     def _take_back(self, state: JobState) -> None:
         state.status, state.worker, state.attempt = Status.PENDING, None, state.attempt + 1
@@ -236,10 +238,10 @@ class Roster:
         worker.draining = True
         return [ev.CancelTask(worker.name, task_id(state.job, state.attempt), why)]
 
-    def free(self, name: str, job: Job) -> None:
-        """The worker has nothing more to do for this job."""
+    def free(self, name: str, task: str) -> None:
+        """The worker has nothing more to do for this task. Of one job it may have another attempt in hand."""
         worker = self.workers.get(name)
-        if worker is not None and worker.job == job:
+        if worker is not None and (worker.job, worker.attempt) == parse_task(task):
             worker.job, worker.draining, worker.step, worker.total_steps = None, False, 0, 0
 
     def validate(self) -> None:

@@ -123,9 +123,7 @@ class WorkerState:
                 if code == "REHELLO":
                     return self._say_hello(now) if self.link is not Link.HELLO else []
                 self.link = Link.ENDED
-                return [
-                    we.Exit({"VERSION": 4, "RUN_OVER": 6}.get(code, 1), f"the coordinator refuses this worker: {text}")
-                ]
+                return [we.Exit(4 if code == "VERSION" else 1, f"the coordinator refuses this worker: {text}")]
             case m.Shutdown(outcome, reason):
                 self.link = Link.ENDED
                 return [we.Exit({"done": 0, "failed": 1, "interrupted": 130}[outcome], reason)]
@@ -137,7 +135,7 @@ class WorkerState:
                 return self._judged(task, code)
             case m.Committed(round):
                 over = [task for task in self.outbox if parse_task(task)[0].round <= round]
-                return [command for task in over for command in self._forget(task)]
+                return [command for task in over for command in self._drop(task) or self._forget(task)]
         return []
 
     def _welcomed(self, welcome: m.Welcome, now: float) -> list[Any]:
@@ -227,14 +225,17 @@ class WorkerState:
         return commands
 
     def _drop(self, task: str) -> list[Any]:
-        if self.task is None or self.task.task != task:
+        if self.task is not None and self.task.task == task:
+            if self.activity == "working":
+                return [we.Halt()]
+            nonce = self.task.nonce
+            self._clear()
+        elif task in self.outbox and task not in self.settled:
+            nonce = self.outbox[task].nonce
+        else:
             return []
-        if self.activity == "working":
-            return [we.Halt()]
-        cancelled = m.TaskFailed(task, self.task.nonce, "CANCELLED", "on request")
-        forget = self._forget(task)
-        self._clear()
-        return [*forget, we.Send(cancelled)]
+        # Said also of an update that only waited to be judged: the coordinator holds us for busy until then.
+        return [*self._forget(task), we.Send(m.TaskFailed(task, nonce, "CANCELLED", "on request"))]
 
     def _clear(self) -> None:
         self.task, self.answer, self.activity, self.step, self.total_steps = None, None, "idle", 0, 0

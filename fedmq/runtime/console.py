@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from fedmq.protocol.coordinator_state import CoordinatorState, Phase
 
@@ -46,12 +47,12 @@ class ConsoleView:
     def say(self, text: str) -> None:
         """A plain line."""
         if not self.quiet:
-            self.console.print(escape(text), highlight=False, soft_wrap=True)
+            self.console.print(_as_it_is(text), soft_wrap=True)
 
     def note(self, level: str, text: str) -> None:
         """Something happened."""
         if level == "warning":
-            self.console.print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+            self.console.print(Text.assemble(("warning:", "yellow"), " ", _as_it_is(text)), soft_wrap=True)
         else:
             self.say(text)
 
@@ -109,3 +110,8 @@ class ConsoleView:
         if len(clients) > _CLIENTS_SHOWN:
             self.say(f"    ... and {len(clients) - _CLIENTS_SHOWN} more clients")
         return None
+
+
+def _as_it_is(text: str) -> Text:
+    """No markup is looked for, and no control character gets through: a text may be a model's, or a peer's."""
+    return Text("".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" else c for c in text))

@@ -124,7 +124,11 @@ class Coordinator:
             else:
                 self._control(worker, incoming.peer, message)
         except VersionMismatch as error:
-            self._refuse_version(incoming.peer, f"a worker was refused: {error}")
+            ours = f"this coordinator speaks protocol {m.PROTOCOL_VERSION}"
+            self._note("warning", f"a worker was refused: {error}; {ours}")
+            # On the data plane the peer's handle is of another socket than the one we would answer by.
+            if incoming.plane == "control":
+                self._links.send(incoming.peer, m.Reject("VERSION", ours, (m.PROTOCOL_VERSION,)))
         except RemoteProtocolError as error:
             who = self._links.worker(incoming.peer) or "an unknown peer"
             self._note("warning", f"a message of {who} was refused: {error}")
@@ -132,7 +136,7 @@ class Coordinator:
 
     def _hello(self, peer: bytes, hello: m.Hello) -> None:
         if m.PROTOCOL_VERSION not in hello.versions:
-            return self._refuse_version(peer, f"{hello.worker} was refused: it speaks protocol {hello.versions[:8]}")
+            raise VersionMismatch("VERSION", f"{hello.worker} speaks {hello.versions[:8]}")
         self._links.bind(peer, hello.worker)
         timers = self.state.timers
         self._links.send(
@@ -149,12 +153,6 @@ class Coordinator:
                 spec=self.spec,
             ),
         )
-        return None
-
-    def _refuse_version(self, peer: bytes, text: str) -> None:
-        ours = f"this coordinator speaks protocol {m.PROTOCOL_VERSION}"
-        self._note("warning", f"{text}; {ours}")
-        self._links.send(peer, m.Reject("VERSION", ours, (m.PROTOCOL_VERSION,)))
 
     def _control(self, worker: str, peer: bytes, message: Any) -> None:
         if isinstance(message, m.Offer | m.Evaluated | m.Generated | m.TaskFailed):

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import os
 import queue
 import threading
@@ -62,9 +63,10 @@ class Trainer:
                 self._fail("ERROR", str(error), fatal=isinstance(message, link.Setup))
             except (MemoryError, torch.OutOfMemoryError) as error:
                 self._fail("OOM", f"out of memory: {error}")
-            except (
-                Exception
-            ) as error:  # a fault of one task must not end the worker: it is reported, and the task tried elsewhere
+            except _Diverged as error:
+                self._fail("NONFINITE", str(error))
+            except Exception as error:
+                # A fault of one task must not end the worker: it is reported, and the task tried elsewhere.
                 log.exception("task failed")
                 self._fail("ERROR", f"{type(error).__name__}: {error}", fatal=isinstance(message, link.Setup))
 
@@ -127,6 +129,7 @@ class Trainer:
                 result = client.train(
                     recipe, seed=task.seed, round=task.round, on_step=self._on_step, stopping=self._halt.is_set
                 )
+                _require_finite(result.train_loss, "training")
                 blob = self._write(begin.result, self._model.get_adapter())
                 return link.Trained(
                     task.task,
@@ -140,6 +143,7 @@ class Trainer:
                 )
             case EvaluateWork(_, unit, batch_size):
                 score = evaluate_unit(self._hosted, self._model, unit, batch_size)
+                _require_finite(score.loss_sum, "evaluation")
                 seconds = time.monotonic() - started
                 return link.Scored(task.task, score.loss_sum, score.num_tokens, score.num_examples, seconds)
             case GenerateWork(_, generation):
@@ -163,6 +167,15 @@ class Trainer:
         if now >= self._next_step_at or step == total_steps:
             self._next_step_at = now + _STEP_EVERY_S
             self._pipe.send(link.Stepped(step, total_steps))
+
+
+class _Diverged(Exception):
+    """A loss that is not a number."""
+
+
+def _require_finite(loss: float, what: str) -> None:
+    if not math.isfinite(loss):
+        raise _Diverged(f"the {what} loss is {loss}: training diverged; lower training.learning_rate")
 
 
 def main() -> None:

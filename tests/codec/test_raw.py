@@ -61,7 +61,7 @@ def test_bytes_are_those_of_yesterday() -> None:
     """The SHA-256 of these bytes is a run's digest: they must never change for equal tensors."""
     text = b'{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"F32","shape":[1],"data_offsets":[16,20]}}'
     padded = text + b" " * (-len(text) % 8)
-    assert BLOB == struct.pack("<Q", len(padded)) + padded + struct.pack("<5f", 1, 2, 3, 4, -0.0)
+    assert struct.pack("<Q", len(padded)) + padded + struct.pack("<5f", 1, 2, 3, 4, -0.0) == BLOB
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
@@ -84,7 +84,18 @@ def test_lengths(content: bytes) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [b"not JSON", b"[1, 2]", b'"text"', b"12", b"null", b"{}}", b"\xff\xfe\xfd", b'{"a": ', b"[" * 5000, b'{"a":' * 5000]
+    [
+        b"not JSON",
+        b"[1, 2]",
+        b'"text"',
+        b"12",
+        b"null",
+        b"{}}",
+        b"\xff\xfe\xfd",
+        b'{"a": ',
+        b"[" * 5000,
+        b'{"a":' * 5000,
+    ]
     + [b'{"a": 1' + b"0" * 5000 + b"}", b'{"a": {}, "a": {}}', b'{"__metadata__": {"a": "x", "a": "y"}}'],
     ids=lambda header: header[:16].decode("latin-1"),
 )

@@ -32,5 +32,5 @@ def section(text: str, heading: str) -> str:
 
 
 def quoted(cell: str) -> list[str]:
-    """What stands between backticks."""
-    return re.findall(r"`([^`]+)`", cell)
+    """What stands between backticks, on one line: code fences are left out."""
+    return re.findall(r"`([^`\n]+)`", cell)

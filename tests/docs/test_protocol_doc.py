@@ -167,12 +167,14 @@ def test_socket_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(zmq.Socket, "set", recording)
     found: dict[tuple[str, str], dict[str, int]] = {}
-    with closing(ZmqCoordinatorTransport("tcp://127.0.0.1:0")) as coordinator:
-        with closing(ZmqWorkerTransport(coordinator.address)) as worker:
-            worker.dial_data(coordinator.data_port)
-            for end, transport in (("coordinator", coordinator), ("worker", worker)):
-                for plane, socket in transport._sockets.items():
-                    found[end, plane] = set_options[id(socket)]
+    with (
+        closing(ZmqCoordinatorTransport("tcp://127.0.0.1:0")) as coordinator,
+        closing(ZmqWorkerTransport(coordinator.address)) as worker,
+    ):
+        worker.dial_data(coordinator.data_port)
+        for end, transport in (("coordinator", coordinator), ("worker", worker)):
+            for plane, socket in transport._sockets.items():
+                found[end, plane] = set_options[id(socket)]
     expected: dict[tuple[str, str], dict[str, int]] = {key: {} for key in found}
     for option, end, control, data, why in rows_under("Socket options"):
         assert why

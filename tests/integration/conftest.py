@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
+import os
 import random
 import socket
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import FEDMQ, NOOP_WORKER, Gate, Running
+from running import FEDMQ, NOOP_WORKER, Gate, Running, fedmq
 
 SENTENCES = [
     "@AcmeSupport my order {} has not arrived yet, can you help me please?",
@@ -99,14 +101,30 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first test process to come makes, for all of them."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / ".made").exists():
+            folder.mkdir()
+            make(folder)
+            (folder / ".made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 of two small layers with a byte-level tokenizer of its own: a folder, as a user may have one."""
+    return made_once(tmp_path_factory, "tiny-gpt2", _make_gpt2)
+
+
+def _make_gpt2(folder: Path) -> None:
     import tokenizers
     import torch
     import transformers
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-gpt2"
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
@@ -127,7 +145,6 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>"
     ).save_pretrained(folder)
-    return folder
 
 
 def write_tweets(path: Path, rows: int, seed: int = 0, authors: int = 6) -> Path:
@@ -144,17 +161,13 @@ def write_tweets(path: Path, rows: int, seed: int = 0, authors: int = 6) -> Path
 
 
 @pytest.fixture(scope="session")
-def tweets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 tweets of 6 authors."""
-    return write_tweets(tmp_path_factory.mktemp("data") / "tweets.csv", 120)
-
-
-@pytest.fixture(scope="session")
-def tiny_settings(tiny_gpt2: Path, tweets: Path) -> Callable[..., dict[str, Any]]:
-    """Sections of a config whose real rounds take a second or two."""
+def tiny_settings(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Callable[..., dict[str, Any]]:
+    """Sections of a config whose real rounds take a second or two: 120 tweets, 3 clients, 2 in each of 2 rounds."""
+    tweets = made_once(tmp_path_factory, "tweets", lambda folder: write_tweets(folder / "tweets.csv", 120))
 
     def settings(**federated: Any) -> dict[str, Any]:
         return {
+            "device": "cpu",
             "seed": 7,
             "model": {"model_name": str(tiny_gpt2), "max_length": 24},
             "lora": {"r": 2, "lora_alpha": 4},
@@ -167,8 +180,23 @@ def tiny_settings(tiny_gpt2: Path, tweets: Path) -> Callable[..., dict[str, Any]
                 "num_threads": 1,
             },
             "federated": {"num_clients": 3, "clients_per_round": 2, "num_rounds": 2, "save_every": 1} | federated,
-            "data": {"dataset_path": str(tweets)},
+            "data": {"dataset_path": str(tweets / "tweets.csv")},
             "generation": {"prompts": ["My order", "Thanks"], "max_new_tokens": 8},
         }
 
     return settings
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Callable[..., dict[str, Any]]) -> Path:
+    """A folder in which `fedmq run config.json --workers 1` has run: run/, logs/, and what it printed."""
+
+    def run(folder: Path) -> None:
+        config = tiny_settings() | {"output_dir": "run", "log_dir": "logs"}
+        (folder / "config.json").write_text(json.dumps(config))
+        done = fedmq("run", "config.json", "--workers", 1, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        (folder / "stdout").write_text(done.stdout)
+        (folder / "stderr").write_text(done.stderr)
+
+    return made_once(tmp_path_factory, "finished", run)

@@ -36,13 +36,14 @@ class Worker:
     answered: str | None = None
     outbox: list[str] = field(default_factory=list)
     uploading: set[str] = field(default_factory=set)
+    sending: list[ev.Event] = field(default_factory=list)
 
 
 class Storm:
     """Workers over a lossy world. Work is deterministic: an update's digest is its job's name."""
 
     def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)  # noqa: S311 - no secret
+        self.random = random.Random(seed)
         # Each client has two hosts, so that no single loss is final.
         self.workers = {
             f"w{i}": Worker(f"w{i}", [c for k, c in enumerate(CLIENTS) if i in (k % 4, (k + 1) % 4)]) for i in range(4)
@@ -82,8 +83,8 @@ class Storm:
                 unit = parse_task(task)[0].unit
                 assert unit in worker.clients or not unit.startswith("client_")
                 worker.task, worker.cancelled = task, False
-            case ev.CancelTask(_, task) if worker is not None and worker.linked and worker.task == task:
-                worker.cancelled = True
+            case ev.CancelTask(_, task) if worker is not None and worker.linked:
+                self.dropped(worker, task)
             case ev.Reply(_, task, code) if worker is not None and worker.linked:
                 self.judged(worker, task, code)
             case ev.Select(round, eligible, count):
@@ -94,14 +95,28 @@ class Storm:
                 assert {f"train/{round}/{client}" for client in clients} <= self.stored
                 self.committed[round] = clients
                 self.asked.append(ev.Committed(round))
+                for each in self.linked():
+                    for task in [t for t in each.outbox if parse_task(t)[0].round <= round]:
+                        self.dropped(each, task)
             case ev.Evict() if worker is not None:
                 worker.linked = False
             case ev.Finish():
                 self.finish = command
 
+    def dropped(self, worker: Worker, task: str) -> None:
+        """A task or a finished update is not wanted: the worker says when it is rid of it."""
+        if task in worker.outbox or task == worker.answered:
+            worker.task = None if task == worker.task else worker.task
+            worker.outbox = [other for other in worker.outbox if other != task]
+            worker.answered = None if task == worker.answered else worker.answered
+            worker.uploading.discard(task)
+            worker.sending.append(ev.TaskFailed(worker.name, task, "CANCELLED", "on request"))
+        elif task == worker.task:
+            worker.cancelled = True
+
     def judged(self, worker: Worker, task: str, code: str) -> None:
         if code == "UPLOAD":
-            worker.uploading.add(task)
+            worker.uploading |= {task} & set(worker.outbox)
             return
         if task == worker.task:
             if task in worker.outbox or task == worker.answered:
@@ -116,11 +131,8 @@ class Storm:
         """The worker's result arrives; adapters are offered first."""
         job, _ = parse_task(task)
         if job.kind in ("evaluate", "generate"):
-            worker.answered = task
             self.feed(ev.ResultStored(worker.name, task))
             return
-        if task not in worker.outbox:
-            worker.outbox.append(task)
         self.feed(ev.ResultOffered(worker.name, task, "/".join(map(str, job))))
 
     def upload(self, worker: Worker, task: str) -> None:
@@ -144,15 +156,18 @@ class Storm:
         """New, or back after a lost link with what it has, or restarted with nothing but its outbox."""
         if wiped:
             worker.task, worker.answered, worker.cancelled = None, None, False
-        worker.linked, worker.uploading = True, set()
+        worker.linked, worker.uploading, worker.sending = True, set(), []
         outbox, test = tuple(worker.outbox), worker.name in ("w0", "w1")
+        finished = [*outbox, *filter(None, [worker.answered])]
         self.feed(ready(worker.name, *worker.clients, test=test, running=worker.task, outbox=outbox))
-        for task in (*outbox, *filter(None, [worker.answered])):
-            if worker.linked and task in (*worker.outbox, worker.answered):
-                self.result(worker, task)
+        # These left together with the Ready, whatever has been answered to that.
+        for task in finished:
+            self.result(worker, task)
 
     def work(self, worker: Worker, fate: str) -> None:
         """The trainer answers. "twice": it had finished before it was told to stop, and says so twice."""
+        while worker.sending:
+            self.feed(worker.sending.pop(0))
         task = worker.task
         if task is None or task in worker.outbox or task == worker.answered:
             return
@@ -161,6 +176,10 @@ class Storm:
             worker.task, worker.cancelled = None, False
             self.feed(ev.TaskFailed(worker.name, task, code, "in words"))
             return
+        if parse_task(task)[0].kind in ("evaluate", "generate"):
+            worker.answered = task
+        else:
+            worker.outbox.append(task)
         self.result(worker, task)
         if fate == "twice" and worker.linked:
             self.result(worker, task)

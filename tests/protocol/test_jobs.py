@@ -15,7 +15,9 @@ _TASK = TypeAdapter(TaskId)
 _UNITS = st.sampled_from(["test", "prompts", "adapter"]) | st.from_regex(r"\Aclient_[A-Za-z0-9_.-]{1,57}\Z")
 
 
-@given(st.sampled_from(["init", "train", "evaluate", "generate"]), st.integers(0, 10**9 - 1), _UNITS, st.integers(0, 99))
+@given(
+    st.sampled_from(["init", "train", "evaluate", "generate"]), st.integers(0, 10**9 - 1), _UNITS, st.integers(0, 99)
+)
 def test_a_task_names_its_job_and_attempt(kind: str, round: int, unit: str, attempt: int) -> None:
     job = Job(kind, round, unit)
     task = task_id(job, attempt)

@@ -67,7 +67,7 @@ def test_a_lossy_link(total: int, chunk_nbytes: int, credits: int, fates: list[s
     flight: list[tuple[int, int]] = []
     for fate in [*fates, "rewind", *["deliver"] * (total + 1)]:
         due = window.due()
-        assert all(0 < nbytes <= chunk_nbytes and 0 <= offset and offset + nbytes <= total for offset, nbytes in due)
+        assert all(0 < nbytes <= chunk_nbytes and offset >= 0 and offset + nbytes <= total for offset, nbytes in due)
         assert window.confirmed <= window.sent <= min(total, window.confirmed + credits * chunk_nbytes)
         flight += due
         if fate == "rewind":

@@ -1,0 +1,101 @@
+"""The commands that use a finished run: inspect, evaluate, generate, export, and run again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+from running import fedmq
+
+
+def test_inspect(finished: Path) -> None:
+    done = fedmq("inspect", "run", cwd=finished)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(fedmq("inspect", "run", "--json", cwd=finished).stdout)
+    assert (found["status"], found["committed"], found["num_rounds"]) == ("done", 2, 2)
+    assert found["scores"].keys() == {"0", "1", "2"}
+    assert found["live"] is None and found["warnings"] == []
+    assert [g["prompt"] for g in found["generations"]] == ["My order", "Thanks"]
+    assert "run: done" in done.stdout and found["digest"] in done.stdout
+    for row in found["rounds"]:
+        for client in row["client_metrics"]:
+            assert client["client_id"] in done.stdout
+
+
+def test_evaluate_gives_the_last_loss_of_the_run(finished: Path) -> None:
+    done = fedmq("evaluate", "run", "--json", cwd=finished)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    last = json.loads((finished / "run" / "global_metrics.json").read_text())[-1]
+    assert result.keys() == {"eval_loss", "perplexity", "num_examples", "num_tokens"}
+    assert result["eval_loss"] == pytest.approx(last["eval_loss"], rel=1e-6)
+    assert (result["num_examples"], result["num_tokens"]) == (last["num_examples"], last["num_tokens"])
+    lines = fedmq("evaluate", "run", cwd=finished).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(result)
+
+
+def test_evaluate_scores_all_rows_of_a_csv_that_pass_the_filters(finished: Path, tmp_path: Path) -> None:
+    text = "How long does a refund take? It has been two weeks now."
+    rows = [
+        "text,author_id,inbound",
+        f"{text},1,True",
+        f"Another one: {text},1,True",
+        "short,1,True",
+        f"{text} x,2,False",
+    ]
+    (tmp_path / "own.csv").write_text("\n".join(rows) + "\n")
+    done = fedmq("evaluate", "run", "--data", tmp_path / "own.csv", "--json", cwd=finished)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["num_examples"] == 2
+
+
+def test_generate_prints_the_texts_and_nothing_else(finished: Path) -> None:
+    command = ("generate", "run", "--prompt", "My order", "--prompt", "Thanks", "--max-new-tokens", 5, "--seed", 3)
+    first, again = fedmq(*command, cwd=finished), fedmq(*command, cwd=finished)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout == again.stdout
+    assert first.stdout.startswith("My order") and "\nThanks" in first.stdout
+    greedy = fedmq("generate", "run", "--prompt", "My order", "--temperature", 0, cwd=finished).stdout
+    assert greedy.startswith("My order") and greedy != first.stdout
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([[5, 6, 7, 8, 9]])).logits
+
+
+def test_exports_load_with_plain_libraries_and_agree(finished: Path, tmp_path: Path) -> None:
+    for out, options in (("merged", ["--merge"]), ("adapter", [])):
+        done = fedmq("export", "run", "--out", tmp_path / out, *options, cwd=finished)
+        assert (done.returncode, done.stderr) == (0, "")
+    name = json.loads((finished / "config.json").read_text())["model"]["model_name"]
+    base = transformers.AutoModelForCausalLM.from_pretrained(name).eval()
+    plain = logits(base)
+    adapted = logits(peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval())
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(logits(merged), adapted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(plain, adapted, atol=1e-4)
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+
+
+def test_export_replaces_nothing(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("years of work")
+    done = fedmq("export", "run", "--out", tmp_path, "--merge", cwd=finished)
+    assert done.returncode == 2
+    assert done.stderr.startswith("fedmq: ") and done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_a_finished_run_is_resumed_by_doing_nothing(finished: Path) -> None:
+    before = (finished / "run" / "global_model" / "round_final" / "adapter_model.safetensors").stat().st_mtime_ns
+    done = fedmq("run", "config.json", "--resume", "--json", cwd=finished)
+    assert done.returncode == 0
+    summary = json.loads(done.stdout)
+    assert summary["digest"] == json.loads(fedmq("inspect", "run", "--json", cwd=finished).stdout)["digest"]
+    after = (finished / "run" / "global_model" / "round_final" / "adapter_model.safetensors").stat().st_mtime_ns
+    assert after == before
+    assert "nothing is left to do" in fedmq("run", "config.json", "--resume", cwd=finished).stdout

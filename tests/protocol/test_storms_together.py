@@ -1,0 +1,92 @@
+"""Both state machines in one world of faults: links break, processes are killed and come back, clocks jump.
+
+When the faults end, the run ends. Killing anything at any time never loses a committed round, never
+counts a client twice in one, and leaves no worker waiting for ever. A failure names its seed.
+"""
+
+from __future__ import annotations
+
+import pytest
+from world import World
+
+STORMS = 40
+STEPS = 250
+
+
+def step(world: World) -> str:
+    """One thing happens."""
+    agent = world.random.choice(world.agents)
+    happening = world.random.choices(
+        ["exchange", "work", "fails", "upload", "time", "link", "worker", "coordinator"], [20, 10, 1, 8, 6, 2, 1, 0.5]
+    )[0]
+    match happening:
+        case "exchange":
+            world.exchange(agent)
+        case "work":
+            world.work(agent)
+        case "fails":
+            world.work(agent, fails=True)
+        case "upload":
+            world.upload(agent)
+        case "time":
+            world.tick(world.random.choices([0.1, 1.0, 6.0, 25.0], [8, 8, 3, 0.5])[0])
+        case "link":
+            agent.reconnect()
+        case "worker":
+            agent.restart()
+        case "coordinator" if not world.over:
+            world.restart()
+    return happening
+
+
+def calm(world: World) -> None:
+    """The faults have ended."""
+    for _ in range(300):
+        if world.over:
+            return
+        for agent in world.agents:
+            world.exchange(agent)
+            world.work(agent)
+            world.exchange(agent)
+            world.upload(agent)
+        world.tick(0.5)
+
+
+@pytest.mark.parametrize("group", range(6))
+def test_every_run_ends(group: int) -> None:
+    happened: dict[str, int] = {}
+    outcomes: list[str] = []
+    for seed in range(group * STORMS, (group + 1) * STORMS):
+        world = World(seed, deadline_s=[None, None, 40.0][seed % 3])
+        try:
+            for _ in range(STEPS):
+                happening = step(world)
+                happened[happening] = happened.get(happening, 0) + 1
+            calm(world)
+            assert world.finish is not None, f"hangs in {world.state.phase}: {world.state.awaited(world.now)}"
+            if world.finish.outcome == "done":
+                assert sorted(world.journal.folded) == [1, 2, 3, 4]
+            else:
+                assert any(why in world.finish.reason for why in ("quorum", "are left", "did not come", "no first"))
+        except Exception as error:
+            error.add_note(f"storm with seed {seed}")
+            raise
+        outcomes.append(world.finish.outcome)
+    assert outcomes.count("done") > 0.8 * STORMS, "most runs survive their storm"
+    assert min(happened.values()) > 0.2 * STORMS and len(happened) == 8, "every fault has happened"
+
+
+def test_without_faults_nothing_is_done_twice() -> None:
+    world = World(0, deadline_s=None)
+    dispatched: list[str] = []
+    tell = world.tell
+
+    def listening(worker: str, message: object) -> None:
+        dispatched.extend([message.task] if type(message).__name__ == "Task" else [])  # type: ignore[attr-defined]
+        tell(worker, message)
+
+    world.tell = listening  # type: ignore[method-assign]
+    calm(world)
+    assert world.finish is not None and world.finish.outcome == "done"
+    assert len(dispatched) == len(set(dispatched)) == 1 + 4 * 3 + 5 + 1
+    assert all(task.endswith("-0") for task in dispatched)

@@ -1,0 +1,270 @@
+"""A small world in which the real coordinator's and workers' state machines meet: no socket, no clock, faults at will.
+
+It stands for the shells in `fedmq.runtime`: it turns messages into events and commands into messages,
+keeps what would be durable, and loses what a broken link or a killed process would lose.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import Any
+
+from agent import LOADED
+from drive import TIMERS
+from examples import example
+
+from fedmq.protocol import events as ev
+from fedmq.protocol import messages as m
+from fedmq.protocol import worker_events as we
+from fedmq.protocol.coordinator_state import CoordinatorState, Phase, Progress
+from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.policy import RoundPolicy
+from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
+from fedmq.protocol.worker_state import Link, WorkerState
+from fedmq.recipe import RunSpec
+
+RUN, ADAPTER = "ab" * 16, m.BlobRef("cd" * 32, 100)
+SPEC = example(RunSpec)
+WORKS = {"init": InitWork, "train": TrainWork, "evaluate": EvaluateWork, "generate": GenerateWork}
+
+
+def digest(task: str) -> str:
+    """Training is deterministic: the update of one job is the same, whoever makes it."""
+    return f"{parse_task(task)[0]}".encode().hex()[-64:].rjust(64, "0")
+
+
+class Journal:
+    """What survives the coordinator."""
+
+    def __init__(self) -> None:
+        self.version: int | None = None
+        self.selected: tuple[str, ...] = ()
+        self.accepted: dict[str, str] = {}
+        self.folded: dict[int, tuple[str, ...]] = {}
+        self.evaluated: set[int] = set()
+
+    def progress(self) -> Progress:
+        known = range(self.version + 1) if self.version is not None else ()
+        missing = tuple(v for v in known if v not in self.evaluated)
+        return Progress(self.version, self.selected, tuple(self.accepted.items()), missing)
+
+
+class Agent:
+    """A worker's process, its trainer, and its end of the link."""
+
+    def __init__(self, name: str, clients: list[str]) -> None:
+        self.name, self.clients = name, clients
+        self.outbox: dict[str, m.Offer] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """All that is not in the outbox is gone."""
+        run = RUN if self.outbox else None
+        self.state = WorkerState(self.name, "ef" * 16, outbox=dict(self.outbox), outbox_run=run)
+        self.loading = self.halting = False
+        self.at_work: m.Task | None = None
+        self.fetching: m.BlobRef | None = None
+        self.uploads: dict[str, m.Offer] = {}
+        self.exit: we.Exit | None = None
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """A new link; what was under way is lost."""
+        self.link = object()
+        self.up: deque[Any] = deque()
+        self.down: deque[Any] = deque()
+
+    def feed(self, event: Any, now: float) -> None:
+        commands = self.state.handle(event, now)
+        self.state.validate()
+        for command in commands:
+            self.obey(command)
+
+    def obey(self, command: Any) -> None:
+        match command:
+            case we.Send(message):
+                self.up.append(message)
+            case we.Prepare():
+                self.loading, self.at_work, self.halting = True, None, False
+            case we.Fetch(blob):
+                self.fetching = blob
+            case we.Run(task):
+                assert self.at_work is None, f"{self.name} trains two tasks at once"
+                self.at_work, self.halting = task, False
+            case we.Halt():
+                self.halting = True
+            case we.Upload(offer):
+                self.uploads[offer.task] = offer
+            case we.Forget(task):
+                self.outbox.pop(task, None)
+                self.uploads.pop(task, None)
+            case we.Rebuild():
+                self.uploads.clear()
+                self.reconnect()
+            case we.Exit():
+                self.exit = command
+
+    def result(self, task: m.Task) -> Any:
+        """What the trainer makes of a task."""
+        match task.work:
+            case InitWork() | TrainWork():
+                fields = example(m.Offer).__dict__ | {"blob": m.BlobRef(digest(task.task), 100)}
+                self.outbox[task.task] = m.Offer(**fields | {"task": task.task, "nonce": task.nonce})
+                return self.outbox[task.task]
+            case EvaluateWork():
+                return m.Evaluated(task.task, task.nonce, 1.0, 1, 1, 0.1)
+        return m.Generated(task.task, task.nonce, ("text",))
+
+
+class World:
+    """A run of 4 rounds with 5 clients, each on two of 4 workers."""
+
+    def __init__(self, seed: int, deadline_s: float | None, rounds: int = 4) -> None:
+        self.random = random.Random(seed)
+        self.policy = RoundPolicy(rounds, cohort=3, quorum=1, deadline_s=deadline_s, max_attempts=3)
+        self.agents = [Agent(f"w{i}", [f"client_{k}" for k in range(5) if i in (k % 4, (k + 1) % 4)]) for i in range(4)]
+        self.journal, self.now, self.finish = Journal(), 0.0, None
+        self.restart()
+
+    def restart(self) -> None:
+        """The coordinator's process is killed, and resumes from its journal."""
+        self.state = CoordinatorState(
+            self.policy, TIMERS, expected=5, progress=self.journal.progress(), started_at=self.now
+        )
+        self.peers: dict[str, object] = {}
+        self.events: deque[ev.Event] = deque()
+        for agent in self.agents:
+            agent.reconnect()
+
+    # --- the coordinator's shell -------------------------------------------------------------------
+
+    def settle(self, *events: ev.Event) -> None:
+        self.events.extend(events)
+        while self.events:
+            commands = self.state.handle(self.events.popleft(), self.now)
+            self.state.validate()
+            for command in commands:
+                self.obey(command)
+
+    def obey(self, command: ev.Command) -> None:
+        match command:
+            case ev.Dispatch(worker, task):
+                job, _ = parse_task(task)
+                work, adapter = example(WORKS[job.kind]), None if job.kind == "init" else ADAPTER
+                client = job.unit if job.unit.startswith("client_") else None
+                self.tell(worker, m.Task(task, "cd" * 16, job.round, client, 7, adapter, work))
+            case ev.CancelTask(worker, task, reason):
+                self.tell(worker, m.Cancel(task, reason))
+            case ev.Reply(worker, task, code):
+                self.tell(worker, m.Verdict(task, code, ""))
+            case ev.Select(round, eligible, count):
+                self.journal.selected, self.journal.accepted = tuple(self.random.sample(eligible, count)), {}
+                self.events.append(ev.Selected(round, self.journal.selected))
+            case ev.Aggregate(round, clients):
+                assert set(clients) == set(self.journal.accepted), "what is folded is what is durable"
+                assert self.policy.quorum <= len(clients) and set(clients) <= set(self.journal.selected)
+                assert round == (self.journal.version or 0) + 1
+                self.journal.version, self.journal.folded[round] = round, clients
+                self.journal.selected, self.journal.accepted = (), {}
+                for name in self.peers:
+                    self.tell(name, m.Committed(round))
+                self.events.append(ev.Committed(round))
+            case ev.Evict(worker):
+                self.peers.pop(worker, None)
+            case ev.Finish():
+                self.finish = command
+
+    def tell(self, worker: str, message: Any) -> None:
+        agent = next(a for a in self.agents if a.name == worker)
+        if self.peers.get(worker) is agent.link:
+            agent.down.append(message)
+        else:
+            self.events.append(ev.WorkerGone(worker, "its link is closed"))
+
+    def hear(self, agent: Agent, message: Any) -> None:
+        """One message of a worker."""
+        name = agent.name
+        if isinstance(message, m.Hello):
+            self.peers[name] = agent.link
+            fields = example(m.Welcome).__dict__ | {"run": RUN, "heartbeat_s": 1.0, "silence_s": 20.0, "spec": SPEC}
+            agent.down.append(m.Welcome(**fields))
+            return
+        if self.peers.get(name) is not agent.link:
+            agent.down.append(m.Reject("REHELLO", "", ()))
+            return
+        match message:
+            case m.Ready(running=running, outbox=outbox):
+                sizes = dict.fromkeys(agent.clients, 10)
+                test = name in ("w0", "w1")
+                self.settle(ev.WorkerReady(name, sizes, evaluates_test=test, running=running, outbox=outbox))
+            case m.Heartbeat(task, _, step, total):
+                agent.down.append(m.HeartbeatAck(1))
+                self.settle(ev.Heard(name, task, step, total))
+            case m.Offer(task=task, blob=blob):
+                self.settle(ev.ResultOffered(name, task, blob.digest))
+            case m.Evaluated() | m.Generated():
+                if self.state.wants(message.task) and isinstance(message, m.Evaluated):
+                    self.journal.evaluated.add(parse_task(message.task)[0].round)
+                self.settle(ev.ResultStored(name, message.task))
+            case m.TaskFailed(task, _, code, text):
+                self.settle(ev.TaskFailed(name, task, code, text))
+            case m.Goodbye(reason):
+                self.settle(ev.WorkerGone(name, reason))
+
+    def uploaded(self, agent: Agent, offer: m.Offer) -> None:
+        """An upload is complete."""
+        job, _ = parse_task(offer.task)
+        stored = ev.ResultStored(agent.name, offer.task, offer.blob.digest)
+        if not self.state.wants(offer.task):
+            self.settle(stored)
+        elif job.kind == "init":
+            assert self.journal.version is None
+            self.journal.version = 0
+            self.settle(stored, ev.Committed(0))
+        else:
+            assert job.unit not in self.journal.accepted, f"{job.unit} would count twice"
+            self.journal.accepted[job.unit] = offer.blob.digest
+            self.settle(stored)
+
+    # --- what can happen to one worker -------------------------------------------------------------
+
+    def exchange(self, agent: Agent) -> None:
+        """Messages under way arrive, in order, in both directions."""
+        agent.feed(we.Tick(), self.now)
+        while agent.up or agent.down:
+            if agent.up:
+                self.hear(agent, agent.up.popleft())
+            elif agent.state.link is not Link.ENDED:
+                agent.feed(we.Received(agent.down.popleft()), self.now)
+            else:
+                agent.down.clear()
+
+    def work(self, agent: Agent, fails: bool = False) -> None:
+        """Whatever the worker was at comes to its end."""
+        if agent.loading:
+            agent.loading = False
+            agent.feed(we.Prepared(LOADED), self.now)
+        if (blob := agent.fetching) is not None:
+            agent.fetching = None
+            agent.feed(we.Fetched(blob.digest, 100), self.now)
+        if (task := agent.at_work) is not None:
+            agent.at_work = None
+            if agent.halting or fails:
+                code = "CANCELLED" if agent.halting else "OOM"
+                agent.feed(we.Broke(code, "in words"), self.now)  # type: ignore[arg-type]
+            else:
+                agent.feed(we.Finished(agent.result(task)), self.now)
+
+    def upload(self, agent: Agent) -> None:
+        for offer in list(agent.uploads.values()):
+            agent.uploads.pop(offer.task)
+            self.uploaded(agent, offer)
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.settle(ev.Tick())
+
+    @property
+    def over(self) -> bool:
+        return self.state.phase is Phase.ENDED

@@ -1,0 +1,78 @@
+"""What a person reads of a run where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.policy import RoundPolicy, Timers
+from fedmq.runtime.console import ConsoleView
+
+STATE = CoordinatorState(RoundPolicy(num_rounds=2, cohort=1, quorum=1), Timers(), expected=1)
+CLIENT = {
+    "client_id": "client_0",
+    "train_samples": 12,
+    "train_loss": 1.5,
+    "train_seconds": 2.0,
+    "worker_id": "worker_0",
+    "bytes_up": 2_000_000,
+    "bytes_down": 1_000_000,
+}
+ROW = {"round": 1, "seconds": 3.25, "client_metrics": [CLIENT]}
+SCORE = {"perplexity": 20.0, "eval_loss": 2.9957}
+
+
+def printed(*, quiet: bool = False) -> tuple[ConsoleView, io.StringIO]:
+    out = io.StringIO()
+    view = ConsoleView(Console(file=out, width=60), quiet=quiet)
+    view.progress(STATE, now=0.0)
+    return view, out
+
+
+def test_a_round_is_shown_once_when_its_evaluation_is_there() -> None:
+    view, out = printed()
+    view.committed(ROW)
+    assert out.getvalue() == ""
+    view.scored(1, SCORE)
+    first, second = out.getvalue().splitlines()
+    assert first == "round 1/2  perplexity    20.00  loss 2.9957  3.2 s  up 2.00 MB  down 1.00 MB"
+    assert second.split() == ["client_0", "12", "texts", "train", "loss", "1.5000", "2.0", "s", "on", "worker_0"]
+
+
+def test_the_state_before_training_says_so() -> None:
+    view, out = printed()
+    view.scored(0, SCORE)
+    assert out.getvalue().endswith("(before training)\n")
+
+
+def test_a_round_that_nobody_could_evaluate_is_shown_all_the_same() -> None:
+    view, out = printed()
+    view.committed(ROW)
+    view.scored(1, None)
+    assert "round 1/2  not evaluated" in out.getvalue()
+
+
+def test_many_clients_are_summed_up() -> None:
+    view, out = printed()
+    view.committed(ROW | {"client_metrics": [CLIENT | {"client_id": f"client_{k}"} for k in range(25)]})
+    view.scored(1, SCORE)
+    assert out.getvalue().splitlines()[-1].strip() == "... and 15 more clients"
+
+
+def test_quiet_prints_warnings_only_and_markup_is_not_interpreted() -> None:
+    view, out = printed(quiet=True)
+    view.note("info", "joined")
+    view.note("warning", "client [bold]x[/bold] failed")
+    assert out.getvalue() == "warning: client [bold]x[/bold] failed\n"
+
+
+def test_without_a_terminal_the_wait_for_workers_is_said_from_time_to_time() -> None:
+    view, out = printed()
+    for now in (1.0, 11.0, 12.0, 25.0):
+        view.progress(STATE, now)
+    assert [line for line in out.getvalue().splitlines() if line.startswith("waiting")] == [
+        "waiting for 1 more client to join, for 11 s",
+        "waiting for 1 more client to join, for 25 s",
+    ]

@@ -1,0 +1,33 @@
+"""Names to factories."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from fedmq import build
+from fedmq.config import FederatedConfig, get_default_config
+from fedmq.errors import ConfigError
+
+
+@pytest.mark.parametrize("pick", [build.aggregator, build.server_optimizer, build.sampler])
+def test_an_unknown_name_lists_the_known_ones_and_the_nearest(pick) -> None:
+    with pytest.raises(ConfigError, match=r"unknown .*'zzz'; known: [a-z]+"):
+        pick("zzz")
+
+
+def test_a_near_miss_is_named() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'fedavg'"):
+        build.aggregator("fedavgs")
+
+
+def test_the_config_allows_exactly_what_can_be_built() -> None:
+    fields = FederatedConfig.model_fields
+    assert set(get_args(fields["aggregation_method"].annotation)) == set(build.AGGREGATORS)
+    assert set(get_args(fields["weighting"].annotation)) == set(build.WEIGHTINGS)
+
+
+def test_a_default_config_is_complete_for_a_run_spec() -> None:
+    spec = get_default_config().to_run_spec()
+    assert (spec.model.name, spec.lora.r, spec.training.batch_size, spec.seed) == ("gpt2", 8, 8, 42)
