@@ -62,7 +62,7 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
     view = ConsoleView(Console(stderr=as_json), quiet=as_json)
     fed = FederatedLearning(config, view=view, **options)
     fed.setup()
-    if options.get("local_workers") == 0:
+    if options.get("local_workers") == 0 and fed.address is not None:
         start = f"start workers with `fedmq worker --connect {fed.address} --data ...`"
         click.echo(f"listening on {fed.address}: {start}", err=as_json)
     fed.train()
@@ -166,6 +166,16 @@ def worker(**options: Any) -> None:
     click.echo(reason)
 
 
+def _finished(run_dir: str) -> Any:
+    from fedmq.finished_run import FinishedRun
+
+    run = FinishedRun(run_dir)
+    if not run.complete:
+        rounds = run.config.federated.num_rounds
+        click.echo(f"note: {run_dir} ended early; this is its model of round {run.version} of {rounds}", err=True)
+    return run
+
+
 @main.command()
 @click.argument("run_dir", type=click.Path())
 @click.option("--prompt", "prompts", multiple=True, required=True, help="Opening to be continued. Repeatable.")
@@ -175,9 +185,7 @@ def worker(**options: Any) -> None:
 @click.option("--device", help="cuda, cuda:N, cpu or mps; default: the run's.")
 def generate(run_dir: str, prompts: tuple[str, ...], **options: Any) -> None:
     """Continue prompts with the global model of RUN_DIR; only the texts go to stdout."""
-    from fedmq.finished_run import FinishedRun
-
-    for text in FinishedRun(run_dir).generate(prompts, **options):
+    for text in _finished(run_dir).generate(prompts, **options):
         click.echo(text)
 
 
@@ -192,9 +200,7 @@ def generate(run_dir: str, prompts: tuple[str, ...], **options: Any) -> None:
 @json_option
 def evaluate(run_dir: str, data: str | None, device: str | None, as_json: bool) -> None:
     """Score the global model of RUN_DIR: eval_loss (nats per token), perplexity, num_examples, num_tokens."""
-    from fedmq.finished_run import FinishedRun
-
-    result = FinishedRun(run_dir).evaluate(data, device)
+    result = _finished(run_dir).evaluate(data, device)
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -208,9 +214,7 @@ def evaluate(run_dir: str, data: str | None, device: str | None, as_json: bool) 
 @click.option("--merge", is_flag=True, help="A plain transformers folder with the adapter merged in.")
 def export(run_dir: str, out: str, merge: bool) -> None:
     """Write the global model of RUN_DIR as a PEFT adapter, or merged into its base."""
-    from fedmq.finished_run import FinishedRun
-
-    FinishedRun(run_dir).export(Path(out), merge)
+    _finished(run_dir).export(Path(out), merge)
     click.echo(f"wrote {out}")
 
 

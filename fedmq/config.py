@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
-import json
 import os
 import re
 from pathlib import Path
@@ -245,13 +243,13 @@ class ExperimentConfig(Section):
         """JSON schema with the description, default, limits and unit of each field."""
         return cls.model_json_schema()
 
-    def digest(self) -> str:
-        """SHA-256, in hex, of the settings that decide the result: those of place and machinery are left out."""
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the result: those of place and machinery are left out."""
         values = self.to_dict()
         for section, names in _NOT_IN_DIGEST.items():
             for name in names:
                 del (values[section] if section else values)[name]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return values
 
     def to_run_spec(self) -> recipe.RunSpec:
         """What a worker must know of this config."""

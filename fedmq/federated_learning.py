@@ -16,7 +16,7 @@ from rich.console import Console
 
 from fedmq import build
 from fedmq.config import ExperimentConfig, get_default_config
-from fedmq.errors import FedmqError, RunError
+from fedmq.errors import DataError, FedmqError, RunError
 from fedmq.runtime.console import ConsoleView
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
@@ -73,11 +73,9 @@ class FederatedLearning:
         return self._server
 
     @property
-    def address(self) -> str:
-        """Where workers connect to, after `setup`."""
-        if self._coordinator is None:
-            raise RunError("this run does not listen: call setup() first; a finished run needs no workers")
-        return self._coordinator.transport.address
+    def address(self) -> str | None:
+        """Where workers connect to, after `setup`; None for a run that is finished and needs no workers."""
+        return None if self._coordinator is None else self._coordinator.transport.address
 
     def setup(self) -> None:
         """Open the run's folder, listen, start the local workers and prepare their data.
@@ -88,8 +86,8 @@ class FederatedLearning:
         """
         config = self.config
         config.validate_all()
-        text = json.dumps(config.to_dict())
-        run = open_run(self.run_dir, text, config.digest(), resume=self.resume, overwrite=self.overwrite)
+        text, decisive = json.dumps(config.to_dict()), json.dumps(config.decisive(), sort_keys=True)
+        run = open_run(self.run_dir, text, decisive, resume=self.resume, overwrite=self.overwrite)
         self._run, self._server = run, build.server(config, self.run_dir, run.journal)
         if run.finished:
             run.lock.release()
@@ -143,6 +141,12 @@ class FederatedLearning:
     def _prepare(self, data_dir: Path) -> dict[str, Any]:
         arguments = ["data", "partition", str(self.run_dir / "config.json"), "--out", str(data_dir), "--json"]
         statistics: dict[str, Any] = json.loads(run_child(arguments))
+        before = self.server.journal.get("data")
+        if before is not None and json.loads(before)["inputs"] != statistics["inputs"]:
+            raise DataError(
+                f"{self.config.data.dataset_path} is not what it was when the run in {self.run_dir} began: "
+                "put the old file back, or start anew with --overwrite"
+            )
         self.server.journal.put(data=json.dumps(statistics))
         for line in statistics_lines(statistics):
             self.view.say(line)
@@ -233,7 +237,7 @@ class FederatedLearning:
         texts = FinishedRun(str(self.run_dir)).generate(wanted)
         results = [{"prompt": p, "generated": t.removeprefix(p)} for p, t in zip(wanted, texts, strict=True)]
         for result in results:
-            self.view.say(f"{result['prompt']}{result['generated']}")
+            self.view.say(" ".join((result["prompt"] + result["generated"]).split()))
         return results
 
 

@@ -1,43 +1,78 @@
-"""A run's folder as something to use: generate, evaluate, export."""
+"""A run's folder as something to use: generate, evaluate, export.
+
+The model libraries take seconds to import: they are, when all that can be refused has been.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedmq.config import ExperimentConfig
-from fedmq.data.reading import read_filtered
-from fedmq.data.shards import open_split
-from fedmq.errors import ConfigError, DataError, StorageError
-from fedmq.learning.evaluate import evaluate
-from fedmq.learning.generate import generate
-from fedmq.learning.models import LanguageModel, load_for_inference, resolve_device
+from fedmq.data.shards import open_split, read_partition
+from fedmq.errors import ConfigError, DataError, ModelError, StorageError
 from fedmq.storage.checkpoint import checkpoint_of
+from fedmq.storage.journal import Journal
+from fedmq.storage.run_folder import DATABASE
+
+if TYPE_CHECKING:
+    from fedmq.learning.models import LanguageModel
 
 
 class FinishedRun:
-    """The global model of RUN_DIR: the final one, or the newest that was kept."""
+    """The newest global model of RUN_DIR, with the base that it was trained on.
+
+    Raises:
+      StorageError: RUN_DIR holds no run, or one that has no model yet.
+    """
 
     def __init__(self, run_dir: str) -> None:
         self.run_dir = Path(run_dir)
-        if not (self.run_dir / "config.json").is_file():
-            raise StorageError(f"{run_dir} is not a run's folder: it has no config.json")
-        self.config = ExperimentConfig.load(self.run_dir / "config.json")
-        self.checkpoint = checkpoint_of(self.run_dir)
+        journal = Journal.open(self.run_dir / DATABASE, read_only=True)
+        try:
+            self.config = ExperimentConfig.from_dict(json.loads(journal.require("config")))
+            version = journal.last_committed()
+            if version is None:
+                raise StorageError(f"{run_dir} has no model yet: its run ended before the first adapter was made")
+            self.version = version
+            self.checkpoint = checkpoint_of(self.run_dir, version, journal.digest(version))
+            self._base_digest = journal.require("base_digest")
+            self._partition = json.loads(journal.get("data") or "{}").get("inputs")
+        finally:
+            journal.close()
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model is that of the last round."""
+        return self.version == self.config.federated.num_rounds
 
     def model(self, device: str | None = None) -> LanguageModel:
-        """Base and adapter, loaded."""
+        """Base and adapter, loaded.
+
+        Raises:
+          ModelError: the base is another than the run's.
+        """
+        from fedmq.learning.models import load_for_inference, resolve_device
+
+        name = self.config.model.model_name
         found, _ = resolve_device(device or self.config.device)
-        return load_for_inference(
-            self.config.model.model_name,
+        model = load_for_inference(
+            name,
             self.checkpoint,
             device=found,
             max_length=self.config.model.max_length,
             cache_dir=self.config.model.cache_dir,
         )
+        if model.base_digest != self._base_digest:
+            raise ModelError(
+                f"base model {name!r} is not the one that {self.run_dir} was trained on (SHA-256 "
+                f"{model.base_digest[:12]}, the run's {self._base_digest[:12]}): put that one back, or run again"
+            )
+        return model
 
     def generate(
         self,
@@ -48,6 +83,8 @@ class FinishedRun:
         device: str | None = None,
     ) -> list[str]:
         """Each prompt with its continuation; None takes the run's setting."""
+        from fedmq.learning.generate import generate
+
         defaults = self.config.generation
         texts = generate(
             self.model(device),
@@ -64,15 +101,22 @@ class FinishedRun:
         Returns:
           eval_loss (mean NLL in nats per token, EOS included), perplexity, num_examples, num_tokens.
         """
-        model = self.model(device)
-        texts: Sequence[np.ndarray]
+        rows: list[str] | None = None
+        data = self.run_dir / "data"
         if csv is not None:
-            rows = read_filtered(Path(csv), self.config.to_run_spec().data).frame
-            texts = model.tokenizer.encode(rows["text"].tolist(), model.max_length)
-        elif (self.run_dir / "data" / "test").is_dir():
-            texts = open_split(self.run_dir / "data" / "test", "test")
-        else:
+            from fedmq.data.reading import read_filtered
+
+            rows = read_filtered(Path(csv), self.config.to_run_spec().data).frame["text"].tolist()
+        elif self._partition is None:
             raise DataError(f"{self.run_dir} has no test shard (its workers had data of their own): give --data CSV")
+        elif read_partition(data)["inputs"] != self._partition:
+            raise DataError(f"{data} is not the data that this run was made with: give --data CSV")
+        from fedmq.learning.evaluate import evaluate
+
+        model = self.model(device)
+        texts: Sequence[np.ndarray] = (
+            open_split(data / "test", "test") if rows is None else model.tokenizer.encode(rows, model.max_length)
+        )
         result = evaluate(model, texts, batch_size=self.config.training.batch_size)
         return {
             "eval_loss": result.eval_loss,

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedmq.storage.journal import Journal
+from fedmq.storage.journal import Journal, RunLock
 from fedmq.storage.metrics import global_metrics, round_metrics
 from fedmq.storage.run_folder import DATABASE
-
-#: A running coordinator writes where it stands every second.
-_FRESH_S = 10.0
 
 
 def inspect_run(run_dir: Path) -> dict[str, Any]:
@@ -26,7 +22,7 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
     try:
         live = json.loads(journal.get("live") or "{}")
         status = journal.require("status")
-        if status == "running" and time.time() - live.get("at", 0) > _FRESH_S:
+        if status == "running" and not RunLock.held(run_dir):
             status = "stopped without notice"
         last = journal.last_committed()
         config = json.loads(journal.require("config"))
@@ -55,7 +51,9 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
         f" ({found['reason']})" if found["reason"] else ""
     )
     yield f"last committed round: {done} of {found['num_rounds']}"
-    if found["live"]:
+    if found["status"] == "running" and not found["live"]:
+        yield "now: preparing"
+    elif found["live"]:
         yield f"now: {found['live']['phase']}, round {found['live']['round']}"
         for line in found["live"]["awaited"]:
             yield f"  waiting for {line}"

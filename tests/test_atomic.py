@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedmq import atomic
+from fedmq.errors import StorageError
 
 
 def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -40,6 +41,32 @@ def test_content_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append("replace"), replace(a, b)))
     atomic.write_bytes(tmp_path / "file", b"new")
     assert done == ["fsync", "replace", "fsync"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "folder"
+    for content in ("old", "new"):
+        with atomic.replacing_folder(folder) as temp:
+            (temp / content).write_text(content)
+    assert [p.name for p in folder.iterdir()] == ["new"]
+    assert [p.name for p in folder.parent.iterdir()] == ["folder"], "nothing is left beside it"
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+
+    def interrupted(error: Exception) -> None:
+        with atomic.replacing_folder(folder) as temp:
+            (temp / "new").write_text("half")
+            raise error
+
+    with pytest.raises(StorageError, match="cannot be written"):
+        interrupted(OSError(28, "No space left on device"))
+    with pytest.raises(KeyError):
+        interrupted(KeyError("a bug"))
+    assert [p.name for p in tmp_path.rglob("*")] == ["folder", "old"]
 
 
 def test_json_is_readable_and_strict(tmp_path: Path) -> None:

@@ -371,12 +371,12 @@ def test_schema_describes_every_field() -> None:
     assert federated["data_distribution"]["enum"] == ["iid", "non_iid", "by_author"]
 
 
-def test_digest_is_of_what_decides_the_result() -> None:
-    digest = get_default_config().digest()
+def test_decisive_settings_are_those_that_change_the_result() -> None:
+    decisive = get_default_config().decisive()
     machinery = ["output_dir=x", "log_dir=x", "device=cpu", "model.cache_dir=x", "federated.num_workers=2"]
-    assert get_default_config().with_overrides([*machinery, "federated.start_timeout_s=1"]).digest() == digest
+    assert get_default_config().with_overrides([*machinery, "federated.start_timeout_s=1"]).decisive() == decisive
     for assignment in ("seed=1", "training.num_threads=1", "training.learning_rate=1", "data.dataset_path=x"):
-        assert get_default_config().with_overrides([assignment]).digest() != digest, assignment
+        assert get_default_config().with_overrides([assignment]).decisive() != decisive, assignment
 
 
 def test_run_spec_holds_the_sections() -> None:

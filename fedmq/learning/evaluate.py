@@ -37,8 +37,8 @@ class EvaluationResult(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        """exp(eval_loss); infinite where that overflows."""
-        return math.exp(self.eval_loss) if self.eval_loss < 700 else math.inf
+        """exp(eval_loss); 1e304 for all that is beyond: JSON knows no infinity."""
+        return math.exp(min(self.eval_loss, 700.0))
 
 
 def evaluate(

@@ -46,8 +46,8 @@ def card(options: dict[str, Any], measured: Measured, sources: dict[str, dict[st
     flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
     return f"""# fedmq-tiny
 
-A small English GPT-2 for trying federated fine-tuning without network or GPU. It writes grammatical English
-most of the time and knows nothing; do not use it for anything but trials.
+A small English GPT-2 for trying federated fine-tuning without network or GPU. It writes short English
+phrases, often grammatical, without much sense, and knows nothing; use it for trials only.
 
 - architecture: GPT-2, {options["n_layer"]} layers, width {options["n_embd"]}, {options["n_head"]} heads, \
 {options["n_positions"]} positions, tied embeddings; {measured.parameters:,} parameters, stored in float16

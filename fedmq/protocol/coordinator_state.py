@@ -92,8 +92,7 @@ class CoordinatorState:
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.timers, self.policy.max_attempts)
-        if self.progress.version is not None:
-            self.version = self.progress.version
+        self.version = -1 if self.progress.version is None else self.progress.version
         # Known from the start: workers go on with the open round, or offer what they finished, before all are there.
         self._add_trainings(self.progress.selected)
         for client, digest in self.progress.accepted:
@@ -123,11 +122,12 @@ class CoordinatorState:
 
     def wants(self, task: str) -> bool:
         """Whether a result for `task` would still be used: asked before it is made durable."""
-        job, _ = parse_task(task)
-        return self.roster.open(job) and not self.ended
+        return self.roster.open(parse_task(task)[0]) and not self.ended
 
     def _react(self, event: ev.Event, now: float) -> list[Command]:
         match event:
+            case ev.WorkerGreeted(worker, restarted):
+                return self.roster.greeted(worker, restarted, now)
             case ev.WorkerReady():
                 return self.roster.joined(event, now)
             case ev.WorkerGone(worker, reason):

@@ -7,6 +7,14 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class WorkerGreeted:
+    """A worker said hello, on a new link. `restarted`: as another process than at its last hello."""
+
+    worker: str
+    restarted: bool
+
+
+@dataclass(frozen=True)
 class WorkerReady:
     """A worker (again) waits for tasks: what it hosts, which task it still works on, which results it keeps."""
 
@@ -92,7 +100,8 @@ class StopAsked:
 
 
 Event = (
-    WorkerReady
+    WorkerGreeted
+    | WorkerReady
     | WorkerGone
     | Heard
     | ResultOffered

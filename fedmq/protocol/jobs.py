@@ -72,7 +72,11 @@ class JobState:
 
 @dataclass
 class WorkerState:
-    """A connected worker. `job` and `attempt` are of the task that it has; `draining` when that task was cancelled."""
+    """A connected worker.
+
+    `job` and `attempt` are of the task that it has; `draining` when that was cancelled. `greeting` between
+    its hello on a new link and its being ready there.
+    """
 
     name: str
     num_examples: dict[str, int]
@@ -80,6 +84,7 @@ class WorkerState:
     held_out: frozenset[str]
     last_heard: float
     suspect: bool = False
+    greeting: bool = False
     job: Job | None = None
     attempt: int = 0
     draining: bool = False

@@ -68,9 +68,19 @@ class Roster:
 
     # --- events --------------------------------------------------------------------------------
 
+    def greeted(self, name: str, restarted: bool, now: float) -> list[Command]:
+        """A worker said hello. It gets nothing until it is ready; what a process had that is no more is given away."""
+        worker = self.workers.get(name)
+        if worker is None:
+            return []
+        worker.greeting = True
+        return self.lost(name, "it was restarted", now, evict=False) if restarted else []
+
     def joined(self, event: ev.WorkerReady, now: float) -> list[Command]:
         """A worker is ready: new, restarted, or back after its link was lost."""
-        notes = self.lost(event.worker, "said hello again", now, quiet=True) if event.worker in self.workers else []
+        # What it had is its own again below, if it still has it.
+        self.lost(event.worker, "said hello again", now)
+        notes: list[Command] = []
         self.workers[event.worker] = worker = WorkerState(
             event.worker, dict(event.num_examples), event.evaluates_test, event.held_out, now
         )
@@ -103,7 +113,7 @@ class Roster:
             worker.step, worker.total_steps = step, total_steps
         return [ev.Note("info", f"{name} is back")] if back else []
 
-    def lost(self, name: str, reason: str, now: float, quiet: bool = False) -> list[Command]:
+    def lost(self, name: str, reason: str, now: float, evict: bool = True) -> list[Command]:
         """A worker is no longer there: its task goes back to the queue, without blame."""
         worker = self.workers.pop(name, None)
         if worker is None:
@@ -113,7 +123,7 @@ class Roster:
         if state is not None and state.status is Status.ASSIGNED and state.worker == name:
             self._take_back(state)
             text += f": {state.job.kind} {state.job.unit} goes to another worker"
-        return [] if quiet else [ev.Evict(name), ev.Note("warning", text)]
+        return [*([ev.Evict(name)] if evict else []), ev.Note("warning", text)]
 
     def done(self, name: str, task: str, digest: str) -> list[Command]:
         """A result is durable."""
@@ -199,7 +209,7 @@ class Roster:
         commands: list[Command] = []
         for name in sorted(self.workers):
             worker = self.workers[name]
-            if worker.job is not None or worker.suspect:
+            if worker.job is not None or worker.suspect or worker.greeting:
                 continue
             for state in queue:
                 if state.status is Status.PENDING and self._may(worker, state):
@@ -219,7 +229,7 @@ class Roster:
     def _may(self, worker: WorkerState, state: JobState) -> bool:
         if not self._can(worker, state.job):
             return False
-        others = (w for w in self.workers.values() if w.name not in state.avoid and not w.suspect)
+        others = (w for w in self.workers.values() if w.name not in state.avoid and not w.suspect and not w.greeting)
         return worker.name not in state.avoid or not any(self._can(w, state.job) for w in others)
 
     def _give(self, state: JobState, worker: WorkerState, attempt: int, now: float) -> None:

@@ -126,7 +126,8 @@ class WorkerState:
                 return [we.Exit(4 if code == "VERSION" else 1, f"the coordinator refuses this worker: {text}")]
             case m.Shutdown(outcome, reason):
                 self.link = Link.ENDED
-                return [we.Exit({"done": 0, "failed": 1, "interrupted": 130}[outcome], reason)]
+                exit_code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
+                return [we.Send(m.Goodbye(reason[:MAX_TEXT])), we.Exit(exit_code, reason)]
             case m.Task():
                 return self._given(message)
             case m.Cancel(task):
@@ -178,6 +179,10 @@ class WorkerState:
                 return []
             return [we.Send(m.TaskFailed(task.task, task.nonce, "CANCELLED", f"busy with {self.task.task}"))]
         self.task, self.step, self.total_steps, self.nbytes_down = task, 0, 0, 0
+        if task.task in self.outbox:
+            # A coordinator that was restarted does not know yet that it is done.
+            self.activity = "uploading"
+            return [we.Send(self.outbox[task.task])]
         if task.adapter is not None:
             self.activity = "fetching"
             return [we.Fetch(task.adapter)]

@@ -13,28 +13,26 @@ class Admission:
     """Checks what workers say of themselves when they are ready.
 
     Args:
-      journal: keeps the digest of the base that the run's first worker loaded.
+      journal: keeps the digests of the base that the run's first worker loaded and of each client's data.
       named: the run's clients where they are known beforehand.
     """
 
     def __init__(self, journal: Journal, named: Collection[str]) -> None:
         self._journal, self._named = journal, named
-        self._data: dict[str, str] = {}
 
     def check(self, ready: m.Ready) -> m.Reject | None:
         """The refusal, or None. Adapters of another base fit in shape and would spoil the model silently."""
         base = self._journal.get("base_digest")
-        if base is None:
-            self._journal.put(base_digest=ready.base_digest)
-        elif base != ready.base_digest:
+        if base is not None and base != ready.base_digest:
             return _refusal("BASE", f"its base has SHA-256 {ready.base_digest[:12]}, the run's has {base[:12]}")
         for client in ready.clients:
             if self._named and client.client not in self._named:
                 return _refusal("DATA", f"this run has no {client.client}")
-            if self._data.get(client.client, client.data_digest) != client.data_digest:
-                return _refusal("DATA", f"another worker has other data under the name {client.client}")
-        # Only now: a worker that is refused must not decide what a client's data is.
-        self._data |= {client.client: client.data_digest for client in ready.clients}
+            if self._journal.get(f"data/{client.client}") not in (None, client.data_digest):
+                return _refusal("DATA", f"this run has had other data under the name {client.client}")
+        # Only now: a worker that is refused must not decide what the run's base and a client's data are.
+        digests = {f"data/{client.client}": client.data_digest for client in ready.clients}
+        self._journal.put(base_digest=ready.base_digest, **digests)
         return None
 
     def introduce(self, worker: str, ready: m.Ready) -> Iterator[str]:

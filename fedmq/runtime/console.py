@@ -93,7 +93,7 @@ class ConsoleView:
         """Show the round that this version came from."""
         line = f"round {version}/{self._num_rounds}  "
         if score is None:
-            line += "not evaluated: no worker holds a test split"
+            line += "not evaluated (a worker needs a test split for that; see also the warnings)"
         else:
             line += f"perplexity {score['perplexity']:8.2f}  loss {score['eval_loss']:.4f}"
         row = self._rows.pop(version, None)

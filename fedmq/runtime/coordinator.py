@@ -106,7 +106,7 @@ class Coordinator:
     def close(self) -> None:
         """Tell the workers that it is over, and close the sockets."""
         finish = self.finish or ev.Finish("interrupted", "the coordinator was stopped")
-        self._links.tell_all(m.Shutdown(finish.outcome, finish.reason[:MAX_TEXT]))
+        self._links.part(m.Shutdown(finish.outcome, finish.reason[:MAX_TEXT]), patience_s=2.0)
         self._intake.close()
         self.transport.close(linger_s=1.0)
 
@@ -137,7 +137,8 @@ class Coordinator:
     def _hello(self, peer: bytes, hello: m.Hello) -> None:
         if m.PROTOCOL_VERSION not in hello.versions:
             raise VersionMismatch("VERSION", f"{hello.worker} speaks {hello.versions[:8]}")
-        self._links.bind(peer, hello.worker)
+        restarted = self._links.bind(peer, hello.worker, hello.boot_id)
+        self._events.append(ev.WorkerGreeted(hello.worker, restarted))
         timers = self.state.timers
         self._links.send(
             peer,

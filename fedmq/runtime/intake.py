@@ -82,7 +82,12 @@ class Intake:
     def _put(self, peer: bytes, put: m.Put, payload: bytes) -> list[Stored]:
         upload, part = self._uploads.get(put.nonce), self._parts.get(put.digest)
         if upload is None or part is None or put.digest != upload[1].blob.digest:
-            raise RemoteProtocolError("PUT", "bytes that nobody asked for")
+            if not self._blobs.has(put.digest):
+                raise RemoteProtocolError("PUT", "bytes that nobody asked for")
+            # Another worker's upload of the very same bytes was complete first: this one need not go on.
+            nbytes = self._blobs.path(put.digest).stat().st_size
+            self._transport.send("data", peer, self._out.encode(m.PutAck(put.digest, nbytes)))
+            return []
         if payload:
             # A piece that is not the next one changes nothing: the answer says where to go on.
             part.append(put.offset, payload)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from fedmq.errors import RemoteProtocolError
@@ -18,6 +19,7 @@ class Links:
         self._in, self._out = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
         self._workers: dict[bytes, str] = {}
         self._peers: dict[str, bytes] = {}
+        self._boots: dict[str, str] = {}
 
     def decode(self, incoming: Incoming) -> Any:
         """The message that came in on the control plane.
@@ -29,10 +31,12 @@ class Links:
             raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
         return self._in.decode(incoming.frames[0])
 
-    def bind(self, peer: bytes, worker: str) -> None:
-        """This worker speaks on this link from now on."""
+    def bind(self, peer: bytes, worker: str, boot_id: str) -> bool:
+        """This worker speaks on this link from now on. Returns whether it is another process than last time."""
         self.drop(worker)
         self._workers[peer], self._peers[worker] = worker, peer
+        before, self._boots[worker] = self._boots.get(worker, boot_id), boot_id
+        return before != boot_id
 
     def drop(self, worker: str) -> None:
         """Forget the worker's link: it must say hello again."""
@@ -55,3 +59,25 @@ class Links:
         """Send to every worker that has a link."""
         for peer in self._peers.values():
             self.send(peer, message)
+
+    def part(self, message: m.Shutdown, patience_s: float) -> None:
+        """Tell every worker that it is over until each has said goodbye, or is gone, or `patience_s` have passed.
+
+        To send and close is not enough: a connection closed with something unread in it is reset, and the peer
+        may lose what was sent last. It would then wait for us for ever.
+        """
+        deadline = time.monotonic() + patience_s
+        for worker in [worker for worker in self._peers if not self.tell(worker, message)]:
+            self.drop(worker)
+        while self._peers and (left := deadline - time.monotonic()) > 0:
+            for incoming in self._transport.receive(left).messages:
+                if incoming.plane == "control":
+                    told = not self._says_goodbye(incoming) and self.send(incoming.peer, message)
+                    if not told and (name := self.worker(incoming.peer)) is not None:
+                        self.drop(name)
+
+    def _says_goodbye(self, incoming: Incoming) -> bool:
+        try:
+            return isinstance(self.decode(incoming), m.Goodbye)
+        except RemoteProtocolError:
+            return False

@@ -18,7 +18,7 @@ from fedmq.protocol.coordinator_state import Progress
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.storage.blobs import BlobStore
-from fedmq.storage.checkpoint import write_checkpoint
+from fedmq.storage.checkpoint import CONFIG, checkpoint_of, write_checkpoint
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
 from fedmq.tensors import NamedTensors
@@ -60,7 +60,7 @@ class FederatedServer:
         self.seed, self.num_rounds = seed, num_rounds
         self.save_every, self.save_client_adapters = save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
-        self._adapter_config = run_dir / "blobs" / "adapter_config.json"
+        self._adapter_config = run_dir / "blobs" / CONFIG
         #: the newest version's adapter, so that a round reads from disk only what clients sent
         self._params: tuple[int, NamedTensors] | None = None
         self._delta: NamedTensors | None = None
@@ -226,7 +226,10 @@ class FederatedServer:
     # --- the end -------------------------------------------------------------------------------
 
     def write_derived(self) -> None:
-        """training_metrics.json and global_metrics.json, from the journal."""
+        """The newest checkpoint, training_metrics.json and global_metrics.json, whatever round the run ended in."""
+        last = self.journal.last_committed()
+        if last is not None:
+            checkpoint_of(self.run_dir, last, self.journal.digest(last))
         write_metrics(self.run_dir, self.journal)
 
     def scores(self, first: int = 0) -> dict[int, dict[str, Any]]:

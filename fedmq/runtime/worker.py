@@ -23,6 +23,7 @@ from fedmq.protocol.frames import Codec
 from fedmq.runtime.child import TRAINER, TrainerProcess
 from fedmq.runtime.pipe import PipeClosed
 from fedmq.runtime.transfers import Transfers
+from fedmq.runtime.worker_log import describe
 from fedmq.transport.base import WorkerTransport
 
 log = logging.getLogger("fedmq.worker")
@@ -131,6 +132,7 @@ class WorkerAgent:
                 if isinstance(message, m.Welcome):
                     self.transport.dial_data(message.data_port)
                     self._transfers.configure(message.chunk_nbytes, message.credits)
+                self._say(message)
                 self._handle(we.Received(message))
         except VersionMismatch as error:
             self._exit = we.Exit(error.exit_code, f"the coordinator is of another version: {error}")
@@ -144,6 +146,7 @@ class WorkerAgent:
     def _do(self, command: Any) -> None:
         match command:
             case we.Send(message):
+                self._say(message)
                 self.transport.send("control", self._out.encode(message))
             case we.Prepare(welcome):
                 self._prepare(welcome)
@@ -166,6 +169,10 @@ class WorkerAgent:
                 self._transfers.rewind()
             case we.Exit():
                 self._exit = command
+
+    def _say(self, message: Any) -> None:
+        if (line := describe(message)) is not None:
+            log.info("%s", line)
 
     def _prepare(self, welcome: m.Welcome) -> None:
         options = self.options

@@ -29,20 +29,21 @@ def write_checkpoint(folder: Path, weights: Path, config: Path) -> None:
                 shutil.copyfile(source, temp / name)
 
 
-def checkpoint_of(run_dir: Path, version: int | None = None) -> Path:
-    """The folder of a run's global model: of one version, or the final or else newest one.
+def checkpoint_of(run_dir: Path, version: int, digest: str) -> Path:
+    """The folder of a committed global model; written now if its round was not one of those that are kept.
+
+    Args:
+      run_dir: OUTPUT_DIR.
+      version: the newest committed one, whose blob is always there, or one that was kept.
+      digest: SHA-256 of its adapter file, from run.db.
 
     Raises:
-      StorageError: there is none.
+      StorageError: neither checkpoint nor blob is there.
     """
-    models = run_dir / "global_model"
-    if version is not None:
-        candidates = [models / f"round_{version}"]
-    else:
-        numbered = [p for p in models.glob("round_*") if p.name.removeprefix("round_").isdigit()]
-        numbered.sort(key=lambda p: int(p.name.removeprefix("round_")), reverse=True)
-        candidates = [models / "round_final", *numbered]
-    for folder in candidates:
-        if (folder / WEIGHTS).is_file():
-            return folder
-    raise StorageError(f"{run_dir} holds no global model: run it first (looked for {candidates[0]})")
+    folder = run_dir / "global_model" / f"round_{version}"
+    blob, config = run_dir / "blobs" / digest, run_dir / "blobs" / CONFIG
+    if not (folder / WEIGHTS).is_file():
+        if not (blob.is_file() and config.is_file()):
+            raise StorageError(f"{run_dir} has lost its global model of round {version}: neither {folder} nor {blob}")
+        write_checkpoint(folder, blob, config)
+    return folder

@@ -56,6 +56,18 @@ class RunLock:
                 f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
             ) from None
 
+    @staticmethod
+    def held(folder: Path) -> bool:
+        """Whether some process has the lock now."""
+        try:
+            with open(folder / ".lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     def release(self) -> None:
         """Let another process in."""
         self._file.close()

@@ -22,14 +22,14 @@ _OWN = (
 )
 
 
-def new_meta(config: str, config_digest: str) -> dict[str, str]:
+def new_meta(config: str, decisive: str) -> dict[str, str]:
     """The meta values that a new journal starts with: the run's identity, its secret and its config."""
     return {
         "run": secrets.token_hex(16),
         "secret": secrets.token_hex(16),
         "epoch": "0",
         "config": config,
-        "config_digest": config_digest,
+        "decisive": decisive,
         "status": "running",
         "reason": "",
         "started_at": repr(time.time()),
@@ -50,13 +50,13 @@ class OpenRun(NamedTuple):
     created: bool
 
 
-def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, overwrite: bool) -> OpenRun:
+def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrite: bool) -> OpenRun:
     """Make or resume the run in `folder`.
 
     Args:
       folder: OUTPUT_DIR.
       config: JSON text.
-      config_digest: of the settings in it that decide the result.
+      decisive: JSON text of the settings in it that decide the result, keys sorted.
       resume: go on with what is there; starts the run if there is nothing.
       overwrite: remove what is there first.
 
@@ -76,13 +76,13 @@ def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, ove
                 raise ConfigError(
                     f"{folder} holds a config.json, but no run: give another output_dir, or --overwrite to replace it"
                 )
-            journal = Journal.create(folder / DATABASE, new_meta(config, config_digest))
+            journal = Journal.create(folder / DATABASE, new_meta(config, decisive))
             atomic.write_json(folder / "config.json", json.loads(config))
             return OpenRun(journal, lock, finished=False, created=True)
         journal = Journal.open(folder / DATABASE)
         finished = journal.get("status") == "done"
-        if journal.require("config_digest") != config_digest:
-            names = ", ".join(_differences(json.loads(journal.require("config")), json.loads(config)))
+        if journal.require("decisive") != decisive:
+            names = ", ".join(_differences(json.loads(journal.require("decisive")), json.loads(decisive)))
             raise ConfigError(
                 f"{folder} holds a run of another config (other: {names}): "
                 "give another output_dir, --overwrite to replace that run, or its own config with --resume"
@@ -93,7 +93,7 @@ def open_run(folder: Path, config: str, config_digest: str, *, resume: bool, ove
                 f"{folder} holds {state} of this config: --resume goes on with it, --overwrite starts anew"
             )
         if not finished:
-            journal.put(epoch=str(int(journal.require("epoch")) + 1), status="running", reason="")
+            journal.put(epoch=str(int(journal.require("epoch")) + 1), status="running", reason="", live="{}")
         atomic.write_json(folder / "config.json", json.loads(journal.require("config")))
         return OpenRun(journal, lock, finished, created=False)
     except BaseException:
@@ -124,5 +124,5 @@ def _differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys()):
             yield from _differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))
-    elif a != b and path not in ("output_dir", "log_dir", "device"):
+    elif a != b:
         yield path

@@ -32,7 +32,10 @@ def _aggregate(rule: Aggregator, deltas: list[dict[str, np.ndarray]], weights: l
 
 def check_aggregator(make: Callable[[], Aggregator]) -> None:
     """Run every check on fresh aggregators from `make`."""
-    for check in (_shapes, _one_update, _consensus, _weight_scale, _deterministic, _arguments, _independent, _refusals):
+    for check in (
+        *(_shapes, _one_update, _consensus, _weight_scale, _deterministic),
+        *(_arguments, _reused_memory, _independent, _refusals),
+    ):
         check(make)
 
 
@@ -69,6 +72,18 @@ def _arguments(make: Callable[[], Aggregator]) -> None:
     deltas = [_random(k) for k in range(3)]
     _aggregate(make(), deltas, [1.0, 2.0, 3.0])
     assert [tensors.digest(d) for d in deltas] == [tensors.digest(_random(k)) for k in range(3)], "updates are not ours"
+
+
+def _reused_memory(make: Callable[[], Aggregator]) -> None:
+    """The caller computes every delta into the same memory: an aggregator that needs one later keeps a copy."""
+    rule = make()
+    state, memory = rule.init(LIKE), _random(0)
+    for k in range(5):
+        for name, value in _random(k).items():
+            memory[name][...] = value
+        state = rule.fold(state, _update(k, memory), 1.0)
+    expected = _aggregate(make(), [_random(k) for k in range(5)], [1.0] * 5)
+    assert tensors.digest(rule.finish(state)) == tensors.digest(expected)
 
 
 def _independent(make: Callable[[], Aggregator]) -> None:

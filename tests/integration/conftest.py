@@ -9,7 +9,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,16 @@ class Federation:
         """`fedmq ARGUMENTS`, in the background."""
         return self.start(*FEDMQ, *arguments, **env)
 
-    def coordinator(self, config: Path, *arguments: object, port: int = 0) -> Coordinating:
+    def coordinator(self, config: Path, *arguments: object, port: int = 0, **env: str) -> Coordinating:
         """`fedmq coordinator CONFIG`, listening."""
-        process = self.fedmq("coordinator", config, "--bind", f"tcp://127.0.0.1:{port}", *arguments)
+        process = self.fedmq("coordinator", config, "--bind", f"tcp://127.0.0.1:{port}", *arguments, **env)
         return Coordinating(process, process.wait_line(r"^listening on (tcp://\S+):")[1])
 
-    def noop_worker(self, address: str, name: str, **options: Any) -> Running:
+    def noop_worker(self, address: str, name: str, env: Mapping[str, str] = {}, **options: Any) -> Running:
         """A worker agent whose trainer computes nothing; `options` as in benchmarks/noop_trainer.py."""
         options = {"clients": ["client_0", "client_1"], "shape": [64]} | options
-        work_dir = self.folder / "noop" / name
-        return self.start(sys.executable, NOOP_WORKER, address, name, work_dir, FEDMQ_NOOP=json.dumps(options))
+        command = (sys.executable, NOOP_WORKER, address, name, self.folder / "noop" / name)
+        return self.start(*command, FEDMQ_NOOP=json.dumps(options), **env)
 
     def gate(self, name: str) -> Gate:
         """A new gate."""

@@ -20,6 +20,9 @@ from fedmq.learning.models import LanguageModel
 from fedmq.learning.train import train
 from fedmq.rng import derive_seed
 
+#: The libraries warn of each other.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
 WEIGHTS = "adapter_model.safetensors"
 
 

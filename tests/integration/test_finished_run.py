@@ -9,7 +9,20 @@ import peft
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from running import fedmq
+
+from fedmq.cli import main
+
+#: The libraries warn of each other.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+
+def here(*arguments: object) -> str:
+    """`fedmq ARGUMENTS` in this process, which has loaded torch already; returns its standard output."""
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def test_inspect(finished: Path) -> None:
@@ -34,8 +47,6 @@ def test_evaluate_gives_the_last_loss_of_the_run(finished: Path) -> None:
     assert result.keys() == {"eval_loss", "perplexity", "num_examples", "num_tokens"}
     assert result["eval_loss"] == pytest.approx(last["eval_loss"], rel=1e-6)
     assert (result["num_examples"], result["num_tokens"]) == (last["num_examples"], last["num_tokens"])
-    lines = fedmq("evaluate", "run", cwd=finished).stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(result)
 
 
 def test_evaluate_scores_all_rows_of_a_csv_that_pass_the_filters(finished: Path, tmp_path: Path) -> None:
@@ -43,24 +54,26 @@ def test_evaluate_scores_all_rows_of_a_csv_that_pass_the_filters(finished: Path,
     rows = [
         "text,author_id,inbound",
         f"{text},1,True",
-        f"Another one: {text},1,True",
+        f"More of it: {text},1,True",
         "short,1,True",
         f"{text} x,2,False",
     ]
     (tmp_path / "own.csv").write_text("\n".join(rows) + "\n")
-    done = fedmq("evaluate", "run", "--data", tmp_path / "own.csv", "--json", cwd=finished)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["num_examples"] == 2
+    lines = here("evaluate", finished / "run", "--data", tmp_path / "own.csv").splitlines()
+    values = dict(line.split() for line in lines)
+    assert list(values) == ["eval_loss", "perplexity", "num_examples", "num_tokens"]
+    assert values["num_examples"] == "2"
 
 
 def test_generate_prints_the_texts_and_nothing_else(finished: Path) -> None:
     command = ("generate", "run", "--prompt", "My order", "--prompt", "Thanks", "--max-new-tokens", 5, "--seed", 3)
-    first, again = fedmq(*command, cwd=finished), fedmq(*command, cwd=finished)
-    assert (first.returncode, first.stderr) == (0, "")
-    assert first.stdout == again.stdout
-    assert first.stdout.startswith("My order") and "\nThanks" in first.stdout
-    greedy = fedmq("generate", "run", "--prompt", "My order", "--temperature", 0, cwd=finished).stdout
-    assert greedy.startswith("My order") and greedy != first.stdout
+    done = fedmq(*command, cwd=finished)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("My order") and "\nThanks" in done.stdout
+    command = ("generate", finished / "run", *command[2:])
+    assert here(*command) == done.stdout, "the same seed, the same texts"
+    greedy = here(*command, "--temperature", 0)
+    assert greedy.startswith("My order") and greedy != done.stdout
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
@@ -69,9 +82,8 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 
 def test_exports_load_with_plain_libraries_and_agree(finished: Path, tmp_path: Path) -> None:
-    for out, options in (("merged", ["--merge"]), ("adapter", [])):
-        done = fedmq("export", "run", "--out", tmp_path / out, *options, cwd=finished)
-        assert (done.returncode, done.stderr) == (0, "")
+    here("export", finished / "run", "--out", tmp_path / "merged", "--merge")
+    here("export", finished / "run", "--out", tmp_path / "adapter")
     name = json.loads((finished / "config.json").read_text())["model"]["model_name"]
     base = transformers.AutoModelForCausalLM.from_pretrained(name).eval()
     plain = logits(base)

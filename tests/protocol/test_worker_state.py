@@ -48,7 +48,10 @@ def test_a_whole_life() -> None:
     assert agent.say(we.Fetched("ab" * 32, 0)) == [we.Run(task(E1))]
     assert agent.say(we.Finished(evaluated())) == [we.Send(evaluated())]
     assert agent.hear(verdict("ACCEPTED", E1)) == []
-    assert agent.hear(m.Shutdown("done", "all rounds committed")) == [we.Exit(0, "all rounds committed")]
+    assert agent.hear(m.Shutdown("done", "all rounds committed")) == [
+        we.Send(m.Goodbye("all rounds committed")),
+        we.Exit(0, "all rounds committed"),
+    ]
     assert agent.at(99.0) == [] and agent.hear(WELCOME) == [], "nothing changes an agent that has ended"
 
 
@@ -81,7 +84,10 @@ def test_a_refusal_ends_the_agent(code: Any, exit_code: int) -> None:
 
 @pytest.mark.parametrize(("outcome", "exit_code"), [("done", 0), ("failed", 1), ("interrupted", 130)])
 def test_shutdown_in_the_middle_of_work(outcome: Any, exit_code: int) -> None:
-    assert Agent().working().hear(m.Shutdown(outcome, "x")) == [we.Exit(exit_code, "x")]
+    assert Agent().working().hear(m.Shutdown(outcome, "x")) == [
+        we.Send(m.Goodbye("x")),
+        we.Exit(exit_code, "x"),
+    ]
 
 
 def test_leaving_says_goodbye() -> None:
@@ -147,6 +153,14 @@ def test_the_outbox_of_an_earlier_process_is_offered() -> None:
     agent.hear(WELCOME)
     assert agent.say(PREPARED) == [announced(None, T1), we.Send(offer())]
     assert agent.hear(verdict("UPLOAD")) == [we.Upload(offer())]
+
+
+def test_a_task_that_is_done_already_is_offered_and_not_done_again() -> None:
+    agent = Agent(outbox={T1: offer()}, outbox_run=RUN).ready()
+    assert agent.hear(task()) == [we.Send(offer())]
+    assert agent.hear(verdict("UPLOAD")) == [we.Upload(offer())]
+    agent.hear(verdict("ACCEPTED"))
+    assert agent.state.task is None
 
 
 def test_the_outbox_of_another_run_is_forgotten() -> None:

@@ -6,6 +6,7 @@ keeps what would be durable, and loses what a broken link or a killed process wo
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
 from typing import Any
@@ -56,12 +57,14 @@ class Agent:
     def __init__(self, name: str, clients: list[str]) -> None:
         self.name, self.clients = name, clients
         self.outbox: dict[str, m.Offer] = {}
+        self.boot = 0
         self.restart()
 
     def restart(self) -> None:
         """All that is not in the outbox is gone."""
         run = RUN if self.outbox else None
-        self.state = WorkerState(self.name, "ef" * 16, outbox=dict(self.outbox), outbox_run=run)
+        self.boot += 1
+        self.state = WorkerState(self.name, f"{self.boot:032x}", outbox=dict(self.outbox), outbox_run=run)
         self.loading = self.halting = False
         self.at_work: m.Task | None = None
         self.fetching: m.BlobRef | None = None
@@ -133,6 +136,7 @@ class World:
             self.policy, TIMERS, expected=5, progress=self.journal.progress(), started_at=self.now
         )
         self.peers: dict[str, object] = {}
+        self.boots: dict[str, str] = {}
         self.events: deque[ev.Event] = deque()
         for agent in self.agents:
             agent.reconnect()
@@ -187,6 +191,9 @@ class World:
         name = agent.name
         if isinstance(message, m.Hello):
             self.peers[name] = agent.link
+            restarted = self.boots.get(name, message.boot_id) != message.boot_id
+            self.boots[name] = message.boot_id
+            self.settle(ev.WorkerGreeted(name, restarted))
             fields = example(m.Welcome).__dict__ | {"run": RUN, "heartbeat_s": 1.0, "silence_s": 20.0, "spec": SPEC}
             agent.down.append(m.Welcome(**fields))
             return
@@ -232,13 +239,14 @@ class World:
     def exchange(self, agent: Agent) -> None:
         """Messages under way arrive, in order, in both directions."""
         agent.feed(we.Tick(), self.now)
-        while agent.up or agent.down:
+        for turn in itertools.count():
+            assert turn < 200, f"{agent.name} and the coordinator answer each other for ever: {agent.up} {agent.down}"
             if agent.up:
                 self.hear(agent, agent.up.popleft())
-            elif agent.state.link is not Link.ENDED:
+            elif agent.down and agent.state.link is not Link.ENDED:
                 agent.feed(we.Received(agent.down.popleft()), self.now)
             else:
-                agent.down.clear()
+                return
 
     def work(self, agent: Agent, fails: bool = False) -> None:
         """Whatever the worker was at comes to its end."""

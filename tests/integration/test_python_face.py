@@ -1,0 +1,111 @@
+"""FederatedLearning as a user writes it: in a script without and with a main guard, and in a notebook."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from running import environment
+from safetensors.numpy import load_file
+
+from fedmq.data.shards import open_split
+from fedmq.learning.models import LanguageModel
+from fedmq.learning.train import train
+from fedmq.rng import derive_seed
+
+SETUP = """\
+import json, os
+from pathlib import Path
+from fedmq import ExperimentConfig, FederatedLearning, get_default_config
+config = get_default_config()
+config.federated.clients_per_round = 1
+config.federated.num_clients = 1
+config.federated.num_rounds = 1
+config.save("my_config.json")
+config = ExperimentConfig.load("my_config.json")
+config = ExperimentConfig.from_dict(config.to_dict() | json.loads(Path("settings.json").read_text()))
+print(config)
+"""
+RUN = """\
+fed = FederatedLearning(config)
+fed.setup()
+agents = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+rounds = fed.train()
+texts = fed.test_generation(["My order is"])
+Path("result.json").write_text(json.dumps({"rounds": rounds, "texts": texts, "pid": os.getpid(), "agents": agents}))
+"""
+GUARDED = f"{SETUP}\nif __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in RUN.splitlines())
+NOTEBOOK = """\
+import nbclient, nbformat
+cells = [nbformat.v4.new_code_cell(source) for source in open("cells.txt").read().split("# next cell")]
+notebook = nbformat.v4.new_notebook(cells=cells)
+nbclient.NotebookClient(notebook, timeout=100, kernel_name="python3").execute()
+nbformat.write(notebook, "done.ipynb")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_settings: Callable[..., dict[str, Any]]) -> Path:
+    settings = tiny_settings(num_clients=1, clients_per_round=1, num_rounds=1)
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    return tmp_path
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def check_result(folder: Path) -> None:
+    result = json.loads((folder / "result.json").read_text())
+    (row,) = result["rounds"]
+    assert row["round"] == 1 and row["selected_clients"] == ["client_0"]
+    (text,) = result["texts"]
+    assert text.keys() == {"prompt", "generated"} and text["prompt"] == "My order is"
+    assert result["agents"] and str(result["pid"]) not in result["agents"], "workers are processes of their own"
+
+
+@pytest.mark.parametrize("source", [SETUP + RUN, GUARDED], ids=["unguarded", "guarded"])
+def test_script(folder: Path, source: str) -> None:
+    (folder / "script.py").write_text(source)
+    done = python(folder, "script.py")
+    check_result(folder)
+    assert done.stderr == ""
+    assert "round 1/1" in done.stdout and "\nMy order is" in done.stdout
+    if source is GUARDED:
+        check_one_client_one_round_is_plain_training(folder)
+
+
+def check_one_client_one_round_is_plain_training(folder: Path) -> None:
+    from fedmq import ExperimentConfig
+
+    run = folder / "fed_results"
+    config = ExperimentConfig.load(run / "config.json")
+    spec = config.to_run_spec()
+    lm = LanguageModel.load(spec.model.name, spec.lora, max_length=24, seed=config.seed, device="cpu")
+    texts = open_split(run / "data" / "clients" / "client_0", "train")
+    seed = derive_seed(config.seed, "train", 1, "client_0")
+    train(lm, texts, spec.training, seed=seed, scratch_dir=folder / "scratch")
+    kept = load_file(run / "global_model" / "round_final" / "adapter_model.safetensors")
+    for name, value in lm.get_adapter().items():
+        # The mean of one update, taken in float64: global + (local - global).
+        np.testing.assert_allclose(kept[name], value, rtol=1e-6, atol=1e-9)
+        assert not np.array_equal(value, lm.initial_adapter()[name])
+
+
+def test_notebook(folder: Path) -> None:
+    (folder / "cells.txt").write_text(f"{SETUP}# next cell\n{RUN}")
+    python(folder, "-c", NOTEBOOK)
+    check_result(folder)
+    notebook = json.loads((folder / "done.ipynb").read_text())
+    shown = json.dumps([cell["outputs"] for cell in notebook["cells"]])
+    assert "round 1/1" in shown and "My order is" in shown

@@ -1,0 +1,80 @@
+"""A FederatedServer on a temporary folder, and updates to give it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedmq.algorithms import aggregate, sampling, server_opt, weighting
+from fedmq.codec import raw
+from fedmq.protocol import messages as m
+from fedmq.runtime.server import FederatedServer
+from fedmq.storage.journal import Journal
+
+CONFIG = '{\n  "peft_type": "LORA"\n}'
+NONCE = "cd" * 16
+
+
+def adapter(seed: int) -> dict[str, np.ndarray]:
+    """An adapter of two float32 tensors."""
+    draw = np.random.default_rng(seed)
+    return {
+        "h.0.attn.lora_A.weight": draw.normal(size=(4, 6)).astype(np.float32),
+        "h.0.attn.lora_B.weight": draw.normal(size=(5, 4)).astype(np.float32),
+    }
+
+
+def offer(task: str, content: bytes, **fields: Any) -> m.Offer:
+    """The offer of an adapter file."""
+    values: dict[str, Any] = {
+        "task": task,
+        "nonce": NONCE,
+        "blob": m.BlobRef(hashlib.sha256(content).hexdigest(), len(content)),
+        "num_examples": 10,
+        "num_tokens": 100,
+        "num_steps": 5,
+        "train_loss": 2.5,
+        "train_seconds": 1.0,
+        "nbytes_down": 0,
+        "adapter_config": CONFIG if task.startswith("init") else "",
+    }
+    return m.Offer(**values | fields)
+
+
+def make_server(folder: Path, **options: Any) -> FederatedServer:
+    """A server on `folder`: a new run, or the one that is there."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "run.db"
+    journal = Journal.open(path) if path.is_file() else Journal.create(path, {"config": "{}"})
+    values: dict[str, Any] = {
+        "aggregator": aggregate.fedavg(),
+        "server_optimizer": server_opt.none(),
+        "sampler": sampling.uniform,
+        "weighting": weighting.by_examples,
+        "seed": 42,
+        "num_rounds": 4,
+        "save_every": 2,
+        "save_client_adapters": True,
+    }
+    return FederatedServer(folder, journal, **values | options)
+
+
+def started(folder: Path, **options: Any) -> FederatedServer:
+    """A server that has its first adapter."""
+    server = make_server(folder, **options)
+    content = raw.encode(adapter(0))
+    server.start(offer("init-0-adapter-0", content), content)
+    return server
+
+
+def give(server: FederatedServer, task: str, tensors: dict[str, np.ndarray], **fields: Any) -> m.Offer:
+    """Bring an update as the coordinator does: stored, checked, accepted."""
+    content = raw.encode(tensors)
+    update = offer(task, content, **fields)
+    server.blobs.add(content)
+    server.check(update, content)
+    server.accept(update, "w0")
+    return update

@@ -1,0 +1,81 @@
+"""Who may take part: the same base for all, and one data set under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedmq.protocol import messages as m
+from fedmq.runtime.admission import Admission
+from fedmq.storage.journal import Journal
+
+BASE, OTHER_BASE = "ab" * 32, "cd" * 32
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal.create(tmp_path / "run.db", {})
+    yield journal
+    journal.close()
+
+
+def ready(data: dict[str, str], base: str = BASE) -> m.Ready:
+    """A worker that hosts these clients; the value is the first letter of the data's digest."""
+    clients = tuple(m.HostedClient(client, 10, 100, 0, digit * 64) for client, digit in data.items())
+    return m.Ready(clients, False, base, 294_912, 124_734_720, "cpu", None, ())
+
+
+def code(refusal: m.Reject | None) -> str | None:
+    return refusal.code if refusal else None
+
+
+def test_workers_with_one_base_and_data_of_their_own(journal: Journal) -> None:
+    admission = Admission(journal, ())
+    assert admission.check(ready({"client_1": "a"})) is None
+    assert admission.check(ready({"client_2": "b"})) is None
+    assert admission.check(ready({"client_1": "a", "client_2": "b"})) is None, "two hosts of one client"
+
+
+def test_another_base(journal: Journal) -> None:
+    admission = Admission(journal, ())
+    admission.check(ready({"client_1": "a"}))
+    refusal = admission.check(ready({"client_2": "b"}, OTHER_BASE))
+    assert refusal is not None and refusal.code == "BASE"
+    assert OTHER_BASE[:12] in refusal.text and BASE[:12] in refusal.text
+    assert code(Admission(journal, ()).check(ready({"client_2": "b"}, OTHER_BASE))) == "BASE", "also after a restart"
+
+
+def test_other_data_under_a_name(journal: Journal) -> None:
+    admission = Admission(journal, ())
+    admission.check(ready({"client_1": "a"}))
+    refusal = admission.check(ready({"client_1": "b"}))
+    assert refusal is not None and (refusal.code, "client_1" in refusal.text) == ("DATA", True)
+
+
+def test_a_client_that_the_run_does_not_have(journal: Journal) -> None:
+    admission = Admission(journal, {"client_1", "client_2"})
+    assert admission.check(ready({"client_1": "a"})) is None
+    refusal = admission.check(ready({"client_3": "c"}))
+    assert refusal is not None and (refusal.code, "client_3" in refusal.text) == ("DATA", True)
+
+
+def test_a_worker_that_is_refused_decides_nothing(journal: Journal) -> None:
+    admission = Admission(journal, {"client_1", "client_2"})
+    assert code(admission.check(ready({"client_1": "f", "client_9": "f"}, OTHER_BASE))) == "DATA"
+    assert admission.check(ready({"client_1": "a"}, BASE)) is None, "neither the base nor client_1's data"
+
+
+def test_the_longest_client_name_fits_into_a_refusal(journal: Journal) -> None:
+    name = "client_" + "x" * 57
+    assert code(Admission(journal, {"client_1"}).check(ready({name: "a"}))) == "DATA"
+
+
+def test_introductions(journal: Journal) -> None:
+    admission = Admission(journal, ())
+    assert list(admission.introduce("w1", ready({"client_1": "a", "client_2": "b"}))) == [
+        "w1 joined on cpu: 2 clients, 20 examples",
+        "LoRA trains 294,912 of 124,734,720 parameters (0.24 %)",
+    ]
+    assert len(list(admission.introduce("w2", ready({})))) == 1, "said once a run"

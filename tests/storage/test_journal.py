@@ -1,0 +1,205 @@
+"""run.db: what is written is there after a crash, and only one process writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmq.errors import StorageError
+from fedmq.storage.journal import SCHEMA_VERSION, Journal
+
+UPDATE: dict[str, Any] = {
+    "round": 1,
+    "client": "client_1",
+    "worker": "w",
+    "digest": "ab" * 32,
+    "num_examples": 8,
+    "num_tokens": 200,
+    "num_steps": 3,
+    "train_loss": 2.5,
+    "train_seconds": 1.25,
+    "bytes_up": 100,
+    "bytes_down": 50,
+}
+EVALUATION: dict[str, Any] = {
+    "version": 1,
+    "unit": "test",
+    "worker": "w",
+    "loss_sum": 30.0,
+    "num_tokens": 10,
+    "num_examples": 2,
+    "seconds": 0.5,
+}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal.create(tmp_path / "run.db", {"run": "r"})
+    yield journal
+    journal.close()
+
+
+def test_meta(journal: Journal) -> None:
+    assert (journal.get("run"), journal.get("nothing")) == ("r", None)
+    journal.put(run="other", status="done")
+    assert (journal.require("run"), journal.require("status")) == ("other", "done")
+    with pytest.raises(StorageError, match="holds no secret"):
+        journal.require("secret")
+
+
+def test_the_life_of_a_round(journal: Journal) -> None:
+    journal.commit_round(0, "d0")
+    journal.open_round(1, ["client_1", "client_2"])
+    assert [row["state"] for row in journal.rounds()] == ["committed", "open"]
+    assert journal.last_committed() == 0
+    journal.add_update(**UPDATE)
+    journal.freeze_round(1, ["client_1"])
+    journal.commit_round(1, "d1")
+    row = journal.rounds(first=1)[0]
+    assert (row["state"], row["selected"], row["frozen"]) == ("committed", ["client_1", "client_2"], ["client_1"])
+    assert (journal.last_committed(), journal.digest(0), journal.digest(1)) == (1, "d0", "d1")
+    assert row["committed_at"] >= row["opened_at"]
+
+
+def test_a_frozen_set_is_fixed_for_ever(journal: Journal) -> None:
+    journal.open_round(1, ["client_1", "client_2"])
+    journal.freeze_round(1, ["client_1"])
+    journal.freeze_round(1, ["client_1", "client_2"])
+    assert journal.rounds()[0]["frozen"] == ["client_1"]
+    journal.commit_round(1, "d1")
+    journal.freeze_round(1, [])
+    assert (journal.rounds()[0]["state"], journal.rounds()[0]["frozen"]) == ("committed", ["client_1"])
+
+
+def test_a_round_is_opened_once(journal: Journal) -> None:
+    journal.open_round(1, ["client_1"])
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.open_round(1, ["client_2"])
+
+
+def test_an_update_counts_once_for_its_round_and_client(journal: Journal) -> None:
+    journal.open_round(1, ["client_1"])
+    journal.add_update(**UPDATE)
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.add_update(**UPDATE | {"digest": "cd" * 32, "worker": "other"})
+    assert journal.updates() == [UPDATE]
+    assert journal.updates(2) == []
+
+
+def test_an_update_of_no_round_is_refused(journal: Journal) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.add_update(**UPDATE)
+
+
+def test_updates_come_by_round_and_client(journal: Journal) -> None:
+    for round in (2, 1):
+        journal.open_round(round, [])
+        for client in ("client_2", "client_10", "client_1"):
+            journal.add_update(**UPDATE | {"round": round, "client": client})
+    names = [(row["round"], row["client"]) for row in journal.updates()]
+    assert names == sorted(names)
+
+
+def test_an_evaluation_done_again_replaces_the_first(journal: Journal) -> None:
+    journal.add_evaluation(**EVALUATION)
+    journal.add_evaluation(**EVALUATION | {"loss_sum": 31.0})
+    assert [row["loss_sum"] for row in journal.evaluations()] == [31.0]
+    assert journal.evaluations(first=2) == []
+
+
+def test_generations_all_or_none(journal: Journal) -> None:
+    journal.add_generations(1, ["a", "b"], ["a x", "b y"])
+    with pytest.raises(ValueError, match="shorter"):
+        journal.add_generations(2, ["a", "b"], ["a x"])
+    assert [(row["version"], row["position"], row["text"]) for row in journal.generations()] == [
+        (1, 0, "a x"),
+        (1, 1, "b y"),
+    ]
+
+
+def test_several_values_all_or_none(journal: Journal) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.put(status="done", reason=None)  # type: ignore[arg-type]
+    assert journal.get("status") is None
+
+
+def test_notes_in_their_order(journal: Journal) -> None:
+    journal.add_note("info", "first")
+    journal.add_note("warning", "second")
+    assert [(row["level"], row["text"]) for row in journal.notes()] == [("info", "first"), ("warning", "second")]
+
+
+def test_every_write_is_there_for_a_reader_at_once_and_without_a_close(journal: Journal) -> None:
+    journal.open_round(1, ["client_1"])
+    journal.add_update(**UPDATE)
+    reader = Journal.open(journal.path, read_only=True)
+    assert reader.updates() == [UPDATE]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.put(status="done")
+    reader.close()
+
+
+def test_power_cuts_are_provided_for(journal: Journal) -> None:
+    assert journal._db.execute("PRAGMA synchronous").fetchone()[0] == 2, "FULL"
+    assert journal._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+# --- files that are no journal ---------------------------------------------------------------------
+
+
+def refusal(path: Path, read_only: bool = False) -> str:
+    with pytest.raises(StorageError) as caught:
+        Journal.open(path, read_only)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert "not a run's folder" in refusal(tmp_path / "run.db")
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_another_file(tmp_path: Path, read_only: bool) -> None:
+    (tmp_path / "run.db").write_bytes(b"no database, but long enough to look like one" * 100)
+    assert "cannot be read" in refusal(tmp_path / "run.db", read_only)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6])
+def test_a_truncated_file(journal: Journal, keep: float) -> None:
+    for k in range(20):
+        journal.add_note("info", f"note {k} " * 200)
+    journal.close()
+    content = journal.path.read_bytes()
+    journal.path.write_bytes(content[: int(len(content) * keep)])
+    text = refusal(journal.path)
+    assert "restore it from a copy, or start anew" in text
+
+
+def test_overwritten_pages(journal: Journal) -> None:
+    for k in range(20):
+        journal.add_note("info", f"note {k} " * 200)
+    journal.close()
+    content = bytearray(journal.path.read_bytes())
+    content[len(content) // 2 :] = b"\xff" * (len(content) - len(content) // 2)
+    journal.path.write_bytes(content)
+    assert "restore it from a copy" in refusal(journal.path)
+
+
+def test_a_newer_format(journal: Journal) -> None:
+    journal.close()
+    database = sqlite3.connect(journal.path)
+    database.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    database.close()
+    text = refusal(journal.path)
+    assert f"format {SCHEMA_VERSION + 1}" in text and f"reads {SCHEMA_VERSION}" in text
+
+
+def test_another_sqlite_file(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "run.db")
+    database.execute("CREATE TABLE cookies (name TEXT)")
+    database.close()
+    assert "format 0" in refusal(tmp_path / "run.db")
