@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ def write_json(path: Path, value: Any) -> None:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its place, durably, when the block ends without an error.
 
-    What the block puts into it is to be durable by then, as what `write_bytes` wrote is.
+    What the block puts into it is to be durable by then, as what `write_bytes` wrote is. What a process that is
+    gone left half done is put right first.
 
     Raises:
       StorageError: the files cannot be written or renamed.
@@ -57,17 +59,47 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     temp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
-        shutil.rmtree(temp, ignore_errors=True)
-        temp.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        temp.mkdir()
         yield temp
         fsync(temp)
-        # A folder cannot be renamed onto a full one. A crash between the two renames leaves none, never half of one.
-        if folder.is_dir():
-            os.rename(folder, old)
-        os.rename(temp, folder)
+        # A folder cannot be renamed onto a full one. A crash between the two renames leaves the old one as `old`.
+        try:
+            if folder.is_dir():
+                os.rename(folder, old)
+            os.rename(temp, folder)
+        except BaseException:
+            if old.is_dir() and not folder.exists():
+                os.rename(old, folder)
+            raise
         fsync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(temp, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    name = re.compile(rf"\.{re.escape(folder.name)}\.(\d+)\.(tmp|old)")
+    for path in list(folder.parent.iterdir()):
+        found = name.fullmatch(path.name)
+        if found is None or _runs_elsewhere(int(found[1])) or not path.is_dir():
+            continue
+        if found[2] == "old" and not folder.exists():
+            os.rename(path, folder)
+        else:
+            shutil.rmtree(path)
+
+
+def _runs_elsewhere(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

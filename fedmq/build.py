@@ -16,6 +16,7 @@ from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.config import ExperimentConfig, resolve_dataset_path
 from fedmq.errors import ConfigError
 from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.fields import MAX_CLIENTS_PER_WORKER
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.server import FederatedServer, Sampler, Weighting
@@ -90,7 +91,7 @@ def coordinator(
       transport: bound.
       view: who watches.
       now: monotonic seconds; the start timeout runs from here.
-      named: the clients' ids where they are known; else the first `num_clients` that join.
+      named: the clients' ids where they are known; else whoever joins, from `num_clients` on.
       data_dir: shards that local workers may read.
     """
     federated = config.federated
@@ -118,6 +119,11 @@ def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
     from fedmq.learning.tokenizer import load_tokenizer
 
     spec, federated = config.to_run_spec(), config.federated
+    if federated.num_clients > MAX_CLIENTS_PER_WORKER:
+        raise ConfigError(
+            f"federated.num_clients: {federated.num_clients} shards on one host are more than a worker can host "
+            f"({MAX_CLIENTS_PER_WORKER})"
+        )
     path = resolve_dataset_path(config.data.dataset_path)
     tokenizer = load_tokenizer(config.model.model_name, config.model.cache_dir)
     info = TokenizerInfo(tokenizer.digest, tokenizer.eos_token_id, tokenizer.vocab_size, config.model.max_length)

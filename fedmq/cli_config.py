@@ -70,11 +70,15 @@ def data_group() -> None:
 @click.option("--out", required=True, metavar="DIR", help="Gets clients/client_K/, test/ and partition.json.")
 @set_option
 @json_option
-def data_partition(config: str, out: str, assignments: tuple[str, ...], as_json: bool) -> None:
+@click.option("--parent-fd", type=int, hidden=True)
+def data_partition(config: str, out: str, assignments: tuple[str, ...], as_json: bool, parent_fd: int | None) -> None:
     """Split, deal and tokenise the data of CONFIG into shards that workers take by --data."""
     from fedmq import build
     from fedmq.federated_learning import statistics_lines
+    from fedmq.runtime.local import end_with_parent
 
+    if parent_fd is not None:
+        end_with_parent(parent_fd)
     statistics = build.partition(load_config(config, assignments), Path(out))
     if as_json:
         click.echo(json.dumps(statistics))

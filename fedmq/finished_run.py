@@ -6,6 +6,8 @@ The model libraries take seconds to import: they are, when all that can be refus
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ import numpy as np
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import open_split, read_partition
 from fedmq.errors import ConfigError, DataError, ModelError, StorageError
-from fedmq.storage.checkpoint import checkpoint_of
+from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_files
 from fedmq.storage.journal import Journal
 from fedmq.storage.run_folder import DATABASE
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class FinishedRun:
-    """The newest global model of RUN_DIR, with the base that it was trained on.
+    """The newest global model of RUN_DIR, with the base that it was trained on. Nothing is written into RUN_DIR.
 
     Raises:
       StorageError: RUN_DIR holds no run, or one that has no model yet.
@@ -39,7 +41,7 @@ class FinishedRun:
             if version is None:
                 raise StorageError(f"{run_dir} has no model yet: its run ended before the first adapter was made")
             self.version = version
-            self.checkpoint = checkpoint_of(self.run_dir, version, journal.digest(version))
+            self._files = checkpoint_files(self.run_dir, version, journal.digest(version))
             self._base_digest = journal.require("base_digest")
             self._partition = json.loads(journal.get("data") or "{}").get("inputs")
         finally:
@@ -54,19 +56,27 @@ class FinishedRun:
         """Base and adapter, loaded.
 
         Raises:
+          StorageError: the model's files were removed meanwhile, by its run that goes on.
           ModelError: the base is another than the run's.
         """
         from fedmq.learning.models import load_for_inference, resolve_device
 
         name = self.config.model.model_name
         found, _ = resolve_device(device or self.config.device)
-        model = load_for_inference(
-            name,
-            self.checkpoint,
-            device=found,
-            max_length=self.config.model.max_length,
-            cache_dir=self.config.model.cache_dir,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            # A model between two checkpoints is only a blob: it is copied, for it to have the names that PEFT wants.
+            for path, file in zip(self._files, (WEIGHTS, CONFIG), strict=True):
+                try:
+                    shutil.copyfile(path, Path(folder, file))
+                except OSError as error:
+                    raise StorageError(f"{path}: cannot be read ({error.strerror}); try again") from None
+            model = load_for_inference(
+                name,
+                Path(folder),
+                device=found,
+                max_length=self.config.model.max_length,
+                cache_dir=self.config.model.cache_dir,
+            )
         if model.base_digest != self._base_digest:
             raise ModelError(
                 f"base model {name!r} is not the one that {self.run_dir} was trained on (SHA-256 "

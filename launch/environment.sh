@@ -25,8 +25,8 @@ fedmq_environment() {
             echo "fedmq: no Python 3.11 or newer found; install one, or name it in the variable PYTHON" >&2
             return 1
         fi
-        if [[ -e "$venv" && ! -f "$venv/pyvenv.cfg" ]]; then
-            echo "fedmq: $venv is there and is no virtual environment; choose another folder with FEDMQ_VENV" >&2
+        if [[ -e "$venv" && ! -f "$venv/fedmq.stamp" ]]; then
+            echo "fedmq: $venv is there and was not made by this script; choose another folder with FEDMQ_VENV" >&2
             return 1
         fi
         echo "fedmq: making the environment in $venv (a few minutes, once)" >&2
@@ -34,6 +34,8 @@ fedmq_environment() {
         if ! { "$python" -m venv --clear "$venv" &&
             "$venv/bin/python" -m pip install --disable-pip-version-check -c "$root/constraints.txt" -e "$root[test]"; } \
             >"$log" 2>&1; then
+            # An empty stamp says that the folder is ours: the next try may replace it.
+            mkdir -p "$venv" && : >"$venv/fedmq.stamp"
             tail -n 20 "$log" >&2
             echo "fedmq: the environment could not be made; the whole log is $log" >&2
             return 1

@@ -78,7 +78,7 @@ class FederatedDataset:
 
     @property
     def train(self) -> pd.DataFrame:
-        """The training rows (columns row, text, and tweet_id and author where the file has them), in file order."""
+        """The training rows (columns row, text, and author where the file has it), in file order."""
         return self._split("train")
 
     @property

@@ -20,14 +20,16 @@ from fedmq.recipe import DataSpec
 
 #: Rows per chunk: some 20 MB of strings at a time for tweets.
 CHUNK_ROWS = 50_000
+#: Characters of one field.
+MAX_FIELD = 64 << 20
 TRUE, FALSE = frozenset({"true", "1", "1.0"}), frozenset({"false", "0", "0.0", ""})
 
 
 class FilteredRows(NamedTuple):
     """The rows that passed, in file order, and what became of the others.
 
-    `frame` has the columns tweet_id and author where the file has them ("" where a row has none),
-    text (stripped) and row (0-based number of the row in the file, the header not counted).
+    `frame` has the columns author where the file has it ("" where a row has none), text (stripped)
+    and row (0-based number of the row in the file, the header not counted).
     `dropped` counts by the first filter that a row failed.
     """
 
@@ -59,9 +61,8 @@ def read_filtered(path: Path, data: DataSpec, chunk_rows: int = CHUNK_ROWS) -> F
     for chunk in _chunks(path, data, columns, chunk_rows):
         rows_read += len(chunk)
         frame = pd.DataFrame({"row": chunk.index, "text": chunk[data.text_column].fillna("").str.strip()})
-        for name, column in (("tweet_id", "tweet_id"), ("author", data.author_column)):
-            if column in chunk:
-                frame[name] = chunk[column].fillna("")
+        if data.author_column in chunk:
+            frame["author"] = chunk[data.author_column].fillna("")
         if data.filter_inbound_only:
             frame = _keep(frame, _is_inbound(chunk["inbound"], path), dropped, "not_inbound")
         length = frame["text"].str.len()
@@ -115,7 +116,7 @@ def _is_inbound(values: pd.Series, path: Path) -> pd.Series:
 
 
 def _chunks(path: Path, data: DataSpec, columns: tuple[str, ...], chunk_rows: int) -> Iterator[pd.DataFrame]:
-    used = [columns.index(name) for name in _used_columns(columns, data) | ({"tweet_id"} & set(columns))]
+    used = [columns.index(name) for name in _used_columns(columns, data)]
     try:
         with pd.read_csv(
             path,
@@ -168,13 +169,19 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         line = 1
+        # The module's own limit of 131,072 characters is shorter than some texts; it is one for the whole process.
+        limit = csv.field_size_limit(MAX_FIELD)
         try:
             for record in reader:
                 if record:
                     yield line, record
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"{path}: line {line}: {error}; is a quote opened and never closed?") from error
+            raise DataError(
+                f"{path}: line {line}: {error}; no text is that long: is a quote opened and never closed?"
+            ) from error
+        finally:
+            csv.field_size_limit(limit)
 
 
 def _undecodable(path: Path) -> tuple[int, int]:

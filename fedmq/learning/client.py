@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fedmq.learning.generate import generate
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.train import TrainResult, never, train
 from fedmq.recipe import TrainingRecipe
+from fedmq.rng import derive_seed
 from fedmq.tensors import NamedTensors
 
 
@@ -28,6 +28,7 @@ class FederatedClient:
       client_id: its name in logs and records, for example "client_0".
       model: loaded once, shared by the clients of a process.
       train, val, test: texts as 1-D integer arrays of token ids, EOS last.
+      seed: of the run; with the client's name it decides which texts `max_samples_per_client` leaves, in all rounds.
       log_dir: the Trainer's records are appended to log_dir/CLIENT_ID/training.jsonl and its snapshots
         (`save_steps`) written to log_dir/CLIENT_ID/round_N; None keeps neither.
 
@@ -48,9 +49,12 @@ class FederatedClient:
         train: Sequence[np.ndarray],
         val: Sequence[np.ndarray] | None = None,
         test: Sequence[np.ndarray] | None = None,
+        *,
+        seed: int = 0,
         log_dir: Path | None = None,
     ) -> None:
         self.client_id, self.model = client_id, model
+        self.subset_seed = derive_seed(seed, "subset", client=client_id)
         self.splits = {"train": train, "val": val, "test": test}
         self.log_dir = None if log_dir is None else Path(log_dir) / client_id
         self.history: list[dict[str, Any]] = []
@@ -76,24 +80,23 @@ class FederatedClient:
 
         Args:
           recipe: section `training` of the configuration.
-          seed: 32 bits; decides order, subset and dropout.
+          seed: 32 bits; decides order and dropout.
           round: for the records.
           on_step: called with (steps done, steps in all).
           stopping: asked before every batch.
         """
         snapshots = None if self.log_dir is None else self.log_dir / f"round_{round}"
-        with tempfile.TemporaryDirectory(prefix="fedmq-") as scratch:
-            result = train(
-                self.model,
-                self._split("train"),
-                recipe,
-                seed=seed,
-                val=self.splits["val"],
-                on_step=on_step,
-                stopping=stopping,
-                snapshot_dir=snapshots,
-                scratch_dir=Path(scratch),
-            )
+        result = train(
+            self.model,
+            self._split("train"),
+            recipe,
+            seed=seed,
+            subset_seed=self.subset_seed,
+            val=self.splits["val"],
+            on_step=on_step,
+            stopping=stopping,
+            snapshot_dir=snapshots,
+        )
         self.history.append(
             {
                 "client_id": self.client_id,
@@ -111,9 +114,11 @@ class FederatedClient:
                 log.writelines(json.dumps({"round": round, **record}) + "\n" for record in result.log_history)
         return result
 
-    def evaluate(self, split: str = "test", *, batch_size: int = 8) -> EvaluationResult:
+    def evaluate(
+        self, split: str = "test", *, batch_size: int = 8, on_step: Callable[[int, int], None] | None = None
+    ) -> EvaluationResult:
         """Score the model on one of this client's splits; see `fedmq.learning.evaluate.evaluate`."""
-        return evaluate(self.model, self._split(split), batch_size=batch_size)
+        return evaluate(self.model, self._split(split), batch_size=batch_size, on_step=on_step)
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int = 50, temperature: float = 0.7, seed: int = 0

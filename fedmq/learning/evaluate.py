@@ -65,12 +65,14 @@ def evaluate(
     loss_sum, num_tokens = 0.0, 0
     was_training = lm.model.training
     lm.model.eval()
+    # In the middle of a training, the Trainer's mixed precision is wrapped around the model's own forward.
+    forward = vars(lm.model).get("_original_forward", lm.model)
     try:
         with torch.inference_mode():
             for step, indices in enumerate(batches, 1):
                 batch = {name: value.to(lm.device) for name, value in collate([texts[int(i)] for i in indices]).items()}
                 labels = batch.pop("labels")
-                nll = token_nll(lm.model(**batch, use_cache=False).logits, labels)
+                nll = token_nll(forward(**batch, use_cache=False).logits, labels)
                 loss_sum += float(nll.cpu().double().sum())
                 num_tokens += int(sum(len(texts[int(i)]) - 1 for i in indices))
                 if on_step is not None:

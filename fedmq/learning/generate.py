@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
+import transformers
 from transformers import GenerationConfig
 
 from fedmq.errors import ConfigError
@@ -34,6 +36,18 @@ def generate(
     Raises:
       ConfigError: a prompt and `max_new_tokens` together are longer than the model can read.
     """
+    return [
+        _continue(lm, ids, max_new_tokens, temperature, derive_seed(seed, f"generate {prompt}"))
+        for prompt, ids in zip(prompts, encode_prompts(lm, prompts, max_new_tokens), strict=True)
+    ]
+
+
+def encode_prompts(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
+    """Token ids of each prompt.
+
+    Raises:
+      ConfigError: a prompt and `max_new_tokens` together are longer than the model can read.
+    """
     encoded = [lm.tokenizer.encode_prompt(prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
         if lm.max_positions is not None and len(ids) + max_new_tokens > lm.max_positions:
@@ -41,10 +55,7 @@ def generate(
                 f"prompt {prompt[:40]!r} has {len(ids)} tokens: with max_new_tokens {max_new_tokens} "
                 f"that is more than the model's {lm.max_positions} positions"
             )
-    return [
-        _continue(lm, ids, max_new_tokens, temperature, derive_seed(seed, "generate", client=prompt))
-        for prompt, ids in zip(prompts, encoded, strict=True)
-    ]
+    return encoded
 
 
 def _continue(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> str:
@@ -59,11 +70,22 @@ def _continue(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperatur
     )
     input_ids = torch.tensor([ids], device=lm.device)
     lm.model.eval()
-    with torch.random.fork_rng(lm.cuda_devices), library_warnings_to_log():
+    with torch.random.fork_rng(lm.cuda_devices), library_warnings_to_log(), _settings(lm, config) as model:
         torch.manual_seed(seed)
-        output = lm.model.generate(
+        output = model.generate(
             input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config
         )[0].tolist()
     # Some tokenizers drop the space before the first word of what they decode: decode all and cut.
     whole, start = lm.tokenizer.decode(output), lm.tokenizer.decode(ids)
     return whole.removeprefix(start)
+
+
+@contextmanager
+def _settings(lm: LanguageModel, config: GenerationConfig) -> Iterator[transformers.PreTrainedModel]:
+    """The base, adapter in place, without its own generation_config.json, from which the library fills every gap."""
+    model = lm.model.get_base_model()
+    own, model.generation_config = model.generation_config, config
+    try:
+        yield model
+    finally:
+        model.generation_config = own

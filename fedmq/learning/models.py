@@ -30,7 +30,8 @@ class LanguageModel:
     Attributes:
       model: the peft model, on `device`, in evaluation mode unless it is training.
       tokenizer: of the base.
-      name, lora: as given to `load`.
+      name: that adapter_config.json gives to the base.
+      lora: as given to `load`.
       device: "cpu", "cuda:N" or "mps".
       max_length: of the texts it trains on, in tokens.
       max_positions: the longest text it can read, in tokens; None where its positions have no limit.
@@ -78,7 +79,15 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, name: str, lora: LoRASpec, *, max_length: int, seed: int, device: str, cache_dir: str | None = None
+        cls,
+        name: str,
+        lora: LoRASpec,
+        *,
+        max_length: int,
+        seed: int,
+        device: str,
+        cache_dir: str | None = None,
+        known_as: str | None = None,
     ) -> LanguageModel:
         """Load the base from a folder or the hub and put a new adapter on it.
 
@@ -89,13 +98,14 @@ class LanguageModel:
           seed: decides the initial adapter, alone.
           device: as returned by `resolve_device`.
           cache_dir: the hub's cache; None is the library's default.
+          known_as: what adapter_config.json calls the base, where `name` only says where it lies on this host.
 
         Raises:
           ModelError: one line that says what is wrong with the name, the folder, the length or the target modules.
         """
         tokenizer = load_tokenizer(name, cache_dir)
         base = _load_base(name, find_folder(name, cache_dir))
-        return cls(name, base, tokenizer, lora, max_length=max_length, seed=seed, device=device)
+        return cls(known_as or name, base, tokenizer, lora, max_length=max_length, seed=seed, device=device)
 
     @property
     def cuda_devices(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 #: Base models that come with the package: name -> folder
 BUNDLED = {"fedmq-tiny": Path(__file__).resolve().parent.parent / "assets" / "fedmq-tiny"}
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken")
+#: One of these is a tokenizer; so are vocab.json and merges.txt together.
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "*.model", "*.tiktoken")
 _HUB_TIMEOUT_S = 5.0
 
 
@@ -81,7 +83,7 @@ def load_tokenizer(name: str, cache_dir: str | None = None) -> Tokenizer:
       ModelError: not found, no tokenizer in it, or one without an EOS token.
     """
     folder = find_folder(name, cache_dir, weights=False)
-    if not any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES):
+    if not _has_tokenizer(folder):
         raise ModelError(
             f"base model {name!r}: no tokenizer in {folder} (expected tokenizer.json, or vocab.json and merges.txt)"
         )
@@ -124,14 +126,42 @@ def find_folder(name: str, cache_dir: str | None = None, *, weights: bool = True
         raise ModelError(f"base model {name!r}: no such folder")
     patterns = ["*.json", "*.txt", "*.model", "*.tiktoken"] + (["*.safetensors"] if weights else [])
     cached = _snapshot(name, cache_dir, patterns, offline=True)
-    if cached is None or (weights and next(cached.glob("*.safetensors"), None) is None):
+    if cached is None or _missing(cached, weights):
         cached = _snapshot(name, cache_dir, patterns, offline=False)
-    if cached is None or not (cached / "config.json").is_file():
+    if cached is None:
         raise ModelError(
             f"base model {name!r} is neither a local folder nor in the Hugging Face cache, and "
             'huggingface.co cannot be reached: give model.model_name a folder, or use "fedmq-tiny"'
         )
+    if missing := _missing(cached, weights):
+        raise ModelError(
+            f"base model {name!r}: {missing} is not in {cached}, and huggingface.co does not have it or cannot be "
+            "reached: try again with a network, or give model.model_name a complete folder"
+        )
     return cached
+
+
+def _missing(folder: Path, weights: bool) -> str | None:
+    """What a snapshot lacks: a download that was interrupted, or asked for less, leaves a part of it."""
+    if not (folder / "config.json").is_file():
+        return "config.json"
+    if not _has_tokenizer(folder):
+        return "its tokenizer"
+    if not weights:
+        return None
+    for index in folder.glob("*.safetensors.index.json"):
+        try:
+            shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return index.name
+        return next((name for name in sorted(shards) if not (folder / name).is_file()), None)
+    return None if next(folder.glob("*.safetensors"), None) else "a weights file (*.safetensors)"
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return True
+    return any(next(folder.glob(pattern), None) for pattern in _TOKENIZER_FILES)
 
 
 def _snapshot(name: str, cache_dir: str | None, patterns: list[str], *, offline: bool) -> Path | None:
@@ -163,14 +193,24 @@ def _snapshot(name: str, cache_dir: str | None, patterns: list[str], *, offline:
 @contextmanager
 def library_warnings_to_log() -> Iterator[None]:
     """Inside, the Hugging Face libraries print nothing; their Python warnings go to our log."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    chatter = transformers.utils.logging
+    verbosity, bars = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    hub_bars = not huggingface_hub.utils.are_progress_bars_disabled()
+    chatter.set_verbosity_error()
+    chatter.disable_progress_bar()
     huggingface_hub.utils.disable_progress_bars()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # not an error, where the user made warnings errors
         try:
             yield
         finally:
+            chatter.set_verbosity(verbosity)
+            if bars:
+                chatter.enable_progress_bar()  # the hub's bars too
+            elif hub_bars:
+                huggingface_hub.utils.enable_progress_bars()
+            if not hub_bars:
+                huggingface_hub.utils.disable_progress_bars()
             for warning in caught:
                 log.debug("%s: %s", warning.category.__name__, one_line(warning.message))
 

@@ -60,48 +60,44 @@ def train(
     recipe: TrainingRecipe,
     *,
     seed: int,
+    subset_seed: int = 0,
     val: Sequence[np.ndarray] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     stopping: Callable[[], bool] = never,
     snapshot_dir: Path | None = None,
-    scratch_dir: Path,
 ) -> TrainResult:
     """Train the adapter of `lm` from where it is, with a fresh optimiser, in place.
 
-    The result depends on the adapter, the texts, the recipe, `seed` and the number of threads
-    alone: order, subset and dropout are drawn from `seed`, and the process's own random state is
-    left as it was.
+    The result depends on the adapter, the texts, the recipe, the seeds and the number of threads
+    alone; the process's own random state is left as it was.
 
     Args:
       lm: base and adapter; only the adapter changes.
       texts: 1-D integer arrays of token ids, EOS last.
       recipe: `num_threads` holds during the call; None leaves torch's setting.
-      seed: 32 bits.
+      seed: 32 bits; order and dropout are drawn from it.
+      subset_seed: decides which texts `max_samples_per_client` leaves; the same in all rounds of a client.
       val: scored every `eval_steps` steps, if there are any.
       on_step: called with (optimiser steps done, steps in all).
       stopping: asked before every batch.
       snapshot_dir: every `save_steps` steps the adapter is written to snapshot_dir/step_N.
-      scratch_dir: a folder that the Trainer may make; it stays empty.
 
     Raises:
       DataError: no text has a target.
       ConfigError: a precision that this device has not.
       Stopped: `stopping` said so.
     """
-    precision = _precision(recipe, lm.device)
+    precision = require_precision(recipe, lm.device)
     sizes = lengths(texts)
-    chosen = np.flatnonzero(sizes >= 2)  # a text of one token has nothing to predict
+    chosen = usable_texts(sizes, recipe.max_samples_per_client, subset_seed)
     if not len(chosen):
         raise DataError(f"nothing to train on: none of the {len(texts)} texts has two tokens or more")
-    if recipe.max_samples_per_client is not None:
-        subset = derive(seed, "subset").permutation(len(chosen))[: recipe.max_samples_per_client]
-        chosen = chosen[np.sort(subset)]
-    scored = val if val is not None and recipe.eval_steps > 0 and (lengths(val) >= 2).any() else None
+    scored = val if val is not None and (lengths(val) >= 2).any() else None
     watch = _Watch(lm, recipe, scored, on_step, stopping, snapshot_dir)
     use_cache = lm.model.config.use_cache
     started = time.monotonic()
     with _own_random_state(lm), _threads(recipe.num_threads), library_warnings_to_log():
-        arguments = _arguments(recipe, lm.device, precision, seed, scratch_dir)
+        arguments = _arguments(recipe, lm.device, precision, seed)
         trainer = _Trainer(lm, TextDataset(texts, chosen), arguments, recipe, seed, watch)
         try:
             trainer.train()
@@ -122,6 +118,23 @@ def train(
         time.monotonic() - started,
         trainer.state.log_history,
     )
+
+
+def usable_texts(sizes: np.ndarray, limit: int | None, subset_seed: int) -> np.ndarray:
+    """Indices, ascending, of the texts to train on.
+
+    Args:
+      sizes: tokens of each text; one of a single token has nothing to predict.
+      limit: at most so many, drawn by `subset_seed`; None is all.
+
+    Example:
+      >>> usable_texts(np.array([5, 1, 3]), None, 0).tolist()
+      [0, 2]
+    """
+    usable = np.flatnonzero(sizes >= 2)
+    if limit is None:
+        return usable
+    return usable[np.sort(derive(subset_seed, "subset").permutation(len(usable))[:limit])]
 
 
 class _Trainer(Trainer):
@@ -203,7 +216,7 @@ class _Watch(TrainerCallback):
                     "step": step,
                 }
             )
-        if self.snapshot_dir is not None and recipe.save_steps > 0 and step % recipe.save_steps == 0:
+        if self.snapshot_dir is not None and step % recipe.save_steps == 0:
             self.lm.save_adapter(self.snapshot_dir / f"step_{step}")
         if self.on_step is not None:
             self.on_step(step, state.max_steps)
@@ -214,6 +227,8 @@ class _OneDevice(TrainingArguments):
     """Training arguments for the device that the model is on: by itself the Trainer takes every GPU it sees."""
 
     only_device: str = "cpu"
+    #: It makes no output folder, in which it would leave nothing.
+    should_save = False
 
     @cached_property
     def _setup_devices(self) -> torch.device:
@@ -226,9 +241,8 @@ class _OneDevice(TrainingArguments):
         return device
 
 
-def _arguments(recipe: TrainingRecipe, device: str, precision: str, seed: int, scratch_dir: Path) -> TrainingArguments:
+def _arguments(recipe: TrainingRecipe, device: str, precision: str, seed: int) -> TrainingArguments:
     return _OneDevice(
-        output_dir=str(scratch_dir),
         only_device=device,
         use_cpu=device == "cpu",
         seed=seed,
@@ -243,8 +257,8 @@ def _arguments(recipe: TrainingRecipe, device: str, precision: str, seed: int, s
         max_grad_norm=recipe.max_grad_norm,
         fp16=precision == "fp16",
         bf16=precision == "bf16",
-        logging_strategy="steps" if recipe.logging_steps > 0 else "no",
-        logging_steps=max(1, recipe.logging_steps),
+        logging_strategy="steps",
+        logging_steps=recipe.logging_steps,
         logging_nan_inf_filter=False,  # a loss that diverged is shown as it is
         eval_strategy="no",
         save_strategy="no",
@@ -255,7 +269,12 @@ def _arguments(recipe: TrainingRecipe, device: str, precision: str, seed: int, s
     )
 
 
-def _precision(recipe: TrainingRecipe, device: str) -> str:
+def require_precision(recipe: TrainingRecipe, device: str) -> str:
+    """The precision that a recipe means on a device: "fp32", "bf16" or "fp16".
+
+    Raises:
+      ConfigError: the device has not got it.
+    """
     asked = recipe.precision
     if recipe.fp16 and asked not in ("auto", "fp16"):
         raise ConfigError(f"training.fp16 is true and training.precision is {asked!r}: give one of them")

@@ -17,54 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import NamedTuple
 
 from fedmq.errors import LocalProtocolError
 from fedmq.protocol import events as ev
 from fedmq.protocol.events import Command
 from fedmq.protocol.jobs import Job, Status, parse_task
+from fedmq.protocol.phases import PHASES, Phase, Progress
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.protocol.roster import Roster
-
-
-class Phase(Enum):
-    """Where the run stands."""
-
-    WAITING = "waiting for workers"
-    INITIALISING = "making the first adapter"
-    SELECTING = "selecting clients"
-    COLLECTING = "training"
-    AGGREGATING = "aggregating"
-    FINISHING = "evaluating the last model"
-    ENDED = "ended"
-
-
-PHASES: dict[Phase, set[Phase]] = {
-    Phase.WAITING: {Phase.INITIALISING, Phase.SELECTING, Phase.COLLECTING, Phase.FINISHING, Phase.ENDED},
-    Phase.INITIALISING: {Phase.SELECTING, Phase.ENDED},
-    Phase.SELECTING: {Phase.COLLECTING, Phase.ENDED},
-    Phase.COLLECTING: {Phase.AGGREGATING, Phase.ENDED},
-    Phase.AGGREGATING: {Phase.SELECTING, Phase.FINISHING, Phase.ENDED},
-    Phase.FINISHING: {Phase.ENDED},
-    Phase.ENDED: set(),
-}
-
-
-class Progress(NamedTuple):
-    """How far an earlier process of this run came.
-
-    Attributes:
-      version: last committed global version; None when there is no first adapter yet.
-      selected: clients of the round that was open, () when none was.
-      accepted: those of them whose updates are durable, with the digests of these.
-      unevaluated: committed versions that still have no evaluation.
-    """
-
-    version: int | None = None
-    selected: tuple[str, ...] = ()
-    accepted: tuple[tuple[str, str], ...] = ()
-    unevaluated: tuple[int, ...] = ()
 
 
 @dataclass
@@ -88,6 +48,7 @@ class CoordinatorState:
     phase: Phase = Phase.WAITING
     version: int = -1
     round_opened_at: float = 0.0
+    unscored: set[int] = field(default_factory=set)
     roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,12 +85,16 @@ class CoordinatorState:
         """Whether a result for `task` would still be used: asked before it is made durable."""
         return self.roster.open(parse_task(task)[0]) and not self.ended
 
+    def in_evaluation(self) -> set[int]:
+        """Versions whose evaluation is still to come: their adapters must stay."""
+        return self.unscored | {s.job.round for s in self.roster.of_kind("evaluate") if s.unfinished}
+
     def _react(self, event: ev.Event, now: float) -> list[Command]:
         match event:
             case ev.WorkerGreeted(worker, restarted):
                 return self.roster.greeted(worker, restarted, now)
             case ev.WorkerReady():
-                return self.roster.joined(event, now)
+                return self.roster.joined(event, now) + self._evaluate_late()
             case ev.WorkerGone(worker, reason):
                 return self.roster.lost(worker, reason, now)
             case ev.Heard(worker, task, step, total):
@@ -249,12 +214,23 @@ class CoordinatorState:
             raise LocalProtocolError(f"version {version} committed while round {self.round} is open")
         self.version = version
         self.roster.drop("init")
+        self.roster.drop("evaluate")
         self.roster.add(self._evaluations([version]))
         return self._finishing() if version >= self.policy.num_rounds else self._select()
 
     def _evaluations(self, versions: Iterable[int]) -> list[Job]:
-        units = ["test"] if self.roster.test_seen else sorted(self.roster.held_out)
+        units = ["test"] if self.roster.test_seen else sorted(self.roster.held_out - self.roster.gone)
+        if not units:
+            # Whoever can evaluate may come later; of the versions that wait for that, the first and the newest stay.
+            waiting = self.unscored | set(versions)
+            self.unscored = {version for version in waiting if version in (0, max(waiting))}
         return [Job("evaluate", version, unit) for version in versions for unit in units]
+
+    def _evaluate_late(self) -> list[Command]:
+        if self.unscored and self.phase is not Phase.WAITING and (self.roster.test_seen or self.roster.held_out):
+            versions, self.unscored = sorted(self.unscored), set()
+            self.roster.add(self._evaluations(versions))
+        return []
 
     def _finishing(self) -> list[Command]:
         self._move(Phase.FINISHING)

@@ -56,6 +56,7 @@ class JobState:
     job: Job
     status: Status = Status.PENDING
     attempt: int = 0
+    attempts: int = 0
     failures: int = 0
     worker: str | None = None
     since: float = 0.0

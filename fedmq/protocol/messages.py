@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from fedmq.protocol.fields import (
     CLOSED,
     MAX_CLIENTS_PER_WORKER,
+    MAX_OUTBOX,
     MAX_PROMPTS,
     ClientId,
     Continuation,
@@ -91,7 +92,7 @@ class Welcome:
 class Reject:
     """The link is refused, for good unless the code is REHELLO."""
 
-    code: Literal["VERSION", "REHELLO", "BASE", "DATA"]
+    code: Literal["VERSION", "REHELLO", "NAME_TAKEN", "BASE", "DATA"]
     text: Text
     versions: tuple[Count, ...]
 
@@ -107,7 +108,7 @@ class Ready:
     num_parameters: Count
     device: Text
     running: TaskId | None
-    outbox: Annotated[tuple[TaskId, ...], Field(max_length=64)]
+    outbox: Annotated[tuple[TaskId, ...], Field(max_length=MAX_OUTBOX)]
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -188,8 +188,8 @@ class Roster:
             self.jobs[job] = JobState(job)
 
     def drop(self, kind: str) -> None:
-        """Forget the jobs of one kind, which are all finished."""
-        self.jobs = {job: state for job, state in self.jobs.items() if job.kind != kind}
+        """Forget the finished jobs of one kind."""
+        self.jobs = {job: state for job, state in self.jobs.items() if job.kind != kind or state.unfinished}
 
     def give_up(self, job: Job, why: str) -> list[Command]:
         """No result is wanted any more."""
@@ -213,7 +213,7 @@ class Roster:
                 continue
             for state in queue:
                 if state.status is Status.PENDING and self._may(worker, state):
-                    self._give(state, worker, state.attempt, now)
+                    self._give(state, worker, state.attempts, now)
                     commands.append(ev.Dispatch(name, task_id(state.job, state.attempt)))
                     break
         return commands
@@ -234,12 +234,13 @@ class Roster:
 
     def _give(self, state: JobState, worker: WorkerState, attempt: int, now: float) -> None:
         state.status, state.worker, state.attempt, state.since = Status.ASSIGNED, worker.name, attempt, now
+        state.attempts = max(state.attempts, attempt + 1)
         state.hostless_since = None
         worker.job, worker.attempt, worker.draining = state.job, attempt, False
         worker.step, worker.total_steps = 0, 0
 
     def _take_back(self, state: JobState) -> None:
-        state.status, state.worker, state.attempt = Status.PENDING, None, state.attempt + 1
+        state.status, state.worker = Status.PENDING, None
 
     def _cancel(self, state: JobState, why: str) -> list[Command]:
         worker = self.workers[state.worker or ""]

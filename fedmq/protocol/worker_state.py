@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fedmq.protocol import messages as m
 from fedmq.protocol import worker_events as we
-from fedmq.protocol.fields import MAX_TEXT
+from fedmq.protocol.fields import MAX_OUTBOX, MAX_TEXT
 from fedmq.protocol.jobs import parse_task
 from fedmq.recipe import RunSpec
 
@@ -50,7 +50,7 @@ class WorkerState:
     link: Link = Link.HELLO
     welcome: m.Welcome | None = None
     prepared: we.Prepared | None = None
-    prepared_for: RunSpec | None = None
+    prepares_for: tuple[str, RunSpec] | None = None
     task: m.Task | None = None
     answer: Any = None
     activity: Activity = "idle"
@@ -73,7 +73,6 @@ class WorkerState:
                 return self._received(message, now)
             case we.Prepared():
                 self.prepared = event
-                self.prepared_for = self.welcome.spec if self.welcome else None
                 return self._ready(now) if self.link is Link.PREPARING else []
             case we.Fetched(digest, nbytes):
                 if self.task is None or self.activity != "fetching" or self.task.adapter.digest != digest:  # type: ignore[union-attr]
@@ -149,9 +148,14 @@ class WorkerState:
             self.prepared = None
             self._clear()
         self.outbox_run, self.welcome, self.next_beat_at = welcome.run, welcome, now
-        if self.prepared is not None and self.prepared_for == welcome.spec:
+        known, self.prepares_for = self.prepares_for == (welcome.run, welcome.spec), (welcome.run, welcome.spec)
+        if known and self.prepared is not None:
             return commands + self._ready(now)
         self._move(Link.PREPARING)
+        if known:
+            # A link that was lost meanwhile does not make the trainer begin again.
+            return commands
+        self.prepared = None
         return [*commands, we.Prepare(welcome)]
 
     def _ready(self, now: float) -> list[Any]:
@@ -168,7 +172,7 @@ class WorkerState:
             num_parameters=loaded.num_parameters,
             device=loaded.device[:MAX_TEXT],
             running=running,
-            outbox=tuple(offer.task for offer in waiting),
+            outbox=tuple(offer.task for offer in waiting[:MAX_OUTBOX]),
         )
         resent = [self.answer] if self.answer is not None else []
         return [we.Send(ready), *map(we.Send, [*waiting, *resent])]
@@ -202,7 +206,9 @@ class WorkerState:
         task = self.task
         if event.fatal:
             self.link = Link.ENDED
-            return [we.Send(m.Goodbye(event.text[:MAX_TEXT])), we.Exit(2, event.text)]
+            # 2 says that configuration or data are at fault, and with them every other worker's.
+            code = 2 if event.code in ("DATA", "MODEL") else 1
+            return [we.Send(m.Goodbye(event.text[:MAX_TEXT])), we.Exit(code, event.text)]
         if task is None or self.activity == "uploading":
             return []
         self._clear()

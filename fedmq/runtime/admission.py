@@ -24,12 +24,14 @@ class Admission:
         """The refusal, or None. Adapters of another base fit in shape and would spoil the model silently."""
         base = self._journal.get("base_digest")
         if base is not None and base != ready.base_digest:
-            return _refusal("BASE", f"its base has SHA-256 {ready.base_digest[:12]}, the run's has {base[:12]}")
+            text = f"its base has SHA-256 {ready.base_digest[:12]}, that of the run's first worker {base[:12]}"
+            return _refusal("BASE", f"{text}: give all workers the same model")
         for client in ready.clients:
             if self._named and client.client not in self._named:
                 return _refusal("DATA", f"this run has no {client.client}")
             if self._journal.get(f"data/{client.client}") not in (None, client.data_digest):
-                return _refusal("DATA", f"this run has had other data under the name {client.client}")
+                text = f"this run has had other data under the name {client.client}"
+                return _refusal("DATA", f"{text}: bring that back, take another --client, or --overwrite the run")
         # Only now: a worker that is refused must not decide what the run's base and a client's data are.
         digests = {f"data/{client.client}": client.data_digest for client in ready.clients}
         self._journal.put(base_digest=ready.base_digest, **digests)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from fedmq.protocol.coordinator_state import CoordinatorState, Phase
+from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.phases import Phase
 
 #: Rounds with more clients than this are summed up in one line.
 _CLIENTS_SHOWN = 10

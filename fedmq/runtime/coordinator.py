@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from typing import Any
 from fedmq.errors import RemoteProtocolError, VersionMismatch
 from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
-from fedmq.protocol.coordinator_state import CoordinatorState, Phase
+from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.phases import Phase
 from fedmq.recipe import RunSpec
 from fedmq.runtime.admission import Admission
 from fedmq.runtime.intake import Intake, Stored
@@ -33,6 +34,7 @@ log = logging.getLogger("fedmq.coordinator")
 #: Silence after which a worker rebuilds its sockets; longer than any fsync or aggregation of ours.
 SILENCE_S = 20.0
 _LIVE_EVERY_S = 1.0
+Question = Callable[[], str | None]
 
 
 class Coordinator:
@@ -57,22 +59,31 @@ class Coordinator:
         data_dir: Path | None = None,
     ) -> None:
         self.state, self.server, self.transport, self.spec, self.view = state, server, transport, spec, view
-        self._data_dir = str(data_dir.resolve()) if data_dir is not None and data_dir.is_dir() else ""
         self._journal = server.journal
-        self._run, self._epoch = self._journal.require("run"), int(self._journal.require("epoch"))
+        self._epoch = int(self._journal.require("epoch"))
         self._secret = self._journal.require("secret")
         self._links = Links(transport)
         self._admission = Admission(self._journal, state.named)
         self._events: deque[ev.Event] = deque()
         self._intake = Intake(transport, server)
+        self._welcome = m.Welcome(
+            run=self._journal.require("run"),
+            epoch=self._epoch,
+            heartbeat_s=state.timers.heartbeat_s,
+            silence_s=SILENCE_S,
+            data_port=transport.data_port,
+            chunk_nbytes=self._intake.chunk_nbytes,
+            credits=self._intake.credits,
+            data_dir=str(data_dir.resolve()) if data_dir is not None and data_dir.is_dir() else "",
+            spec=spec,
+        )
         self._next_live_at = 0.0
         self._untidy = False
+        self._refusals: Counter[tuple[str, str]] = Counter()
         self._unscored = set(state.progress.unevaluated)
         self.finish: ev.Finish | None = None
 
-    def run(
-        self, stopping: Callable[[], str | None] = lambda: None, failure: Callable[[], str | None] = lambda: None
-    ) -> ev.Finish:
+    def run(self, stopping: Question = lambda: None, failure: Question = lambda: None) -> ev.Finish:
         """Serve until the run has ended.
 
         Args:
@@ -110,8 +121,6 @@ class Coordinator:
         self._intake.close()
         self.transport.close(linger_s=1.0)
 
-    # --- messages to events --------------------------------------------------------------------
-
     def _take(self, incoming: Incoming) -> list[Stored]:
         try:
             if incoming.plane == "data":
@@ -131,29 +140,22 @@ class Coordinator:
                 self._links.send(incoming.peer, m.Reject("VERSION", ours, (m.PROTOCOL_VERSION,)))
         except RemoteProtocolError as error:
             who = self._links.worker(incoming.peer) or "an unknown peer"
-            self._note("warning", f"a message of {who} was refused: {error}")
+            self._refusals[who, error.code] += 1
+            # Every note is a durable write: a flood must not become one of those.
+            if (count := self._refusals[who, error.code]).bit_count() == 1:
+                self._note("warning", f"a message of {who} was refused: {error} (time {count})")
         return []
 
     def _hello(self, peer: bytes, hello: m.Hello) -> None:
         if m.PROTOCOL_VERSION not in hello.versions:
             raise VersionMismatch("VERSION", f"{hello.worker} speaks {hello.versions[:8]}")
-        restarted = self._links.bind(peer, hello.worker, hello.boot_id)
+        try:
+            restarted = self._links.bind(peer, hello.worker, hello.boot_id)
+        except RemoteProtocolError as error:
+            self._links.send(peer, m.Reject("NAME_TAKEN", str(error), ()))
+            raise
         self._events.append(ev.WorkerGreeted(hello.worker, restarted))
-        timers = self.state.timers
-        self._links.send(
-            peer,
-            m.Welcome(
-                run=self._run,
-                epoch=self._epoch,
-                heartbeat_s=timers.heartbeat_s,
-                silence_s=SILENCE_S,
-                data_port=self.transport.data_port,
-                chunk_nbytes=self._intake.chunk_nbytes,
-                credits=self._intake.credits,
-                data_dir=self._data_dir,
-                spec=self.spec,
-            ),
-        )
+        self._links.send(peer, self._welcome)
 
     def _control(self, worker: str, peer: bytes, message: Any) -> None:
         if isinstance(message, m.Offer | m.Evaluated | m.Generated | m.TaskFailed):
@@ -225,8 +227,6 @@ class Coordinator:
                 self.server.evaluated(message, worker)
         self._events.append(ev.ResultStored(worker, message.task))
 
-    # --- commands to messages ------------------------------------------------------------------
-
     def _settle(self) -> None:
         while self._events:
             event = self._events.popleft()
@@ -235,12 +235,9 @@ class Coordinator:
             if isinstance(event, ev.Committed):
                 self._unscored.add(event.version)
         if self._unscored and self.state.phase is not Phase.WAITING:
-            for version in sorted(self._unscored - self._in_evaluation()):
+            for version in sorted(self._unscored - self.state.in_evaluation()):
                 self._unscored.discard(version)
                 self.view.scored(version, self.server.scores(version).get(version))
-
-    def _in_evaluation(self) -> set[int]:
-        return {state.job.round for state in self.state.roster.of_kind("evaluate") if state.unfinished}
 
     def _do(self, command: ev.Command) -> None:
         match command:
@@ -271,6 +268,7 @@ class Coordinator:
     def _aggregate(self, round: int, clients: Sequence[str]) -> None:
         self._tidy()
         self.server.aggregate(round, clients)
+        self._intake.forget(round)
         self._untidy = True
         self._links.tell_all(m.Committed(round))
         self._events.append(ev.Committed(round))
@@ -279,10 +277,12 @@ class Coordinator:
     def _tidy(self) -> None:
         if self._untidy:
             self._untidy = False
-            self.server.tidy(self._in_evaluation())
+            self.server.tidy(self.state.in_evaluation())
 
     def _finish(self, finish: ev.Finish) -> None:
         self._tidy()
+        for version in sorted(self._unscored):
+            self.view.scored(version, self.server.scores(version).get(version))
         self.finish = finish
         self._journal.put(status=finish.outcome, reason=finish.reason)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +17,14 @@ from fedmq.data.shards import (
     read_partition,
 )
 from fedmq.errors import DataError
+from fedmq.learning.batching import lengths
 from fedmq.learning.client import FederatedClient
 from fedmq.learning.evaluate import EvaluationResult, evaluate
 from fedmq.learning.models import LanguageModel
+from fedmq.learning.train import usable_texts
 from fedmq.protocol.messages import HostedClient
 from fedmq.protocol.trainer_link import Source
-from fedmq.recipe import DataSpec
+from fedmq.recipe import DataSpec, RunSpec
 
 
 class Hosted(NamedTuple):
@@ -36,8 +38,7 @@ class Hosted(NamedTuple):
 def host(
     sources: Iterable[Source],
     model: LanguageModel,
-    data: DataSpec,
-    seed: int,
+    run: RunSpec,
     work_dir: Path,
     log_dir: Path | None,
 ) -> Hosted:
@@ -52,11 +53,13 @@ def host(
     clients: dict[str, FederatedClient] = {}
     announced: dict[str, HostedClient] = {}
     test: TokenSplit | None = None
-    for folder in (f for source in sources for f in _shards(source, model, data, seed, tokenizer, work_dir)):
+    for folder in (f for source in sources for f in _shards(source, model, run.data, run.seed, tokenizer, work_dir)):
         info = read_info(folder)
         _require_same_tokenizer(folder, info, tokenizer)
         splits = {name: open_split(folder, name) for name, split in info.splits.items() if split.num_examples}
         if info.client_id is None:
+            if test is not None:
+                raise DataError(f"{folder}: a second test shard; give one --data that holds one")
             test = splits["test"]
             continue
         name = info.client_id
@@ -64,25 +67,32 @@ def host(
             raise DataError(f"{folder}: client {name} was given twice; give each client one --data")
         if "train" not in splits:
             raise DataError(f"{folder}: client {name} has no training text")
-        clients[name] = FederatedClient(name, model, splits["train"], splits.get("val"), splits.get("test"), log_dir)
-        train, held_out = info.splits["train"], info.splits.get("test")
+        client = FederatedClient(
+            name, model, splits["train"], splits.get("val"), splits.get("test"), seed=run.seed, log_dir=log_dir
+        )
+        clients[name] = client
+        sizes = lengths(splits["train"])
+        used = usable_texts(sizes, run.training.max_samples_per_client, client.subset_seed)
+        held_out = info.splits.get("test")
         announced[name] = HostedClient(
             client=name,
-            num_examples=train.num_examples,
-            num_tokens=train.num_tokens,
+            num_examples=len(used),
+            num_tokens=int(sizes[used].sum()),
             num_held_out=held_out.num_examples if held_out else 0,
-            data_digest=train.sha256,
+            data_digest=info.splits["train"].sha256,
         )
     return Hosted(clients, tuple(announced[name] for name in sorted(announced)), test)
 
 
-def evaluate_unit(hosted: Hosted, model: LanguageModel, unit: str, batch_size: int) -> EvaluationResult:
+def evaluate_unit(
+    hosted: Hosted, model: LanguageModel, unit: str, batch_size: int, on_step: Callable[[int, int], None]
+) -> EvaluationResult:
     """Score the model's adapter on the test shard, or on a client's own held-out split."""
     if unit != "test":
-        return hosted.clients[unit].evaluate("test", batch_size=batch_size)
+        return hosted.clients[unit].evaluate("test", batch_size=batch_size, on_step=on_step)
     if hosted.test is None:
         raise DataError("this worker was not given the test shard")
-    return evaluate(model, hosted.test, batch_size=batch_size)
+    return evaluate(model, hosted.test, batch_size=batch_size, on_step=on_step)
 
 
 def _shards(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
+from fedmq.protocol.jobs import parse_task
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.blobs import PartialBlob
 from fedmq.transport.base import CoordinatorTransport, Incoming
@@ -25,8 +26,9 @@ class Intake:
     def __init__(self, transport: CoordinatorTransport, server: FederatedServer) -> None:
         self._transport, self._blobs = transport, server.blobs
         self._in, self._out = Codec(m.DATA_TO_COORDINATOR), Codec(m.DATA_TO_WORKER)
+        #: by worker and task: after a restart of ours two workers may have been given a task of the same name
         self._offers: dict[tuple[str, str], m.Offer] = {}
-        self._uploads: dict[str, tuple[str, m.Offer]] = {}
+        self._uploads: dict[tuple[str, str], m.Offer] = {}
         # By digest: training is deterministic, so two workers may send the very same update.
         self._parts: dict[str, PartialBlob] = {}
         # All workers fetch the same adapter at about the same time: it is read from disk once.
@@ -44,7 +46,7 @@ class Intake:
         digest = offer.blob.digest
         if self._blobs.has(digest):
             return worker, offer, self._blobs.read(digest)
-        self._uploads[offer.nonce] = (worker, offer)
+        self._uploads[worker, task] = offer
         if digest not in self._parts:
             self._parts[digest] = self._blobs.partial(digest, offer.blob.nbytes)
         return None
@@ -64,6 +66,13 @@ class Intake:
             return []
         return self._put(incoming.peer, message, payload)
 
+    def forget(self, round: int) -> None:
+        """No upload of this round or an earlier one is wanted any more."""
+        self._uploads = {key: offer for key, offer in self._uploads.items() if parse_task(key[1])[0].round > round}
+        wanted = {offer.blob.digest for offer in self._uploads.values()}
+        for digest in [digest for digest in self._parts if digest not in wanted]:
+            self._parts.pop(digest).discard()
+
     def close(self) -> None:
         """Keep what has arrived of unfinished uploads, for a resumed run."""
         for part in self._parts.values():
@@ -80,8 +89,9 @@ class Intake:
         self._transport.send("data", peer, self._out.encode(m.Chunk(get.digest, get.offset, len(content))), piece)
 
     def _put(self, peer: bytes, put: m.Put, payload: bytes) -> list[Stored]:
-        upload, part = self._uploads.get(put.nonce), self._parts.get(put.digest)
-        if upload is None or part is None or put.digest != upload[1].blob.digest:
+        wanted = {key: offer for key, offer in self._uploads.items() if offer.blob.digest == put.digest}
+        part = self._parts.get(put.digest)
+        if part is None or put.nonce not in {offer.nonce for offer in wanted.values()}:
             if not self._blobs.has(put.digest):
                 raise RemoteProtocolError("PUT", "bytes that nobody asked for")
             # Another worker's upload of the very same bytes was complete first: this one need not go on.
@@ -97,8 +107,8 @@ class Intake:
             try:
                 part.finish()
                 content = self._blobs.read(put.digest)
-                stored = [(*u, content) for u in self._uploads.values() if u[1].blob.digest == put.digest]
-                self._uploads = {n: u for n, u in self._uploads.items() if u[1].blob.digest != put.digest}
+                stored = [(worker, offer, content) for (worker, _), offer in wanted.items()]
+                self._uploads = {key: offer for key, offer in self._uploads.items() if key not in wanted}
                 del self._parts[put.digest]
             except RemoteProtocolError:
                 # Bytes were damaged on the way: acknowledging none asks for all of them again.

@@ -20,6 +20,7 @@ class Links:
         self._workers: dict[bytes, str] = {}
         self._peers: dict[str, bytes] = {}
         self._boots: dict[str, str] = {}
+        self._replaced: set[str] = set()
 
     def decode(self, incoming: Incoming) -> Any:
         """The message that came in on the control plane.
@@ -32,10 +33,18 @@ class Links:
         return self._in.decode(incoming.frames[0])
 
     def bind(self, peer: bytes, worker: str, boot_id: str) -> bool:
-        """This worker speaks on this link from now on. Returns whether it is another process than last time."""
+        """This worker speaks on this link from now on. Returns whether it is another process than last time.
+
+        Raises:
+          RemoteProtocolError: NAME_TAKEN, a process that was replaced by another of its name is not gone after all.
+        """
+        if boot_id in self._replaced:
+            raise RemoteProtocolError("NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
         self.drop(worker)
         self._workers[peer], self._peers[worker] = worker, peer
         before, self._boots[worker] = self._boots.get(worker, boot_id), boot_id
+        if before != boot_id:
+            self._replaced.add(before)
         return before != boot_id
 
     def drop(self, worker: str) -> None:

@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedmq.errors import ConfigError, RunError
 
+log = logging.getLogger("fedmq.local")
 #: How often one worker that was killed is started again.
 _MAX_RESTARTS = 3
 
 
-def num_cuda_devices() -> int:
-    """CUDA devices of this machine, without torch."""
+def num_cores() -> int:
+    """Cores that this process may use: a container or taskset may leave it less than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cuda_devices() -> list[str]:
+    """The CUDA devices of this machine as CUDA_VISIBLE_DEVICES names them, without torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return 0
+        return []
     listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return [str(k) for k in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]
+
+
+def num_cuda_devices() -> int:
+    """How many they are."""
+    return len(cuda_devices())
 
 
 def default_workers(device: str, clients_per_round: int) -> int:
-    """One per CUDA device, else one per core, at most one per client of a round."""
-    devices = num_cuda_devices() if device.startswith("cuda") else 0
-    return max(1, min(devices or os.cpu_count() or 1, clients_per_round))
+    """One per CUDA device, else one per core, at most one per client of a round; one for a device that is named."""
+    if device.startswith("cuda:"):
+        return 1
+    devices = num_cuda_devices() if device == "cuda" else 0
+    return max(1, min(devices or num_cores(), clients_per_round))
 
 
 @dataclass
 class _Slot:
     name: str
-    device: str
+    cuda_device: str | None
     process: subprocess.Popen[bytes] | None = None
     alive_fd: int | None = None
     restarts: int = 0
@@ -53,7 +68,7 @@ class LocalWorkers:
       count: processes.
       work_dir: OUTPUT_DIR/workers.
       log_dir: LOG_DIR; worker_K.log in it holds what worker K and its trainer print.
-      device: of the config; several CUDA devices are shared out.
+      device: of the config; with "cuda", each worker sees one of the devices.
       num_threads: CPU threads of each; None = cores / count.
       cache_dir: of the base model.
     """
@@ -70,9 +85,9 @@ class LocalWorkers:
     def start(self) -> None:
         """Start all."""
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        devices = num_cuda_devices() if self.device == "cuda" else 0
+        devices = cuda_devices() if self.device == "cuda" else []
         for k in range(self.count):
-            slot = _Slot(f"worker_{k}", f"cuda:{k % devices}" if devices else self.device)
+            slot = _Slot(f"worker_{k}", devices[k % len(devices)] if devices else None)
             self._slots.append(slot)
             self._spawn(slot)
 
@@ -95,6 +110,7 @@ class LocalWorkers:
                 raise ConfigError(self._last_words(slot))
             if slot.restarts < _MAX_RESTARTS:
                 slot.restarts += 1
+                log.warning("%s ended with exit code %s: started again", slot.name, code)
                 self._spawn(slot)
         if any(slot.process is not None for slot in self._slots):
             return None
@@ -118,14 +134,16 @@ class LocalWorkers:
     def _spawn(self, slot: _Slot) -> None:
         # Nobody ever writes: the worker sees the end of this pipe when our process is gone, even by SIGKILL.
         child_fd, slot.alive_fd = os.pipe()
-        threads = self.num_threads or max(1, (os.cpu_count() or 1) // self.count)
+        threads = self.num_threads or max(1, num_cores() // self.count)
         command = [
             *(sys.executable, "-m", "fedmq", "worker", "--connect", self.connect, "--name", slot.name),
-            *("--device", slot.device, "--num-threads", str(threads)),
+            *("--device", self.device, "--num-threads", str(threads)),
             *("--work-dir", str(self.work_dir / slot.name), "--log-dir", str(self.log_dir)),
             *("--parent-fd", str(child_fd)),
             *(("--cache-dir", self.cache_dir) if self.cache_dir else ()),
         ]
+        # "cuda" and not "cuda:K": where torch cannot use the devices that the driver lists, it means the CPU.
+        share = {} if slot.cuda_device is None else {"CUDA_VISIBLE_DEVICES": slot.cuda_device}
         with open(self._log(slot), "ab") as output:
             slot.process = subprocess.Popen(
                 command,
@@ -133,6 +151,7 @@ class LocalWorkers:
                 stdout=output,
                 stderr=output,
                 pass_fds=(child_fd,),
+                env=os.environ | share,
                 # Ctrl-C comes to us, and we end the workers in order.
                 start_new_session=True,
             )
@@ -157,15 +176,30 @@ class LocalWorkers:
 
 
 def run_child(arguments: list[str]) -> str:
-    """Run `fedmq ARGUMENTS` as a process of its own and return its standard output.
+    """Run `fedmq ARGUMENTS --parent-fd N` as a process of its own, that ends with us; returns its standard output.
 
     Raises:
       ConfigError, RunError: with the line that it ended with.
     """
-    command = [sys.executable, "-m", "fedmq", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    child_fd, alive_fd = os.pipe()
+    try:
+        command = [sys.executable, "-m", "fedmq", *arguments, "--parent-fd", str(child_fd)]
+        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, pass_fds=(child_fd,))
+    finally:
+        os.close(child_fd)
+        os.close(alive_fd)
     if done.returncode == 0:
         return done.stdout
     said = [line.removeprefix("fedmq: ") for line in done.stderr.splitlines() if line.startswith("fedmq: ")]
     text = said[-1] if said else f"fedmq {arguments[0]} ended with exit code {done.returncode}: {done.stderr[-500:]!r}"
     raise (ConfigError if done.returncode == ConfigError.exit_code else RunError)(text)
+
+
+def end_with_parent(parent_fd: int) -> None:
+    """End this process at once, whatever it does, when the one that started it by `run_child` is gone."""
+
+    def watch() -> None:
+        os.read(parent_fd, 1)  # nobody writes: it returns at end of file
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -14,9 +14,9 @@ from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
 from fedmq.errors import RemoteProtocolError
-from fedmq.protocol.coordinator_state import Progress
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
+from fedmq.protocol.phases import Progress
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import CONFIG, checkpoint_of, write_checkpoint
 from fedmq.storage.journal import Journal

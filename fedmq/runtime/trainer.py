@@ -22,10 +22,10 @@ import torch
 
 from fedmq import atomic
 from fedmq.codec import raw
-from fedmq.errors import ConfigError, FedmqError, LocalProtocolError
-from fedmq.learning.generate import generate
+from fedmq.errors import ConfigError, DataError, FedmqError, LocalProtocolError
+from fedmq.learning.generate import encode_prompts, generate
 from fedmq.learning.models import LanguageModel, resolve_device
-from fedmq.learning.train import Stopped
+from fedmq.learning.train import Stopped, require_precision
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol.fields import FailureCode
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
@@ -58,7 +58,8 @@ class Trainer:
             except Stopped:
                 self._fail("CANCELLED", "on request")
             except ConfigError as error:
-                self._fail("MODEL", str(error), fatal=isinstance(message, link.Setup))
+                code: FailureCode = "DATA" if isinstance(error, DataError) else "MODEL"
+                self._fail(code, str(error), fatal=isinstance(message, link.Setup))
             except FedmqError as error:
                 self._fail("ERROR", str(error), fatal=isinstance(message, link.Setup))
             except (MemoryError, torch.OutOfMemoryError) as error:
@@ -85,11 +86,14 @@ class Trainer:
                     self._inbox.put(message)
 
     def _fail(self, code: FailureCode, text: str, fatal: bool = False) -> None:
+        log.warning("failed: %s: %s", code, text)
         self._pipe.send(link.Failed(code, " ".join(text.split())[:1000], fatal))
 
     def _setup(self, setup: link.Setup) -> link.Loaded:
         device, note = resolve_device(setup.device)
         run = setup.spec
+        # What cannot work on this device or base ends the worker here, in one line; in a task it would be tried again.
+        require_precision(run.training, device)
         if run.training.num_threads is not None:
             torch.set_num_threads(run.training.num_threads)
         self._model = LanguageModel.load(
@@ -99,9 +103,11 @@ class Trainer:
             seed=run.seed,
             device=device,
             cache_dir=setup.cache_dir,
+            known_as=run.model.name,
         )
+        encode_prompts(self._model, run.generation.prompts, run.generation.max_new_tokens)
         log_dir = None if setup.log_dir is None else Path(setup.log_dir)
-        self._hosted = host(setup.sources, self._model, run.data, run.seed, Path(setup.work_dir), log_dir)
+        self._hosted = host(setup.sources, self._model, run, Path(setup.work_dir), log_dir)
         return link.Loaded(
             clients=self._hosted.announced,
             evaluates_test=self._hosted.test is not None,
@@ -119,6 +125,7 @@ class Trainer:
             content = Path(begin.adapter).read_bytes()
             self._model.set_adapter(raw.decode(content, spec(self._model.initial_adapter())))
         started = time.monotonic()
+        log.info("%s begun", task.task)
         match work:
             case InitWork():
                 config = json.dumps(self._model.adapter_config(), indent=2)
@@ -128,6 +135,11 @@ class Trainer:
                 client = self._hosted.clients[task.client or ""]
                 result = client.train(
                     recipe, seed=task.seed, round=task.round, on_step=self._on_step, stopping=self._halt.is_set
+                )
+                log.info(
+                    "%s finished: round %d, %s, %d steps, %d examples, loss %.4f, %.1f s",
+                    *(task.task, task.round, task.client, result.num_steps, result.num_examples),
+                    *(result.train_loss, result.train_seconds),
                 )
                 _require_finite(result.train_loss, "training")
                 blob = self._write(begin.result, self._model.get_adapter())
@@ -142,9 +154,10 @@ class Trainer:
                     "",
                 )
             case EvaluateWork(_, unit, batch_size):
-                score = evaluate_unit(self._hosted, self._model, unit, batch_size)
+                score = evaluate_unit(self._hosted, self._model, unit, batch_size, self._on_step)
                 _require_finite(score.loss_sum, "evaluation")
                 seconds = time.monotonic() - started
+                log.info("%s finished: %s, loss %.4f, %.1f s", task.task, unit, score.eval_loss, seconds)
                 return link.Scored(task.task, score.loss_sum, score.num_tokens, score.num_examples, seconds)
             case GenerateWork(_, generation):
                 texts = generate(
@@ -154,6 +167,7 @@ class Trainer:
                     temperature=generation.temperature,
                     seed=task.seed,
                 )
+                log.info("%s finished: %d texts, %.1f s", task.task, len(texts), time.monotonic() - started)
                 return link.Texts(task.task, tuple(texts))
         raise LocalProtocolError(f"unknown work {work!r}")
 

@@ -257,10 +257,12 @@ class WorkerAgent:
                 # The update's file is durable already; this makes the offer so, before anybody hears of it.
                 atomic.write_bytes(self._file(task.task, "offer"), self._out.encode(offer))
                 self._handle(we.Finished(offer))
-            case link.Scored(_, loss_sum, num_tokens, num_examples, seconds) if task is not None:
+            case link.Scored(name, loss_sum, num_tokens, num_examples, seconds) if (
+                task is not None and task.task == name
+            ):
                 answer = m.Evaluated(task.task, task.nonce, loss_sum, num_tokens, num_examples, seconds)
                 self._handle(we.Finished(answer))
-            case link.Texts(_, texts) if task is not None:
+            case link.Texts(name, texts) if task is not None and task.task == name:
                 shown = tuple(text[:MAX_CONTINUATION] for text in texts)
                 self._handle(we.Finished(m.Generated(task.task, task.nonce, shown)))
 
@@ -273,6 +275,13 @@ class WorkerAgent:
     def _load_outbox(self) -> dict[str, m.Offer]:
         offers = {}
         for path in sorted(self._outbox.glob("*.offer")):
-            offer = self._out.decode(path.read_bytes())
+            try:
+                offer = self._out.decode(path.read_bytes())
+            except RemoteProtocolError as error:
+                log.warning(
+                    "%s is of another version of fedmq, or damaged (%s): the update is thrown away", path, error
+                )
+                path.unlink()
+                continue
             offers[offer.task] = offer
         return offers

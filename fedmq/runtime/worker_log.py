@@ -29,6 +29,6 @@ def describe(message: Any) -> str | None:
             return f"{task}: loss {loss_sum / num_tokens:.4f} over {num_tokens} tokens"
         case m.TaskFailed(task=task, code=code, text=text):
             return f"{task}: {code} ({text})"
-        case m.Verdict(task=task, code=code) if code != "UPLOAD":
-            return f"{task}: {code.lower().replace('_', ' ')}"
+        case m.Verdict(task=task, code=code, text=text) if code != "UPLOAD":
+            return f"{task}: {code.lower().replace('_', ' ')}" + (f" ({text})" if text else "")
     return None

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import logging
 import os
 import re
 import signal
 import socket
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from fedmq.errors import ConfigError
 from fedmq.protocol.trainer_link import Source
 from fedmq.protocol.worker_events import Exit
+from fedmq.runtime.local import num_cores
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
 from fedmq.transport.zeromq import ZmqWorkerTransport, is_loopback
 
@@ -36,7 +41,9 @@ def run_worker(
     Raises:
       ConfigError: the options cannot be used.
     """
-    name = name or re.sub(r"[^A-Za-z0-9_.-]", "_", f"{socket.gethostname()}-{os.getpid()}")[-63:].lstrip(".")
+    lock = None
+    if name is None:
+        name, lock = _free_name(default_name(socket.gethostname(), data, clients))
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}", name):
         raise ConfigError(f"--name {name!r}: at most 63 letters, digits, dots, dashes and underscores, no leading dot")
     given, loopback = sources(data, clients), is_loopback(connect)
@@ -51,7 +58,7 @@ def run_worker(
         work_dir=folder,
         log_file=logs / f"{name}.log",
         log_dir=logs,
-        num_threads=num_threads or os.cpu_count() or 1,
+        num_threads=num_threads or num_cores(),
         model=model,
         cache_dir=cache_dir,
         loopback=loopback,
@@ -62,7 +69,37 @@ def run_worker(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: agent.leave(f"interrupted by {signal.Signals(n).name}"))
     end: Exit = agent.run()
+    if lock is not None:
+        lock.close()
     return end.code, end.reason
+
+
+def default_name(host: str, data: Sequence[str], clients: Sequence[str]) -> str:
+    """The same name each time for the same host and data, so that a restarted worker finds its outbox again.
+
+    Example:
+      >>> default_name("lab1.example.org", ["north.csv"], ["north"])
+      'lab1-north'
+      >>> default_name("lab1", ["shards/client_0", "shards/test"], [])
+      'lab1-client_0-test'
+    """
+    parts = [host.partition(".")[0][:24] or "worker", *(clients or [Path(path).name for path in data])]
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts)).lstrip(".")[:56] or "worker"
+
+
+def _free_name(name: str) -> tuple[str, IO[bytes]]:
+    """`name`, or name-2, name-3 ..., the first that no live worker of this host has; the open file is the claim."""
+    for k in itertools.count(1):
+        candidate = name if k == 1 else f"{name}-{k}"
+        # Not in the work dir: two workers of one name would disturb each other from any two folders.
+        lock = open(Path(tempfile.gettempdir(), f"fedmq-{os.getuid()}-{candidate}.lock"), "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return candidate, lock
+    raise AssertionError("unreachable: count() has no end")
 
 
 def sources(data: Sequence[str], clients: Sequence[str]) -> tuple[Source, ...]:

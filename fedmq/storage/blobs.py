@@ -108,6 +108,11 @@ class PartialBlob:
             atomic.fsync(self._store.folder)
         self._store.checked.add(self._digest)
 
+    def discard(self) -> None:
+        """Stop for good; what has arrived is thrown away."""
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Stop for now; what has arrived is kept for the next try."""
         self._file.close()

@@ -40,10 +40,26 @@ def checkpoint_of(run_dir: Path, version: int, digest: str) -> Path:
     Raises:
       StorageError: neither checkpoint nor blob is there.
     """
-    folder = run_dir / "global_model" / f"round_{version}"
-    blob, config = run_dir / "blobs" / digest, run_dir / "blobs" / CONFIG
-    if not (folder / WEIGHTS).is_file():
-        if not (blob.is_file() and config.is_file()):
-            raise StorageError(f"{run_dir} has lost its global model of round {version}: neither {folder} nor {blob}")
-        write_checkpoint(folder, blob, config)
+    folder = _folder(run_dir, version)
+    weights, config = checkpoint_files(run_dir, version, digest)
+    if weights.parent != folder:
+        write_checkpoint(folder, weights, config)
     return folder
+
+
+def checkpoint_files(run_dir: Path, version: int, digest: str) -> tuple[Path, Path]:
+    """(weights, config) of a committed global model, from its checkpoint or else its blob. Nothing is written.
+
+    Args, Raises: as of `checkpoint_of`.
+    """
+    folder, blobs = _folder(run_dir, version), run_dir / "blobs"
+    for files in ((folder / WEIGHTS, folder / CONFIG), (blobs / digest, blobs / CONFIG)):
+        if all(path.is_file() for path in files):
+            return files
+    raise StorageError(
+        f"{run_dir} has lost its global model of round {version}: neither {folder} nor {blobs / digest} is whole"
+    )
+
+
+def _folder(run_dir: Path, version: int) -> Path:
+    return run_dir / "global_model" / f"round_{version}"

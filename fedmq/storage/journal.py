@@ -18,6 +18,7 @@ from typing import Any
 from fedmq.errors import StorageError
 
 SCHEMA_VERSION = 1
+_LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
@@ -48,13 +49,18 @@ class RunLock:
             raise StorageError(
                 f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
             ) from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise StorageError(
-                f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
-            ) from None
+        for left in reversed(range(_LOCK_TRIES)):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if left:
+                    # It may be `held` in another process that asks: that one lets go at once.
+                    time.sleep(_LOCK_PAUSE_S)
+        self._file.close()
+        raise StorageError(
+            f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
+        )
 
     @staticmethod
     def held(folder: Path) -> bool:
@@ -76,6 +82,16 @@ class RunLock:
         """Release it and leave no file behind."""
         os.unlink(self._file.name)
         self.release()
+
+
+def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
+    database = sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True, isolation_level=None)
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
+    return database, version
 
 
 class Journal:
@@ -108,9 +124,14 @@ class Journal:
         if not path.is_file():
             raise StorageError(f"{path.parent} is not a run's folder: it has no {path.name}")
         try:
-            mode = "ro" if read_only else "rw"
-            database = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)
-            (version,) = database.execute("PRAGMA user_version").fetchone()
+            try:
+                database, version = _connect(path, "mode=ro" if read_only else "mode=rw")
+            except sqlite3.OperationalError:
+                # Even a reader needs the files beside run.db, and where nobody may make them it is as good as carved.
+                log = path.with_name(f"{path.name}-wal")
+                if not read_only or (log.exists() and log.stat().st_size):
+                    raise
+                database, version = _connect(path, "mode=ro&immutable=1")
             if not read_only:
                 database.execute("PRAGMA journal_mode=WAL")
                 database.execute("PRAGMA synchronous=FULL")

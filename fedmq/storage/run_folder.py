@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import time
@@ -11,13 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedmq import atomic
-from fedmq.errors import ConfigError
+from fedmq.errors import ConfigError, StorageError
 from fedmq.storage.journal import Journal, RunLock
 
 DATABASE = "run.db"
-#: What a run leaves in its folder, and --overwrite removes. Shards in data/ are kept: they may serve again.
+#: Where the run that --overwrite replaces waits until the new one has a model.
+_ASIDE = ".overwritten"
+#: What a run leaves in its folder, and --overwrite replaces. Shards in data/ are kept: they may serve again.
 _OWN = (
-    *("run.db", "run.db-wal", "run.db-shm", "config.json", "blobs", "global_model", "workers"),
+    *("run.db-wal", "run.db-shm", "config.json", "blobs", "global_model", "workers"),
     *("training_metrics.json", "global_metrics.json", "training_progress.png"),
 )
 
@@ -58,7 +61,7 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
       config: JSON text.
       decisive: JSON text of the settings in it that decide the result, keys sorted.
       resume: go on with what is there; starts the run if there is nothing.
-      overwrite: remove what is there first.
+      overwrite: set aside what is there; `settle` removes it or brings it back.
 
     Raises:
       ConfigError: there is a run already and neither was asked for, or it is of another config, or the folder
@@ -69,8 +72,9 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
         raise ConfigError("--resume goes on with a run, --overwrite removes it: give one of them")
     lock = RunLock(folder)
     try:
+        settle(folder)
         if overwrite and (folder / DATABASE).is_file():
-            _remove(folder)
+            _set_aside(folder)
         if not (folder / DATABASE).is_file():
             if (folder / "config.json").exists() and not overwrite:
                 raise ConfigError(
@@ -97,27 +101,97 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
         atomic.write_json(folder / "config.json", json.loads(journal.require("config")))
         return OpenRun(journal, lock, finished, created=False)
     except BaseException:
-        lock.release()
+        try:
+            settle(folder)
+        finally:
+            lock.release()
         raise
 
 
 def discard(run: OpenRun, folder: Path) -> None:
     """Remove a run that came to nothing, so that the same command, corrected, finds the folder as it was."""
     run.journal.close()
-    _remove(folder)
+    _remove_run(folder)
+    settle(folder)
+    if (folder / DATABASE).is_file():
+        return
     run.lock.remove()
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _remove(folder: Path) -> None:
-    own = [folder / name for name in _OWN]
-    clients = [p for p in folder.glob("client_*") if any(p.glob("round_*"))]
-    for path in (*own, *clients):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+def settle(folder: Path) -> None:
+    """End an --overwrite, also one that a crash cut short: with a model in the new run the old one goes, else it is back.
+
+    The caller has the folder's lock.
+    """
+    aside, database = folder / _ASIDE, folder / DATABASE
+    if not aside.is_dir():
+        return
+    if database.is_file():
+        try:
+            committed = _has_model(database)
+        except StorageError:
+            # Whoever opens it is told; a new --overwrite replaces both.
+            return
+        if committed:
+            shutil.rmtree(aside)
+            return
+        _remove_run(folder)
+    # run.db comes last: until it is there, a crash in between is made good by doing this again.
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == DATABASE):
+        if path.name != DATABASE:
+            _remove(folder / path.name)
+        os.rename(path, folder / path.name)
+    atomic.fsync(folder)
+    aside.rmdir()
+
+
+def _set_aside(folder: Path) -> None:
+    aside, data = folder / _ASIDE, folder / "data"
+    _remove(aside)
+    aside.mkdir()
+    if data.is_dir():
+        # Stays for the new run, which may replace it; its files are never changed in place.
+        shutil.copytree(data, aside / data.name, copy_function=_link)
+    # run.db goes first: without it, `settle` brings back as much as has been moved.
+    for path in _files_of_run(folder):
+        os.rename(path, aside / path.name)
+    atomic.fsync(folder)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _has_model(database: Path) -> bool:
+    journal = Journal.open(database)
+    try:
+        return journal.last_committed() is not None
+    finally:
+        journal.close()
+
+
+def _files_of_run(folder: Path) -> list[Path]:
+    """What is there of a run, run.db first."""
+    clients = [path for path in folder.glob("client_*") if any(path.glob("round_*"))]
+    return [path for path in (folder / DATABASE, *(folder / name for name in _OWN), *clients) if path.exists()]
+
+
+def _remove_run(folder: Path) -> None:
+    # run.db last: a crash in between leaves a run without a model, which is removed again.
+    for path in reversed(_files_of_run(folder)):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _differences(a: Any, b: Any, path: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ HANDOVER be taken over by another peer. Options not explained here: docs/protoco
 from __future__ import annotations
 
 import errno
+import ipaddress
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -20,7 +21,6 @@ _MAX_MESSAGE = {"control": 256 * 1024, "data": CHUNK_NBYTES + 4096}
 _HIGH_WATER = {"control": 256, "data": 16}
 #: One wait returns at most this many messages, so that timers are looked at under a flood too.
 _BATCH = 256
-_LOOPBACK = ("127.", "localhost", "[::1]")
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -44,8 +44,17 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether the address stays on this machine."""
-    return parse_address(address)[0].startswith(_LOOPBACK)
+    """Whether the address stays on this machine: a loopback IP address, or localhost.
+
+    Example:
+      >>> is_loopback("tcp://127.0.0.1:5555"), is_loopback("tcp://127.0.0.1.example.com:5555")
+      (True, False)
+    """
+    host = parse_address(address)[0]
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def require_loopback(address: str) -> None:
@@ -64,14 +73,16 @@ def require_loopback(address: str) -> None:
 class _Sockets:
     """A context, the sockets of both planes, and one poller."""
 
-    def __init__(self, kind: int) -> None:
+    def __init__(self, kind: int, host: str) -> None:
         self._kind = kind
+        self._ipv6 = host.startswith("[")
         self._context = zmq.Context(io_threads=1)
         self._sockets: dict[Plane, zmq.Socket[bytes]] = {}
 
     def _open(self, plane: Plane) -> zmq.Socket[bytes]:
         socket = self._context.socket(self._kind)
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.IPV6, int(self._ipv6))
         socket.set(zmq.MAXMSGSIZE, _MAX_MESSAGE[plane])
         socket.set(zmq.SNDHWM, _HIGH_WATER[plane])
         socket.set(zmq.RCVHWM, _HIGH_WATER[plane])
@@ -134,8 +145,8 @@ class ZmqCoordinatorTransport(_Sockets):
 
     def __init__(self, bind: str) -> None:
         require_loopback(bind)
-        super().__init__(zmq.ROUTER)
         host, port = parse_address(bind)
+        super().__init__(zmq.ROUTER, host)
         try:
             self.address = self._bind("control", host, port)
             try:
@@ -168,8 +179,8 @@ class ZmqWorkerTransport(_Sockets):
 
     def __init__(self, connect: str) -> None:
         require_loopback(connect)
-        super().__init__(zmq.DEALER)
         self._host, port = parse_address(connect)
+        super().__init__(zmq.DEALER, self._host)
         self._ports: dict[Plane, int] = {"control": port}
         self._dial("control")
 

@@ -16,7 +16,7 @@ from doc_tables import Rows, quoted, section, tables, text_of
 
 from fedmq import recipe
 from fedmq.protocol import fields, frames, messages, trainer_link, work
-from fedmq.protocol.coordinator_state import PHASES
+from fedmq.protocol.phases import PHASES
 from fedmq.protocol.worker_state import FINAL, LINKS
 from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
 

@@ -162,7 +162,7 @@ def write_tweets(path: Path, rows: int, seed: int = 0, authors: int = 6) -> Path
 
 @pytest.fixture(scope="session")
 def tiny_settings(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Callable[..., dict[str, Any]]:
-    """Sections of a config whose real rounds take a second or two: 120 tweets, 3 clients, 2 in each of 2 rounds."""
+    """Sections of a config whose real rounds take a second: 3 clients of different sizes, 2 in each of 2 rounds."""
     tweets = made_once(tmp_path_factory, "tweets", lambda folder: write_tweets(folder / "tweets.csv", 120))
 
     def settings(**federated: Any) -> dict[str, Any]:
@@ -179,7 +179,15 @@ def tiny_settings(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> 
                 "eval_steps": 2,
                 "num_threads": 1,
             },
-            "federated": {"num_clients": 3, "clients_per_round": 2, "num_rounds": 2, "save_every": 1} | federated,
+            "federated": {
+                "num_clients": 3,
+                "clients_per_round": 2,
+                "num_rounds": 2,
+                "save_every": 1,
+                "data_distribution": "by_author",
+                "min_samples_per_client": 1,
+            }
+            | federated,
             "data": {"dataset_path": str(tweets / "tweets.csv")},
             "generation": {"prompts": ["My order", "Thanks"], "max_new_tokens": 8},
         }

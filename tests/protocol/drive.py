@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fedmq.protocol import events as ev
-from fedmq.protocol.coordinator_state import PHASES, CoordinatorState, Progress
+from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.phases import PHASES, Progress
 from fedmq.protocol.policy import RoundPolicy, Timers
 
 TIMERS = Timers(start_s=100.0, heartbeat_s=1.0, suspect_s=5.0, dead_s=15.0)

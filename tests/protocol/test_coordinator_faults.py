@@ -6,7 +6,7 @@ import pytest
 from drive import Drive, dispatched, notes, ready
 
 from fedmq.protocol import events as ev
-from fedmq.protocol.coordinator_state import Phase
+from fedmq.protocol.phases import Phase
 
 CLIENTS = ("client_1", "client_2")
 A, B, C = (ready(name, *CLIENTS) for name in "abc")

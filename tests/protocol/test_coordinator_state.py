@@ -7,7 +7,7 @@ from drive import Drive, dispatched, notes, ready, units
 
 from fedmq.errors import LocalProtocolError
 from fedmq.protocol import events as ev
-from fedmq.protocol.coordinator_state import PHASES, Phase, Progress
+from fedmq.protocol.phases import PHASES, Phase, Progress
 
 
 def test_a_whole_run() -> None:

@@ -13,8 +13,8 @@ import pytest
 from drive import Drive, ready
 
 from fedmq.protocol import events as ev
-from fedmq.protocol.coordinator_state import Progress
 from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.phases import Progress
 
 CLIENTS = [f"client_{k}" for k in range(5)]
 STORMS_PER_SEED_GROUP = 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -125,95 +124,6 @@ def test_a_link_lost_while_loading() -> None:
     agent.hear(m.Reject("REHELLO", "", ()))
     assert agent.say(PREPARED) == [], "loaded, with nobody to tell"
     assert agent.hear(WELCOME) == [announced()]
-
-
-# --- the outbox ------------------------------------------------------------------------------------
-
-
-def test_what_is_not_judged_is_offered_on_every_new_link() -> None:
-    agent = Agent().uploading()
-    for _ in range(3):
-        agent.hear(m.Reject("REHELLO", "", ()))
-        assert agent.hear(WELCOME) == [announced(T1, T1), we.Send(offer())]
-    agent.hear(verdict("ACCEPTED"))
-    agent.hear(m.Reject("REHELLO", "", ()))
-    assert agent.hear(WELCOME) == [announced()], "accepted: not offered again, kept until its commit"
-    assert agent.hear(m.Committed(1)) == [we.Forget(T1)]
-
-
-def test_an_answer_that_is_not_judged_is_given_on_every_new_link() -> None:
-    agent = Agent().uploading(E1)
-    agent.hear(m.Reject("REHELLO", "", ()))
-    assert agent.hear(WELCOME) == [announced(E1), we.Send(evaluated())]
-
-
-def test_the_outbox_of_an_earlier_process_is_offered() -> None:
-    agent = Agent(outbox={T1: offer()}, outbox_run=RUN)
-    agent.say(we.Tick())
-    agent.hear(WELCOME)
-    assert agent.say(PREPARED) == [announced(None, T1), we.Send(offer())]
-    assert agent.hear(verdict("UPLOAD")) == [we.Upload(offer())]
-
-
-def test_a_task_that_is_done_already_is_offered_and_not_done_again() -> None:
-    agent = Agent(outbox={T1: offer()}, outbox_run=RUN).ready()
-    assert agent.hear(task()) == [we.Send(offer())]
-    assert agent.hear(verdict("UPLOAD")) == [we.Upload(offer())]
-    agent.hear(verdict("ACCEPTED"))
-    assert agent.state.task is None
-
-
-def test_the_outbox_of_another_run_is_forgotten() -> None:
-    agent = Agent(outbox={T1: offer()}, outbox_run="00" * 16)
-    agent.say(we.Tick())
-    assert agent.hear(WELCOME) == [we.Forget(T1), we.Prepare(WELCOME)]
-    assert agent.say(PREPARED) == [announced()]
-
-
-@pytest.mark.parametrize("state", ["ready", "working", "uploading"])
-def test_another_run_starts_from_nothing(state: str) -> None:
-    """Whatever the trainer still does is for a run that is no more; no result of it may reach this one."""
-    agent: Agent = getattr(Agent(), state)()
-    agent.hear(m.Reject("REHELLO", "", ()))
-    other = dataclasses.replace(WELCOME, run="00" * 16)
-    forgotten = [we.Forget(T1)] if state == "uploading" else []
-    assert agent.hear(other) == [*forgotten, we.Prepare(other)]
-    assert agent.say(we.Finished(offer())) == []
-    assert agent.say(PREPARED) == [announced()]
-    assert agent.hear(task()) == [we.Fetch(task().adapter)], "a task of the same name is another task"
-
-
-def test_a_commit_forgets_only_what_it_covers() -> None:
-    agent = Agent(outbox={T1: offer(), T2: offer(T2)}, outbox_run=RUN).ready()
-    agent.hear(verdict("ACCEPTED"))
-    assert agent.hear(m.Committed(1)) == [we.Forget(T1)]
-    assert list(agent.state.outbox) == [T2]
-
-
-@pytest.mark.parametrize("code", ["LATE", "UNKNOWN_TASK", "INVALID"])
-def test_what_nobody_wants_is_forgotten(code: Any) -> None:
-    agent = Agent().uploading()
-    assert agent.hear(verdict(code)) == [we.Forget(T1)]
-    assert agent.state.task is None and agent.state.outbox == {}
-
-
-@pytest.mark.parametrize("code", ["ACCEPTED", "DUPLICATE"])
-def test_what_counts_is_kept_until_its_commit(code: Any) -> None:
-    agent = Agent().uploading()
-    assert agent.hear(verdict(code)) == []
-    assert agent.state.task is None and agent.state.outbox == {T1: offer()}
-
-
-def test_the_first_adapter_needs_no_commit() -> None:
-    init = "init-0-adapter-0"
-    agent = Agent().ready()
-    assert agent.hear(task(init)) == [we.Run(task(init))], "there is nothing to fetch"
-    assert agent.say(we.Finished(offer(init))) == [we.Send(offer(init))]
-    assert agent.hear(verdict("ACCEPTED", init)) == [we.Forget(init)]
-
-
-def test_a_grant_for_what_is_not_there_is_ignored() -> None:
-    assert Agent().ready().hear(verdict("UPLOAD")) == []
 
 
 # --- a task that ends otherwise --------------------------------------------------------------------

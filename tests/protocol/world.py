@@ -18,8 +18,9 @@ from examples import example
 from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
 from fedmq.protocol import worker_events as we
-from fedmq.protocol.coordinator_state import CoordinatorState, Phase, Progress
+from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.phases import Phase, Progress
 from fedmq.protocol.policy import RoundPolicy
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
 from fedmq.protocol.worker_state import Link, WorkerState

@@ -16,7 +16,7 @@ from fedmq.algorithms import weighting
 from fedmq.codec import raw
 from fedmq.errors import RemoteProtocolError, StorageError
 from fedmq.protocol import messages as m
-from fedmq.protocol.coordinator_state import Progress
+from fedmq.protocol.phases import Progress
 
 CLIENTS = ("client_1", "client_10", "client_2")
 SIZES = {"client_1": 7, "client_10": 100, "client_2": 13}

@@ -1,0 +1,45 @@
+"""Where a run stands, which phase may follow which, and how far an earlier process of the run came."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Phase(Enum):
+    """Where the run stands."""
+
+    WAITING = "waiting for workers"
+    INITIALISING = "making the first adapter"
+    SELECTING = "selecting clients"
+    COLLECTING = "training"
+    AGGREGATING = "aggregating"
+    FINISHING = "evaluating the last model"
+    ENDED = "ended"
+
+
+PHASES: dict[Phase, set[Phase]] = {
+    Phase.WAITING: {Phase.INITIALISING, Phase.SELECTING, Phase.COLLECTING, Phase.FINISHING, Phase.ENDED},
+    Phase.INITIALISING: {Phase.SELECTING, Phase.ENDED},
+    Phase.SELECTING: {Phase.COLLECTING, Phase.ENDED},
+    Phase.COLLECTING: {Phase.AGGREGATING, Phase.ENDED},
+    Phase.AGGREGATING: {Phase.SELECTING, Phase.FINISHING, Phase.ENDED},
+    Phase.FINISHING: {Phase.ENDED},
+    Phase.ENDED: set(),
+}
+
+
+class Progress(NamedTuple):
+    """How far an earlier process of this run came.
+
+    Attributes:
+      version: last committed global version; None when there is no first adapter yet.
+      selected: clients of the round that was open, () when none was.
+      accepted: those of them whose updates are durable, with the digests of these.
+      unevaluated: committed versions that still have no evaluation.
+    """
+
+    version: int | None = None
+    selected: tuple[str, ...] = ()
+    accepted: tuple[tuple[str, str], ...] = ()
+    unevaluated: tuple[int, ...] = ()

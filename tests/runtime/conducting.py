@@ -1,0 +1,139 @@
+"""A coordinator on the memory transport, and workers whose every message a test writes by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from serving import adapter, make_server, offer
+
+from fedmq.codec import raw
+from fedmq.config import get_default_config
+from fedmq.protocol import messages as m
+from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.frames import Codec
+from fedmq.protocol.policy import RoundPolicy, Timers
+from fedmq.runtime.coordinator import Coordinator
+from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
+
+UP, DOWN = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
+DATA_UP = Codec(m.DATA_TO_COORDINATOR)
+SPEC = get_default_config().to_run_spec()
+Script = Iterator[None]
+
+
+class Watcher:
+    """A view that only remembers what was said."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, level: str, text: str) -> None:
+        self.notes.append(text)
+
+    def progress(self, state: CoordinatorState, now: float) -> None:
+        pass
+
+    def committed(self, row: dict[str, Any]) -> None:
+        pass
+
+    def scored(self, version: int, score: dict[str, Any] | None) -> None:
+        pass
+
+
+class Hand:
+    """A worker by hand."""
+
+    def __init__(self, listener: MemoryCoordinatorTransport, name: str, boot: str = "a") -> None:
+        self.link = MemoryWorkerTransport(listener)
+        self.link.dial_data(1)
+        self.name, self.boot = name, boot * 32
+
+    def say(self, *messages: Any) -> None:
+        for message in messages:
+            assert self.link.send("control", UP.encode(message))
+
+    def heard(self) -> list[Any]:
+        """Control messages since the last look."""
+        received = self.link.receive(0.0).messages
+        return [DOWN.decode(r.frames[0]) for r in received if r.plane == "control"]
+
+    def hello(self) -> None:
+        self.say(m.Hello((m.PROTOCOL_VERSION,), self.name, self.boot))
+
+    def ready(self, running: str | None = None, *outbox: str) -> None:
+        self.hello()
+        client = m.HostedClient("client_1", 10, 100, 0, "ab" * 32)
+        self.say(m.Ready((client,), False, "cd" * 32, 1, 2, "cpu", running, outbox))
+
+    def put(self, update: m.Offer, content: bytes) -> None:
+        assert self.link.send("data", DATA_UP.encode(m.Put(update.nonce, update.blob.digest, 0)), content)
+
+
+class Bench:
+    """A coordinator of one round with one client, and its listener."""
+
+    def __init__(self, folder: Path) -> None:
+        self.hands: list[Hand] = []
+        self.server = make_server(folder, num_rounds=1)
+        self.server.journal.put(run="ab" * 16, epoch="0", secret="s")
+        self.listener, self.view = MemoryCoordinatorTransport(), Watcher()
+        policy = RoundPolicy(1, cohort=1, quorum=1)
+        state = CoordinatorState(policy, Timers(), expected=1, generates=False, started_at=time.monotonic())
+        self.coordinator = Coordinator(state, self.server, self.listener, SPEC, self.view)
+
+    def play(self, script: Script) -> None:
+        """Serve; at each turn the script goes on to its next yield, with all that it sent before answered."""
+
+        self.coordinator.run(lambda: next(script, "the script is over"))  # type: ignore[arg-type, return-value]
+        assert next(script, "over") == "over", f"ended in the middle of the script: {self.coordinator.finish}"
+
+    def hand(self, name: str = "w0", **fields: Any) -> Hand:
+        self.hands.append(Hand(self.listener, name, **fields))
+        return self.hands[-1]
+
+    def close(self) -> None:
+        """The coordinator tells its workers and waits for their goodbyes, which are there already."""
+        for hand in self.hands:
+            hand.say(m.Goodbye("told so"))
+        self.coordinator.close()
+
+
+def task_in(messages: list[Any]) -> m.Task:
+    """The one task among them."""
+    (task,) = [message for message in messages if isinstance(message, m.Task)]
+    return task
+
+
+def verdicts(messages: list[Any]) -> list[str]:
+    return [message.code for message in messages if isinstance(message, m.Verdict)]
+
+
+def first_adapter(hand: Hand) -> Script:
+    """Join, and make the first adapter."""
+    hand.ready()
+    yield
+    task, content = task_in(hand.heard()), raw.encode(adapter(0))
+    update = offer(task.task, content, nonce=task.nonce)
+    hand.say(update)
+    yield
+    assert verdicts(hand.heard()) == ["UPLOAD"]
+    hand.put(update, content)
+    yield
+
+
+def training(hand: Hand) -> Iterator[None]:
+    """The same, and take the training of round 1: it is left in `hand.task`."""
+    yield from first_adapter(hand)
+    messages = hand.heard()
+    assert verdicts(messages) == ["ACCEPTED"]
+    hand.task = task_in(messages)  # type: ignore[attr-defined]
+    assert hand.task.task == "train-1-client_1-0"  # type: ignore[attr-defined]
+
+
+def update_of(hand: Hand, **fields: Any) -> tuple[m.Offer, bytes]:
+    content = raw.encode(adapter(1))
+    task: m.Task = hand.task  # type: ignore[attr-defined]
+    return offer(task.task, content, **{"nonce": task.nonce} | fields), content
