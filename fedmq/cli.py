@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -61,11 +62,12 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
 
     view = ConsoleView(Console(stderr=as_json), quiet=as_json)
     fed = FederatedLearning(config, view=view, **options)
-    fed.setup()
-    if options.get("local_workers") == 0 and fed.address is not None:
-        start = f"start workers with `fedmq worker --connect {fed.address} --data ...`"
-        click.echo(f"listening on {fed.address}: {start}", err=as_json)
-    fed.train()
+    with closing(fed):
+        fed.setup()
+        if options.get("local_workers") == 0 and fed.address is not None:
+            start = f"start workers with `fedmq worker --connect {fed.address} --data ...`"
+            click.echo(f"listening on {fed.address}: {start}", err=as_json)
+        fed.train()
     summary = fed.summary()
     if as_json:
         click.echo(json.dumps(summary))

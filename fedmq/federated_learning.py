@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,17 @@ from rich.console import Console
 
 from fedmq import build
 from fedmq.config import ExperimentConfig, get_default_config
-from fedmq.errors import DataError, FedmqError, RunError
+from fedmq.errors import DataError, RunError
+from fedmq.runtime import stop_signals
 from fedmq.runtime.console import ConsoleView
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
 from fedmq.runtime.server import FederatedServer
-from fedmq.storage.run_folder import OpenRun, discard, open_run
+from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
 from fedmq.transport.zeromq import ZmqCoordinatorTransport
+
+#: What the end of a run may take: workers that have not ended by then are killed.
+_END_S = 4.0
 
 
 class FederatedLearning:
@@ -64,6 +66,8 @@ class FederatedLearning:
         self._coordinator: Coordinator | None = None
         self._workers: LocalWorkers | None = None
         self._log: logging.Handler | None = None
+        #: why `train` has nothing to go on with
+        self._ended: str | None = None
 
     @property
     def server(self) -> FederatedServer:
@@ -83,24 +87,24 @@ class FederatedLearning:
         Raises:
           ConfigError, DataError, ModelError: the config, the data or the base cannot be used.
           RunError: the port is in use.
+          KeyboardInterrupt: SIGINT or SIGTERM came; as after any error, the folder is as it was.
         """
         config = self.config
         config.validate_all()
         text, decisive = json.dumps(config.to_dict()), json.dumps(config.decisive(), sort_keys=True)
-        run = open_run(self.run_dir, text, decisive, resume=self.resume, overwrite=self.overwrite)
-        self._run, self._server = run, build.server(config, self.run_dir, run.journal)
-        if run.finished:
-            run.lock.release()
-            return
-        try:
-            self._listen()
-        except FedmqError:
-            self._leave_nothing()
-            raise
-        except BaseException:
-            run.journal.put(status="interrupted")
-            self.close()
-            raise
+        with stop_signals.raised():
+            try:
+                run = self._run = open_run(self.run_dir, text, decisive, resume=self.resume, overwrite=self.overwrite)
+                self._server = build.server(config, self.run_dir, run.journal)
+                if run.finished:
+                    # It may have been killed just before it wrote them.
+                    build.write_derived(self._server, config)
+                    self.close()
+                else:
+                    self._listen()
+            except BaseException as error:
+                self._give_up(error)
+                raise
 
     def _listen(self) -> None:
         config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"
@@ -111,22 +115,22 @@ class FederatedLearning:
         try:
             if self.local_workers != 0:
                 # The workers load torch while the data is prepared.
-                self._workers = self._start_workers(transport.address, log_dir)
+                self._start_workers(transport.address, log_dir)
                 statistics = self._prepare(data_dir)
                 named = frozenset(client["client_id"] for client in statistics["clients"])
+            self._coordinator = build.coordinator(
+                config, self.server, transport, self.view, time.monotonic(), named, data_dir
+            )
         except BaseException:
             transport.close()
             raise
-        self._coordinator = build.coordinator(
-            config, self.server, transport, self.view, time.monotonic(), named, data_dir
-        )
 
-    def _start_workers(self, address: str, log_dir: Path) -> LocalWorkers:
+    def _start_workers(self, address: str, log_dir: Path) -> None:
         federated, device = self.config.federated, self.config.device
         count = self.local_workers or federated.num_workers or default_workers(device, federated.clients_per_round)
         if device == "cuda" and not num_cuda_devices():
             self.view.say("no CUDA device here: training on the CPU")
-        workers = LocalWorkers(
+        self._workers = LocalWorkers(
             address,
             count,
             self.run_dir / "workers",
@@ -135,8 +139,7 @@ class FederatedLearning:
             self.config.training.num_threads,
             self.config.model.cache_dir,
         )
-        workers.start()
-        return workers
+        self._workers.start()
 
     def _prepare(self, data_dir: Path) -> dict[str, Any]:
         arguments = ["data", "partition", str(self.run_dir / "config.json"), "--out", str(data_dir), "--json"]
@@ -159,25 +162,25 @@ class FederatedLearning:
           RunError: the run failed; it can be resumed.
           KeyboardInterrupt: it was interrupted; likewise.
         """
-        server = self.server
-        if self._coordinator is None:
+        if self._ended is not None:
+            raise RunError(
+                f"this run has ended ({self._ended}): make a new FederatedLearning(config, resume=True) to go on"
+            )
+        server, coordinator, workers = self.server, self._coordinator, self._workers
+        if coordinator is None:
             self.view.say(f"{self.run_dir} holds this run, finished: nothing is left to do")
             return server.rounds()
-        coordinator, workers = self._coordinator, self._workers
-        try:
-            with self.view, _stop_signals() as stopping:
-                finish = coordinator.run(stopping, workers.failure if workers else lambda: None)
-            if finish.outcome == "failed":
-                raise RunError(finish.reason + self._way_on())
-        except FedmqError as error:
-            if coordinator.finish is None:
-                server.journal.put(status="failed", reason=str(error))
-            self._leave_nothing()
-            raise
-        finally:
-            self.close()
-        if finish.outcome == "interrupted":
-            raise KeyboardInterrupt(finish.reason + self._way_on())
+        with stop_signals.asked_for() as stopping:
+            try:
+                with self.view:
+                    finish = coordinator.run(stopping, workers.failure if workers else lambda: None)
+                if finish.outcome != "done":
+                    raised = RunError if finish.outcome == "failed" else KeyboardInterrupt
+                    raise raised(finish.reason + self._way_on())
+                self.close()
+            except BaseException as error:
+                self._give_up(error)
+                raise
         return server.rounds()
 
     def _way_on(self) -> str:
@@ -187,32 +190,44 @@ class FederatedLearning:
         )
 
     def close(self) -> None:
-        """End the workers, close the sockets, write the metrics. The journal stays readable."""
-        self._stop()
-        if self._run is not None:
-            self._run.lock.release()
+        """End the workers, close the sockets, write the metrics. The journal stays readable, if the run has a model."""
+        deadline = time.monotonic() + _END_S
+        run, coordinator, workers, log = self._run, self._coordinator, self._workers, self._log
+        self._run = self._coordinator = self._workers = self._log = None
+        if coordinator is not None and coordinator.finish is None and self._ended is None:
+            self._ended = "it was closed"
+        # Last in, first out; each is done even when one before it fails.
+        with ExitStack() as ending:
+            if run is not None:
+                ending.callback(run.lock.release)
+            if log is not None:
+                ending.callback(_stop_log, log)
+            if run is not None:
+                ending.callback(self._leave, run, coordinator is not None)
+            if workers is not None:
+                ending.callback(lambda: workers.stop(max(0.5, deadline - time.monotonic())))
+            if coordinator is not None:
+                ending.callback(coordinator.close)
 
-    def _stop(self) -> None:
-        coordinator, workers, log = self._coordinator, self._workers, self._log
-        self._coordinator = self._workers = self._log = None
-        if coordinator is not None:
-            coordinator.close()
-        if workers is not None:
-            workers.stop()
-        if coordinator is not None:
-            build.write_derived(self.server, self.config)
-        if log is not None:
-            logging.getLogger("fedmq").removeHandler(log)
-            logging.getLogger("fedmq").propagate = True
-            log.close()
+    def _give_up(self, error: BaseException) -> None:
+        run, coordinator = self._run, self._coordinator
+        self._ended = str(error) or type(error).__name__
+        try:
+            if run is not None and not run.finished and (coordinator is None or coordinator.finish is None):
+                status = "failed" if isinstance(error, Exception) else "interrupted"
+                run.journal.put(status=status, reason=self._ended)
+        finally:
+            self.close()
 
-    def _leave_nothing(self) -> None:
-        """A new run that failed before its first adapter is removed: the command, corrected, then starts afresh."""
-        self._stop()
-        run = self._run
-        if run is not None and run.created and run.journal.last_committed() is None:
+    def _leave(self, run: OpenRun, has_run: bool) -> None:
+        if run.created and run.journal.last_committed() is None:
+            # The command, corrected, then starts afresh.
+            self._server = None
             discard(run, self.run_dir)
-        self.close()
+            return
+        settle(self.run_dir)
+        if has_run:
+            build.write_derived(self.server, self.config)
 
     def summary(self) -> dict[str, Any]:
         """The run in one JSON-able object: rounds, perplexities, digest, generations, folders."""
@@ -270,20 +285,8 @@ def _log_to(path: Path) -> logging.Handler:
     return handler
 
 
-@contextmanager
-def _stop_signals() -> Iterator[Any]:
-    """Turn SIGINT and SIGTERM into a reason that is asked for between two messages, where nothing is half done."""
-    reasons: list[str] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def note(number: int, frame: object) -> None:
-        reasons.append(f"interrupted by {signal.Signals(number).name}")
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: reasons[0] if reasons else None
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+def _stop_log(handler: logging.Handler) -> None:
+    logger = logging.getLogger("fedmq")
+    logger.removeHandler(handler)
+    logger.propagate = True
+    handler.close()

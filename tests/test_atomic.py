@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,49 @@ def test_a_folder_that_cannot_be_made_leaves_the_old_one(tmp_path: Path) -> None
     with pytest.raises(KeyError):
         interrupted(KeyError("a bug"))
     assert [p.name for p in tmp_path.rglob("*")] == ["folder", "old"]
+
+
+def test_an_old_folder_is_put_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    rename = os.rename
+
+    def refused(source: Path, target: Path) -> None:
+        if source.name.endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refused)
+    with pytest.raises(StorageError, match="cannot be written"), atomic.replacing_folder(folder) as temp:
+        (temp / "new").write_text("new")
+    assert [p.name for p in tmp_path.rglob("*")] == ["folder", "old"]
+
+
+def ended() -> int:
+    """The id of a process that is gone."""
+    child = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_what_a_process_that_is_gone_left_half_done_is_put_right(tmp_path: Path) -> None:
+    pid = ended()
+    for name in (f".folder.{pid}.old", f".folder.{pid}.tmp", f".folder.{os.getppid()}.tmp", f".other.{pid}.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").write_text(name)
+
+    def interrupted() -> None:
+        with atomic.replacing_folder(tmp_path / "folder"):
+            raise KeyError("before it is done")
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert (tmp_path / "folder" / "content").read_text() == f".folder.{pid}.old", "it died between the two renames"
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"folder", f".folder.{os.getppid()}.tmp", f".other.{pid}.tmp"}, "that of a live process is its own"
 
 
 def test_json_is_readable_and_strict(tmp_path: Path) -> None:

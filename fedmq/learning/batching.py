@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from fedmq.rng import derive
+
 #: The label of a position that is no target; cross_entropy's default.
 IGNORED = -100
 
@@ -75,6 +77,23 @@ def lengths(texts: Sequence[np.ndarray]) -> np.ndarray:
     if known is not None:
         return known
     return np.fromiter((len(texts[i]) for i in range(len(texts))), np.int64, len(texts))
+
+
+def usable_texts(sizes: np.ndarray, limit: int | None, subset_seed: int) -> np.ndarray:
+    """Indices, ascending, of the texts to train on.
+
+    Args:
+      sizes: tokens of each text; one of a single token has nothing to predict.
+      limit: at most so many, drawn by `subset_seed`; None is all.
+
+    Example:
+      >>> usable_texts(np.array([5, 1, 3]), None, 0).tolist()
+      [0, 2]
+    """
+    usable = np.flatnonzero(sizes >= 2)
+    if limit is None:
+        return usable
+    return usable[np.sort(derive(subset_seed, "subset").permutation(len(usable))[:limit])]
 
 
 def batches_by_length(sizes: np.ndarray, batch_size: int, max_tokens: int) -> list[np.ndarray]:

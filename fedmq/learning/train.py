@@ -16,7 +16,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from fedmq.errors import ConfigError, DataError, FedmqError
-from fedmq.learning.batching import SeededOrder, TextDataset, collate, lengths, token_nll
+from fedmq.learning.batching import SeededOrder, TextDataset, collate, lengths, token_nll, usable_texts
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.tokenizer import library_warnings_to_log
@@ -118,23 +118,6 @@ def train(
         time.monotonic() - started,
         trainer.state.log_history,
     )
-
-
-def usable_texts(sizes: np.ndarray, limit: int | None, subset_seed: int) -> np.ndarray:
-    """Indices, ascending, of the texts to train on.
-
-    Args:
-      sizes: tokens of each text; one of a single token has nothing to predict.
-      limit: at most so many, drawn by `subset_seed`; None is all.
-
-    Example:
-      >>> usable_texts(np.array([5, 1, 3]), None, 0).tolist()
-      [0, 2]
-    """
-    usable = np.flatnonzero(sizes >= 2)
-    if limit is None:
-        return usable
-    return usable[np.sort(derive(subset_seed, "subset").permutation(len(usable))[:limit])]
 
 
 class _Trainer(Trainer):

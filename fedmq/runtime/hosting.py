@@ -17,11 +17,10 @@ from fedmq.data.shards import (
     read_partition,
 )
 from fedmq.errors import DataError
-from fedmq.learning.batching import lengths
+from fedmq.learning.batching import lengths, usable_texts
 from fedmq.learning.client import FederatedClient
 from fedmq.learning.evaluate import EvaluationResult, evaluate
 from fedmq.learning.models import LanguageModel
-from fedmq.learning.train import usable_texts
 from fedmq.protocol.messages import HostedClient
 from fedmq.protocol.trainer_link import Source
 from fedmq.recipe import DataSpec, RunSpec

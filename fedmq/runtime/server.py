@@ -18,7 +18,7 @@ from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
 from fedmq.storage.blobs import BlobStore
-from fedmq.storage.checkpoint import CONFIG, checkpoint_of, write_checkpoint
+from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
 from fedmq.tensors import NamedTensors
@@ -226,10 +226,14 @@ class FederatedServer:
     # --- the end -------------------------------------------------------------------------------
 
     def write_derived(self) -> None:
-        """The newest checkpoint, training_metrics.json and global_metrics.json, whatever round the run ended in."""
+        """The newest checkpoints, training_metrics.json and global_metrics.json, whatever round the run ended in."""
         last = self.journal.last_committed()
         if last is not None:
-            checkpoint_of(self.run_dir, last, self.journal.digest(last))
+            kept = checkpoint_of(self.run_dir, last, self.journal.digest(last))
+            final = kept.with_name("round_final")
+            if last == self.num_rounds and not (final / WEIGHTS).is_file():
+                write_checkpoint(final, kept / WEIGHTS, kept / CONFIG)
+            self._keep_client_adapters(last)
         write_metrics(self.run_dir, self.journal)
 
     def scores(self, first: int = 0) -> dict[int, dict[str, Any]]:

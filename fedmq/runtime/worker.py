@@ -257,12 +257,10 @@ class WorkerAgent:
                 # The update's file is durable already; this makes the offer so, before anybody hears of it.
                 atomic.write_bytes(self._file(task.task, "offer"), self._out.encode(offer))
                 self._handle(we.Finished(offer))
-            case link.Scored(name, loss_sum, num_tokens, num_examples, seconds) if (
-                task is not None and task.task == name
-            ):
+            case link.Scored(of, loss_sum, num_tokens, num_examples, seconds) if task is not None and task.task == of:
                 answer = m.Evaluated(task.task, task.nonce, loss_sum, num_tokens, num_examples, seconds)
                 self._handle(we.Finished(answer))
-            case link.Texts(name, texts) if task is not None and task.task == name:
+            case link.Texts(of, texts) if task is not None and task.task == of:
                 shown = tuple(text[:MAX_CONTINUATION] for text in texts)
                 self._handle(we.Finished(m.Generated(task.task, task.nonce, shown)))
 

@@ -121,7 +121,7 @@ def discard(run: OpenRun, folder: Path) -> None:
 
 
 def settle(folder: Path) -> None:
-    """End an --overwrite, also one that a crash cut short: with a model in the new run the old one goes, else it is back.
+    """End an --overwrite, also one cut short by a crash: the old run goes if the new one has a model, else it is back.
 
     The caller has the folder's lock.
     """

@@ -82,7 +82,6 @@ class _Sockets:
     def _open(self, plane: Plane) -> zmq.Socket[bytes]:
         socket = self._context.socket(self._kind)
         socket.set(zmq.LINGER, 0)
-        socket.set(zmq.IPV6, int(self._ipv6))
         socket.set(zmq.MAXMSGSIZE, _MAX_MESSAGE[plane])
         socket.set(zmq.SNDHWM, _HIGH_WATER[plane])
         socket.set(zmq.RCVHWM, _HIGH_WATER[plane])
@@ -98,6 +97,8 @@ class _Sockets:
             socket.set(zmq.RECONNECT_IVL, 100)
             socket.set(zmq.RECONNECT_IVL_MAX, 5000)
             socket.set(zmq.CONNECT_TIMEOUT, 5000)
+        if self._ipv6:
+            socket.set(zmq.IPV6, 1)
         self._sockets[plane] = socket
         return socket
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedmq.data import reading
 from fedmq.data.dataset import FederatedDataset
 from fedmq.errors import ConfigError, DataError
 from fedmq.recipe import DataSpec
@@ -60,15 +61,15 @@ def tweets(shared_data: Path) -> FederatedDataset:
 def test_real_rows_agree_with_the_csv_module(tweets: FederatedDataset) -> None:
     with open(tweets.path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    kept: dict[str, str] = {}
+    kept: dict[str, None] = {}
     for row in rows:
         text = row["text"].strip()
         if row["inbound"] == "True" and len(text) >= 10:
-            kept.setdefault(text, row["tweet_id"])
+            kept.setdefault(text, None)
     assert tweets.rows_read == len(rows) == 2500
     assert sum(tweets.dropped.values()) + len(tweets.frame) == 2500
     assert tweets.dropped["not_inbound"] == 2500 - 1372
-    assert dict(zip(tweets.frame["text"], tweets.frame["tweet_id"], strict=True)) == kept
+    assert tweets.frame["text"].tolist() == list(kept)
     assert [rows[row]["text"].strip() for row in tweets.frame["row"]] == list(kept)
 
 
@@ -159,7 +160,6 @@ def test_each_filter_counts_what_it_drops(tmp_path: Path) -> None:
     ]
     dataset = FederatedDataset(save(tmp_path, HEADER + "\n".join(rows)), spec(), 1)
     assert dataset.frame["text"].tolist() == ["exactly ten", "one more text", "NA or null or nan"]
-    assert dataset.frame["tweet_id"].tolist() == ["1", "8", "9"]
     assert dataset.frame["row"].tolist() == [0, 7, 8]
     assert dataset.dropped == {"not_inbound": 2, "empty_text": 2, "too_short": 1, "duplicate_text": 1}
     everyone = FederatedDataset(save(tmp_path, HEADER + "\n".join(rows)), spec(filter_inbound_only=False), 1)
@@ -211,7 +211,7 @@ def test_multi_line_quoted_texts_byte_order_mark_and_crlf(tmp_path: Path) -> Non
     for content in (HEADER + lines, "\ufeff" + HEADER + lines):
         frame = FederatedDataset(save(tmp_path, content), spec(), 1, chunk_rows=2).frame
         assert frame["text"].tolist() == [f"{text} {i}" for i in range(9)]
-        assert frame["tweet_id"].tolist() == [str(i) for i in range(9)]
+        assert frame["row"].tolist() == list(range(9))
     crlf = FederatedDataset(save(tmp_path, (HEADER + lines).replace("\n", "\r\n")), spec(), 1, chunk_rows=2).frame
     assert crlf["text"].tolist() == [f"{text} {i}".replace("\n", "\r\n") for i in range(9)]
 
@@ -314,7 +314,18 @@ def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
     path = save(tmp_path, HEADER + good(2) + GOOD.replace("hello", '"hello') + good(2))
     assert error_of(path) == "line 4: a quote is opened and never closed"
     path = save(tmp_path, HEADER + GOOD.replace("hello", '"hello') + good(9_000))
-    assert "line 2: field larger than field limit" in error_of(path)
+    assert error_of(path) == "line 2: a quote is opened and never closed"
+
+
+def test_a_long_text_and_one_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = csv.field_size_limit()
+    long = "a long story, " * 20_000
+    path = save(tmp_path, HEADER + GOOD.replace("hello", f'"{long}').replace(" friend", '"'))
+    assert FederatedDataset(path, spec(), 1).frame["text"].tolist() == [f"{long} my"]
+    monkeypatch.setattr(reading, "MAX_FIELD", len(long))
+    said = f"line 2: field larger than field limit ({len(long)}); no text is that long: is a quote opened and"
+    assert error_of(path) == f"{said} never closed?"
+    assert csv.field_size_limit() == before
 
 
 @pytest.mark.parametrize("method", ["iid", "non_iid"])

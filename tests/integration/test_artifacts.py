@@ -63,7 +63,7 @@ def test_a_client_checkpoint_is_plain_training(finished: Path) -> None:
         lm.set_adapter(initial)
         shard = open_split(finished / "run" / "data" / "clients" / client, "train")
         seed = derive_seed(config.seed, "train", 1, client)
-        train(lm, shard, spec.training, seed=seed, scratch_dir=finished / "scratch")
+        train(lm, shard, spec.training, seed=seed)
         kept = load_file(finished / "run" / client / "round_1" / WEIGHTS)
         for name, value in lm.get_adapter().items():
             assert np.array_equal(value, kept[name]), name

@@ -40,9 +40,7 @@ def test_inspect(finished: Path) -> None:
 
 
 def test_evaluate_gives_the_last_loss_of_the_run(finished: Path) -> None:
-    done = fedmq("evaluate", "run", "--json", cwd=finished)
-    assert (done.returncode, done.stderr) == (0, "")
-    result = json.loads(done.stdout)
+    result = json.loads(here("evaluate", finished / "run", "--json"))
     last = json.loads((finished / "run" / "global_metrics.json").read_text())[-1]
     assert result.keys() == {"eval_loss", "perplexity", "num_examples", "num_tokens"}
     assert result["eval_loss"] == pytest.approx(last["eval_loss"], rel=1e-6)

@@ -94,7 +94,7 @@ def check_one_client_one_round_is_plain_training(folder: Path) -> None:
     lm = LanguageModel.load(spec.model.name, spec.lora, max_length=24, seed=config.seed, device="cpu")
     texts = open_split(run / "data" / "clients" / "client_0", "train")
     seed = derive_seed(config.seed, "train", 1, "client_0")
-    train(lm, texts, spec.training, seed=seed, scratch_dir=folder / "scratch")
+    train(lm, texts, spec.training, seed=seed)
     kept = load_file(run / "global_model" / "round_final" / "adapter_model.safetensors")
     for name, value in lm.get_adapter().items():
         # The mean of one update, taken in float64: global + (local - global).

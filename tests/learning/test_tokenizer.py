@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 import transformers
 
 import fedmq
 from fedmq.errors import ModelError
-from fedmq.learning.tokenizer import BUNDLED, find_folder, load_tokenizer
+from fedmq.learning.tokenizer import BUNDLED, find_folder, library_warnings_to_log, load_tokenizer
 
 PACKAGE = Path(fedmq.__file__).parent
 
@@ -129,6 +132,71 @@ def test_a_model_in_the_hub_cache_is_found_offline(gpt2_folder: Path, tmp_path: 
     shutil.copytree(gpt2_folder, repo / "snapshots" / commit)
     assert find_folder("someone/tiny", str(tmp_path)) == repo / "snapshots" / commit
     assert load_tokenizer("someone/tiny", str(tmp_path)).vocab_size == 400
+
+
+@pytest.mark.parametrize("missing", ["tokenizer", "shard", "weights", "config", "nothing"])
+def test_a_part_of_a_model_in_the_hub_cache_is_completed_or_refused(
+    gpt2_folder: Path, tmp_path: Path, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = "0" * 40
+    repo = tmp_path / "models--someone--tiny"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    folder = repo / "snapshots" / commit
+    shutil.copytree(gpt2_folder, folder)
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    (folder / "model.safetensors").rename(folder / shards[0])
+    shutil.copy(folder / shards[0], folder / shards[1])
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict(zip("ab", shards, strict=True))})
+    )
+    gone = {
+        "tokenizer": ["tokenizer.json"],
+        "shard": shards[1:],
+        "weights": [*shards, "model.safetensors.index.json"],
+        "config": ["config.json"],
+        "nothing": [],
+    }[missing]
+    kept = {name: (folder / name).read_bytes() for name in gone}
+    for name in gone:
+        (folder / name).unlink()
+    asked: list[bool] = []
+    real = huggingface_hub.snapshot_download
+
+    def download(*args: Any, local_files_only: bool, **options: Any) -> str:
+        asked.append(not local_files_only)
+        if not local_files_only and online:
+            for name, content in kept.items():
+                (folder / name).write_bytes(content)
+        return real(*args, local_files_only=True, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    online = False
+    if missing != "nothing":
+        with pytest.raises(ModelError, match=r"is not in .*huggingface.co does not have it or cannot be reached") as no:
+            find_folder("someone/tiny", str(tmp_path))
+        assert "\n" not in str(no.value)
+        assert (gone[0] if missing in ("shard", "config") else missing) in str(no.value)
+        assert asked == [False, True]
+    online = True
+    asked.clear()
+    assert find_folder("someone/tiny", str(tmp_path)) == folder
+    assert asked == ([False] if missing == "nothing" else [False, True])
+
+
+def test_the_libraries_speak_again_afterwards() -> None:
+    chatter = transformers.utils.logging
+    before = chatter.get_verbosity(), chatter.is_progress_bar_enabled()
+    try:
+        chatter.set_verbosity_info()
+        chatter.enable_progress_bar()
+        with library_warnings_to_log(), library_warnings_to_log():
+            assert chatter.get_verbosity() == chatter.ERROR and not chatter.is_progress_bar_enabled()
+        assert chatter.get_verbosity() == chatter.INFO and chatter.is_progress_bar_enabled()
+        assert not huggingface_hub.utils.are_progress_bars_disabled()
+    finally:
+        chatter.set_verbosity(before[0])
+        (chatter.enable_progress_bar if before[1] else chatter.disable_progress_bar)()
 
 
 def test_the_bundled_base_is_in_the_package() -> None:

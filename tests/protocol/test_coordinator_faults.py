@@ -111,6 +111,23 @@ def test_a_worker_told_to_stop_that_has_finished_instead_is_free() -> None:
     assert commands == [ev.Reply("a", TRAIN_1, "DUPLICATE"), ev.Dispatch("a", "train-1-client_2-1")]
 
 
+def test_between_hello_and_ready_a_worker_gets_nothing() -> None:
+    drive = training(A, B)
+    drive.say(C)
+    assert drive.say(ev.WorkerGreeted("c", restarted=False)) == []
+    assert dispatched(drive.say(ev.WorkerGone("a", "crash"))) == {}
+    assert dispatched(drive.say(C)) == {"c": "train-1-client_1-1"}
+
+
+def test_a_restarted_worker_has_nothing_and_keeps_its_new_link() -> None:
+    drive = training(A, B)
+    assert drive.say(ev.WorkerGreeted("a", restarted=True)) == [
+        ev.Note("warning", "a lost (it was restarted): train client_1 goes to another worker")
+    ]
+    assert drive.say(ev.WorkerGreeted("z", restarted=True)) == [], "nobody knows it yet"
+    assert dispatched(drive.say(A)) == {"a": "train-1-client_1-1"}
+
+
 def test_a_task_of_an_earlier_round_is_stopped() -> None:
     drive = training(A)
     assert drive.say(ready("b", *CLIENTS, running="train-0-client_1-0")) == [

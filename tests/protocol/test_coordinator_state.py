@@ -88,6 +88,11 @@ def test_evaluation_goes_before_training() -> None:
     assert units(drive.stored("a", "evaluate-0-test-0")) == ["client_1"]
 
 
+def test_evaluation_goes_before_training_also_when_both_wait() -> None:
+    _, commands = resumed(Progress(1, ("client_1", "client_2"), (), (1,)), BOTH)
+    assert commands == [ev.Dispatch("a", "evaluate-1-test-0")]
+
+
 def test_only_hosts_train_and_only_who_can_evaluates() -> None:
     drive = Drive(cohort=1, expected=2)
     commands = drive.started(ready("a", "client_1"), ready("b", "client_2", held_out=frozenset({"client_2"})))

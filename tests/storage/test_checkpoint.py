@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedmq.errors import StorageError
-from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
+from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_files, checkpoint_of, write_checkpoint
 
 
 @pytest.fixture
@@ -66,8 +66,11 @@ def test_a_model_that_was_not_kept_is_written_from_its_blob(tmp_path: Path, sour
         checkpoint_of(tmp_path, 4, "ab")
     (blobs / "ab").write_bytes(b"round 4")
     (blobs / CONFIG).write_text("{}")
+    assert checkpoint_files(tmp_path, 4, "ab") == (blobs / "ab", blobs / CONFIG)
+    assert not (tmp_path / "global_model").exists(), "who only reads writes nothing"
     folder = checkpoint_of(tmp_path, 4, "ab")
     assert (folder.name, (folder / WEIGHTS).read_bytes()) == ("round_4", b"round 4")
+    assert checkpoint_files(tmp_path, 4, "ab") == (folder / WEIGHTS, folder / CONFIG)
 
 
 def test_a_model_that_was_kept_needs_no_blob(tmp_path: Path, sources: tuple[Path, Path]) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +15,7 @@ from typing import Any
 import pytest
 
 from fedmq.errors import StorageError
-from fedmq.storage.journal import SCHEMA_VERSION, Journal
+from fedmq.storage.journal import SCHEMA_VERSION, Journal, RunLock
 
 UPDATE: dict[str, Any] = {
     "round": 1,
@@ -203,3 +208,48 @@ def test_another_sqlite_file(tmp_path: Path) -> None:
     database.execute("CREATE TABLE cookies (name TEXT)")
     database.close()
     assert "format 0" in refusal(tmp_path / "run.db")
+
+
+_READ_BY_NOBODY = """
+import os, sys
+from pathlib import Path
+from fedmq.storage.journal import Journal
+if os.getuid() == 0:
+    os.setuid(65534)  # to root, no folder is read-only
+folder = Path(sys.argv[1])
+assert not os.access(folder, os.W_OK)
+journal = Journal.open(folder / "run.db", read_only=True)
+print(journal.require("status"))
+"""
+
+
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_a_run_in_a_folder_that_nobody_may_write_is_read(seen_before: bool) -> None:
+    # Not tmp_path: only its owner may enter that.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Journal.create(folder / "run.db", {"status": "done"}).close()
+        if seen_before:
+            # A reader that may write leaves an empty log behind.
+            journal = Journal.open(folder / "run.db", read_only=True)
+            journal.require("status")
+            journal.close()
+        before = sorted(path.name for path in folder.iterdir())
+        folder.chmod(0o555)
+        try:
+            done = subprocess.run([sys.executable, "-c", _READ_BY_NOBODY, name], capture_output=True, text=True)
+        finally:
+            folder.chmod(0o755)
+        assert (done.stdout, done.stderr) == ("done\n", "")
+        assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_lock_waits_out_somebody_who_only_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    RunLock(tmp_path).release()
+    asking = open(tmp_path / ".lock")  # noqa: SIM115 - closed while the lock waits
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    monkeypatch.setattr(time, "sleep", lambda pause_s: asking.close())
+    lock = RunLock(tmp_path)
+    assert asking.closed and RunLock.held(tmp_path)
+    lock.release()
+    assert not RunLock.held(tmp_path)

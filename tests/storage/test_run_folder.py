@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from fedmq.errors import ConfigError, FedmqError, StorageError
 from fedmq.storage.journal import Journal, RunLock
-from fedmq.storage.run_folder import OpenRun, discard, open_run
+from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
 
 CONFIG = json.dumps({"seed": 42, "device": "cpu", "lora": {"r": 8}})
 OTHER = json.dumps({"seed": 43, "device": "cuda", "lora": {"r": 8}})
@@ -119,8 +120,112 @@ def test_overwrite_removes_only_what_a_run_made(tmp_path: Path, opened: Open) ->
         (out / name).write_text("x")
     run = opened(config=OTHER, overwrite=True)
     assert run.created and run.journal.require("config") == OTHER
+    run.journal.commit_round(0, "d0")
+    settle(out)
+    assert not (out / ".overwritten").exists()
     assert [name for name in own if (out / name).exists()] == []
     assert [name for name in kept if not (out / name).exists()] == []
+
+
+@pytest.fixture
+def old_run(tmp_path: Path, opened: Open) -> dict[str, str]:
+    """The files of a run with a model: names and contents."""
+    run = opened()
+    run.journal.commit_round(0, "d0")
+    run.journal.put(status="done")
+    close(run)
+    out = tmp_path / "out"
+    for name in ("blobs/d0", "global_model/round_0/w", "client_3/round_1/w", "data/partition.json", "notes.txt"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("old")
+    return files(out)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Every file, with what it holds; of run.db, the run's name."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    contents = {name: path.read_bytes().hex() for name, path in found.items() if not name.startswith("run.db")}
+    database = sqlite3.connect(folder / "run.db")
+    (contents["run"],) = database.execute("SELECT value FROM meta WHERE key = 'run'").fetchone()
+    database.close()
+    return contents
+
+
+def leave_traces(out: Path) -> None:
+    """As a run does before its first adapter: other shards, a blob half there."""
+    for name in ("blobs/d9.part", "workers/w0/o", "data/partition.json"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).unlink(missing_ok=True)
+        (out / name).write_text("new")
+
+
+def test_an_overwritten_run_is_back_when_the_new_one_came_to_nothing(
+    tmp_path: Path, opened: Open, old_run: dict[str, str]
+) -> None:
+    out = tmp_path / "out"
+    run = opened(config=OTHER, overwrite=True)
+    leave_traces(out)
+    discard(run, out)
+    run.lock.release()
+    assert files(out) == old_run
+    again = opened(resume=True)
+    assert again.finished
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_overwrite_that_was_killed_before_it_had_a_model_never_was(
+    tmp_path: Path, opened: Open, old_run: dict[str, str], resume: bool
+) -> None:
+    out = tmp_path / "out"
+    close(opened(config=OTHER, overwrite=True))
+    leave_traces(out)
+    assert "holds a run of another config" in refusal(opened, config=OTHER, resume=resume)
+    assert files(out) == old_run
+
+
+def test_an_overwrite_that_was_killed_later_stands(tmp_path: Path, opened: Open, old_run: dict[str, str]) -> None:
+    run = opened(config=OTHER, overwrite=True)
+    run.journal.commit_round(0, "d1")
+    close(run)
+    assert opened(config=OTHER, resume=True).journal.digest(0) == "d1"
+    assert not (tmp_path / "out" / ".overwritten").exists()
+    assert not (tmp_path / "out" / "blobs").exists()
+
+
+def test_an_overwrite_that_dies_at_any_step_loses_nothing(
+    tmp_path: Path, opened: Open, old_run: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Setting aside and bringing back are cut short at every second file operation, then settled by the next start."""
+    out, operations = tmp_path / "out", ("rename", "link", "unlink", "rmdir")
+    real = {name: getattr(os, name) for name in operations}
+    for steps in range(1, 200, 2):
+        left, run = [steps], None
+
+        def counted(name: str, left: list[int] = left) -> Callable[..., None]:
+            def operate(*arguments: object, **keywords: object) -> None:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise SystemExit("killed")
+                real[name](*arguments, **keywords)
+
+            return operate
+
+        with monkeypatch.context() as patch:
+            for name in operations:
+                patch.setattr(os, name, counted(name))
+            try:
+                run = opened(config=OTHER, overwrite=True)
+                leave_traces(out)
+                discard(run, out)
+            except SystemExit:
+                pass
+        if run is not None:
+            close(run)
+        close(opened(resume=True))
+        assert files(out) == old_run, steps
+        if left[0] >= 0:
+            return
+    raise AssertionError("it never came to its end")
 
 
 def test_overwrite_of_nothing_starts(opened: Open) -> None:

@@ -1,0 +1,52 @@
+"""Addresses of the ZeroMQ transport: what stays on this machine, and what is refused."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from fedmq.errors import ConfigError
+from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport, is_loopback, require_loopback
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "LOCALHOST", "[::1]"])
+def test_loopback(host: str) -> None:
+    require_loopback(f"tcp://{host}:5555")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.evil.example.com", "127.0.0.1.example.com", "localhost.example.com", "localhostile"),
+        *("0.0.0.0", "192.168.0.1", "[::]", "[2001:db8::1]", "127.1"),  # noqa: S104
+    ],
+)
+def test_another_host_is_not_loopback_whatever_its_name_begins_with(host: str) -> None:
+    address = f"tcp://{host}:5555"
+    for refuses in (require_loopback, ZmqCoordinatorTransport, ZmqWorkerTransport):
+        with pytest.raises(ConfigError):
+            refuses(address)
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+def test_ipv6_loopback_carries_messages() -> None:
+    listener = ZmqCoordinatorTransport("tcp://[::1]:0")
+    dialer = ZmqWorkerTransport(listener.address)
+    try:
+        assert is_loopback(listener.address) and "[::1]" in listener.address
+        while not dialer.send("control", b"hello"):
+            dialer.receive(0.01)
+        (incoming,) = listener.receive(30.0).messages
+        assert incoming.frames == (b"hello",)
+    finally:
+        dialer.close()
+        listener.close()

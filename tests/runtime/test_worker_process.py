@@ -1,0 +1,37 @@
+"""A worker's default name: the same for the same host and data, another while a live worker has it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fedmq.runtime.worker_process import _free_name, default_name
+
+
+def test_the_name_says_host_and_data() -> None:
+    assert default_name("lab1.example.org", ["a/north.csv"], ["north"]) == "lab1-north"
+    assert default_name("lab1", [], []) == "lab1"
+    assert default_name("lab1", ["shards/client_0"], []) == "lab1-client_0"
+    hosts = ["", "...", "höst name", "x" * 300, ".hidden"]
+    for host in hosts:
+        for data in ([], ["./"], ["ä/ö ü.csv", "b" * 300]):
+            name = default_name(host, data, [])
+            assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,55}", name), name
+
+
+def test_a_name_in_use_gets_a_number_and_one_that_is_free_again_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, claim = _free_name("lab1-north")
+    second, other = _free_name("lab1-north")
+    third, _third = _free_name("lab1-north")
+    assert (first, second, third) == ("lab1-north", "lab1-north-2", "lab1-north-3")
+    claim.close()
+    again, claim = _free_name("lab1-north")
+    assert again == "lab1-north"
+    for file in (claim, other, _third):
+        file.close()
