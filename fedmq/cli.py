@@ -151,7 +151,7 @@ def coordinator(
 @click.option(
     "--device", default="cuda", show_default=True, help="cuda, cuda:N, cpu or mps; cuda without a GPU is cpu."
 )
-@click.option("--name", metavar="NAME", help="Name of this worker; default: host name and process id.")
+@click.option("--name", metavar="NAME", help="Name of this worker; default: host name and the names of its data.")
 @click.option("--model", metavar="NAME", help="The base model here, if not where the run's config says.")
 @click.option("--cache-dir", metavar="DIR", help="Folder of downloaded models.")
 @click.option("--work-dir", metavar="DIR", help="Outbox, adapters and shards; default: ./fedmq_NAME.")

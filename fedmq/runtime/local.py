@@ -56,6 +56,7 @@ class _Slot:
     process: subprocess.Popen[bytes] | None = None
     alive_fd: int | None = None
     restarts: int = 0
+    log_start: int = 0
     code: int | None = None
 
 
@@ -145,6 +146,8 @@ class LocalWorkers:
         # "cuda" and not "cuda:K": where torch cannot use the devices that the driver lists, it means the CPU.
         share = {} if slot.cuda_device is None else {"CUDA_VISIBLE_DEVICES": slot.cuda_device}
         with open(self._log(slot), "ab") as output:
+            # What an earlier process of this name said explains nothing.
+            slot.log_start = output.tell()
             slot.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -170,7 +173,9 @@ class LocalWorkers:
         return self.log_dir / f"{slot.name}.log"
 
     def _last_words(self, slot: _Slot) -> str:
-        lines = self._log(slot).read_text(errors="replace").splitlines()
+        with open(self._log(slot), "rb") as log:
+            log.seek(slot.log_start)
+            lines = log.read().decode(errors="replace").splitlines()
         said = [line.removeprefix("fedmq: ") for line in lines if line.startswith("fedmq: ")]
         return said[-1] if said else f"see {self._log(slot)}"
 

@@ -63,7 +63,7 @@ class Trainer:
             except FedmqError as error:
                 self._fail("ERROR", str(error), fatal=isinstance(message, link.Setup))
             except (MemoryError, torch.OutOfMemoryError) as error:
-                self._fail("OOM", f"out of memory: {error}")
+                self._fail("OOM", f"out of memory: {error}", fatal=isinstance(message, link.Setup))
             except _Diverged as error:
                 self._fail("NONFINITE", str(error))
             except Exception as error:

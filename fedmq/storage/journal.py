@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fedmq import atomic
 from fedmq.errors import StorageError
 
 SCHEMA_VERSION = 1
@@ -112,6 +113,7 @@ class Journal:
         database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         database.close()
         os.replace(temp, path)
+        atomic.fsync(path.parent)
         return cls.open(path)
 
     @classmethod
