@@ -2,9 +2,9 @@
 
     python benchmarks/bench_round.py [--rounds 30] [--workers 2] [--json]
 
-Every update is random and new (GPT-2 small, c_attn + c_proj, r = 8: 811,008 float32, 3.2 MB). A round's
+Every update has bytes of its own (GPT-2 small, c_attn + c_proj, r = 8: 811,008 float32, 3.2 MB). A round's
 overhead is its wall time, from selection to commit as run.db has it, less the slowest client's training
-(making the random numbers); the evaluation is a no-op too. The floor beside it, measured in the same run
+(0 here); nothing is evaluated. The floor beside it, measured in the same run
 before and after, is a plain ROUTER/DEALER pair of processes that exchange the same bytes with no protocol and no disk.
 """
 
@@ -81,7 +81,7 @@ def fedmq_rounds(folder: Path, rounds: int, workers: int) -> tuple[list[float], 
         "federated": {"num_clients": workers, "clients_per_round": workers, "num_rounds": rounds + 1},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    os.environ["FEDMQ_NOOP"] = json.dumps({"clients": [f"client_{k}" for k in range(workers)]})
+    os.environ["FEDMQ_NOOP"] = json.dumps({"clients": [f"client_{k}" for k in range(workers)], "evaluates": False})
     started = time.perf_counter()
     coordinator = subprocess.Popen(
         [sys.executable, "-m", "fedmq", "coordinator", str(folder / "config.json"), "--bind", "tcp://127.0.0.1:0"],

@@ -1,11 +1,13 @@
 """A trainer that computes nothing: for measuring and testing everything around training, without torch.
 
-It speaks the trainer's side of the pipe and answers at once with random, changing adapters that
-depend on the task's seed alone. The environment variable FEDMQ_NOOP holds a JSON object:
+It speaks the trainer's side of the pipe and answers at once with an adapter of random numbers, made
+when it starts, whose last number is the task's seed: every answer has other bytes, at no cost. The
+environment variable FEDMQ_NOOP holds a JSON object:
 
     clients    ids that it hosts (default: client_0 and client_1)
     shape      of each of two tensors; without it, those of GPT-2 small: c_attn and c_proj, r = 8, 811,008 in all
     gates      {client: path of a FIFO}: training of that client waits until the FIFO was opened for writing and closed
+    evaluates  whether it has a test shard (default: true)
     fails      {client: [text, ...]}: each attempt at that client takes and fails with the next text of this process
 """
 
@@ -15,9 +17,10 @@ import argparse
 import hashlib
 import json
 import os
+import struct
 import sys
-import time
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -55,23 +58,20 @@ def main() -> None:
 def loaded(options: dict) -> link.Loaded:
     clients = options.get("clients", CLIENTS)
     hosted = tuple(HostedClient(name, num_examples(name), 100, 0, "0" * 64) for name in sorted(clients))
-    return link.Loaded(hosted, True, "0" * 64, 0, 0, "cpu")
+    return link.Loaded(hosted, options.get("evaluates", True), "0" * 64, 0, 0, "cpu")
 
 
 def answer(begin: link.Begin, options: dict) -> object:
     task = begin.task
     match task.work.kind:
         case "init":
-            return trained(begin, adapter(task.seed, options), 0, json.dumps({"peft_type": "LORA"}), 0.0)
+            return trained(begin, options, 0, json.dumps({"peft_type": "LORA"}))
         case "train":
             if task.client in options.get("gates", {}):
                 Path(options["gates"][task.client]).read_bytes()
             if options.get("fails", {}).get(task.client):
                 return link.Failed("ERROR", options["fails"][task.client].pop(0), False)
-            started = time.monotonic()
-            tensors = adapter(task.seed, options)
-            seconds = time.monotonic() - started
-            return trained(begin, tensors, num_examples(task.client), "", seconds)
+            return trained(begin, options, num_examples(task.client), "")
         case "evaluate":
             return link.Scored(task.task, 100.0 / (1 + task.round), 50, 5, 0.0)
     return link.Texts(task.task, tuple("..." for _ in task.work.generation.prompts))
@@ -82,26 +82,28 @@ def num_examples(client: str) -> int:
     return 10 + zlib.crc32(client.encode()) % 90
 
 
-def adapter(seed: int, options: dict) -> dict[str, np.ndarray]:
-    shapes: dict[str, list[int]] = {}
-    if "shape" in options:
-        shapes = {f"base_model.model.lora_{factor}.weight": options["shape"] for factor in "AB"}
+@cache
+def template(shape: tuple[int, ...] | None) -> bytes:
+    """An adapter as safetensors bytes; the file ends with the numbers of its last tensor."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    if shape is not None:
+        shapes = {f"base_model.model.lora_{factor}.weight": shape for factor in "AB"}
     else:
         for layer in range(12):
             for module, (d_in, d_out) in GPT2.items():
                 prefix = f"base_model.model.transformer.h.{layer}.{module}"
-                shapes |= {f"{prefix}.lora_A.weight": [8, d_in], f"{prefix}.lora_B.weight": [d_out, 8]}
-    rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+                shapes |= {f"{prefix}.lora_A.weight": (8, d_in), f"{prefix}.lora_B.weight": (d_out, 8)}
+    rng = np.random.default_rng(0)
+    return raw.encode({name: rng.standard_normal(size, dtype=np.float32) for name, size in shapes.items()})
 
 
-def trained(
-    begin: link.Begin, tensors: dict[str, np.ndarray], examples: int, config: str, seconds: float
-) -> link.Trained:
-    content = raw.encode(tensors)
+def trained(begin: link.Begin, options: dict, examples: int, config: str) -> link.Trained:
+    shape = options.get("shape")
+    content = bytearray(template(None if shape is None else tuple(shape)))
+    content[-4:] = struct.pack("<f", begin.task.seed)
     Path(begin.result).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    return link.Trained(begin.task.task, digest, len(content), examples, 10 * examples, 1, 1.0, seconds, config)
+    return link.Trained(begin.task.task, digest, len(content), examples, 10 * examples, 1, 1.0, 0.0, config)
 
 
 if __name__ == "__main__":

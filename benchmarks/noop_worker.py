@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from fedmq.protocol.trainer_link import Source
+from fedmq.runtime.memory import keep_freed_memory
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
 from fedmq.transport.zeromq import ZmqWorkerTransport
 
@@ -24,6 +25,7 @@ def main() -> None:
         num_threads=1,
         trainer=(sys.executable, str(Path(__file__).with_name("noop_trainer.py"))),
     )
+    keep_freed_memory()
     agent = WorkerAgent(options, ZmqWorkerTransport(address))
     signal.signal(signal.SIGTERM, lambda *_: agent.leave("terminated"))
     end = agent.run()

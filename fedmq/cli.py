@@ -59,7 +59,9 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
 
     from fedmq.federated_learning import FederatedLearning
     from fedmq.runtime.console import ConsoleView
+    from fedmq.runtime.memory import keep_freed_memory
 
+    keep_freed_memory()
     view = ConsoleView(Console(stderr=as_json), quiet=as_json)
     fed = FederatedLearning(config, view=view, **options)
     with closing(fed):

@@ -34,6 +34,7 @@ log = logging.getLogger("fedmq.coordinator")
 #: Silence after which a worker rebuilds its sockets; longer than any fsync or aggregation of ours.
 SILENCE_S = 20.0
 _LIVE_EVERY_S = 1.0
+#: Asked a few times a second; a text is the answer that ends the run.
 Question = Callable[[], str | None]
 
 
@@ -87,8 +88,8 @@ class Coordinator:
         """Serve until the run has ended.
 
         Args:
-          stopping: asked a few times a second; a reason ends the run, resumable.
-          failure: likewise; a reason ends it as failed (say, that all local workers died).
+          stopping: its answer ends the run, resumable.
+          failure: its answer ends it as failed (say, that all local workers died).
         """
         while self.finish is None:
             # What a commit left to do is done as soon as nobody has asked for anything for 5 ms.
@@ -234,10 +235,13 @@ class Coordinator:
                 self._do(command)
             if isinstance(event, ev.Committed):
                 self._unscored.add(event.version)
-        if self._unscored and self.state.phase is not Phase.WAITING:
-            for version in sorted(self._unscored - self.state.in_evaluation()):
-                self._unscored.discard(version)
-                self.view.scored(version, self.server.scores(version).get(version))
+        if self.state.phase is not Phase.WAITING:
+            self._show_scored(self._unscored - self.state.in_evaluation())
+
+    def _show_scored(self, versions: set[int]) -> None:
+        for version in sorted(versions):
+            self._unscored.discard(version)
+            self.view.scored(version, self.server.scores(version).get(version))
 
     def _do(self, command: ev.Command) -> None:
         match command:
@@ -281,8 +285,7 @@ class Coordinator:
 
     def _finish(self, finish: ev.Finish) -> None:
         self._tidy()
-        for version in sorted(self._unscored):
-            self.view.scored(version, self.server.scores(version).get(version))
+        self._show_scored(self._unscored)
         self.finish = finish
         self._journal.put(status=finish.outcome, reason=finish.reason)
 

@@ -23,6 +23,8 @@ from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
 from fedmq.tensors import NamedTensors
 
+#: Updates of a round that are kept decoded until it is folded, in bytes.
+MAX_DECODED_NBYTES = 1 << 24
 Sampler = Callable[[Sequence[str], int, np.random.Generator], list[str]]
 Weighting = Callable[[int, int], float]
 
@@ -64,6 +66,8 @@ class FederatedServer:
         #: the newest version's adapter, so that a round reads from disk only what clients sent
         self._params: tuple[int, NamedTensors] | None = None
         self._delta: NamedTensors | None = None
+        #: the open round's first updates, as they were checked: few and small ones need not be read again
+        self._decoded: dict[str, NamedTensors] = {}
         self._opt_state: object = None
 
     # --- where the run stands ------------------------------------------------------------------
@@ -134,7 +138,9 @@ class FederatedServer:
         """
         if offer.num_examples < 1 or offer.num_tokens < 1:
             raise RemoteProtocolError("EMPTY", "an update without examples or targets")
-        raw.decode(content, tensors.spec(self._newest()))
+        update = raw.decode(content, tensors.spec(self._newest()))
+        if len(content) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
+            self._decoded[offer.blob.digest] = update
 
     def accept(self, offer: Offer, worker: str) -> None:
         """An update whose blob is durable and checked now counts: once for its round and client."""
@@ -156,7 +162,8 @@ class FederatedServer:
     def aggregate(self, round: int, clients: Collection[str]) -> None:
         """Freeze the set, fold it from its files in client-id order, step, commit.
 
-        Memory holds the global adapter, the running sum and one update, whatever the number of clients.
+        Memory holds the global adapter, the running sum, one update and at most MAX_DECODED_NBYTES of others,
+        whatever the number of clients.
         """
         self.journal.freeze_round(round, sorted(clients))
         params = self._newest()
@@ -166,13 +173,14 @@ class FederatedServer:
         state = self.aggregator.init(params)
         for client in sorted(clients):
             row = updates[client]
-            local = raw.decode(self.blobs.read(row["digest"]), spec)
+            local = self._decoded.get(row["digest"]) or raw.decode(self.blobs.read(row["digest"]), spec)
             delta = tensors.subtract(local, params, out=self._delta)
             update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
             state = self.aggregator.fold(state, update, self.weighting(update.num_examples, update.num_tokens))
         if self._opt_state is None:
             self._opt_state = self.server_optimizer.init(params)
         stepped, self._opt_state = self.server_optimizer.step(params, self.aggregator.finish(state), self._opt_state)
+        self._decoded = {}
         adapter = tensors.astype(stepped, np.float32)
         self._commit(round, raw.encode(adapter))
         self._params = (round, adapter)

@@ -65,7 +65,8 @@ class Transfers:
             self._download = None
         if self._blobs.has(blob.digest):
             try:
-                self._blobs.read(blob.digest)
+                if blob.digest not in self._blobs.checked:
+                    self._blobs.read(blob.digest)
                 self._done(blob.digest, 0)
                 return
             except RemoteProtocolError:

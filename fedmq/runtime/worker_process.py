@@ -18,6 +18,7 @@ from fedmq.errors import ConfigError
 from fedmq.protocol.trainer_link import Source
 from fedmq.protocol.worker_events import Exit
 from fedmq.runtime.local import num_cores
+from fedmq.runtime.memory import keep_freed_memory
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
 from fedmq.transport.zeromq import ZmqWorkerTransport, is_loopback
 
@@ -64,6 +65,7 @@ def run_worker(
         loopback=loopback,
         parent_fd=parent_fd,
     )
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     agent = WorkerAgent(options, ZmqWorkerTransport(connect))
     for number in (signal.SIGINT, signal.SIGTERM):

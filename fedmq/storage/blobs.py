@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,10 +50,15 @@ class BlobStore:
         return content
 
     def add(self, content: bytes) -> str:
-        """Store bytes durably; returns their digest. Bytes that are here already are not written again."""
-        digest = hashlib.sha256(content).hexdigest()
-        if not self.has(digest):
-            atomic.write_bytes(self.path(digest), content)
+        """Store bytes durably; returns their digest."""
+        # The digest is needed for the name only: it is computed while the disk works.
+        temp = self.folder / f".{os.getpid()}.tmp"
+        with ThreadPoolExecutor(1) as disk:
+            written = disk.submit(_write_durably, temp, content)
+            digest = hashlib.sha256(content).hexdigest()
+            written.result()
+        os.replace(temp, self.path(digest))
+        atomic.fsync(self.folder)
         self.checked.add(digest)
         return digest
 
@@ -64,6 +70,13 @@ class BlobStore:
     def partial(self, digest: str, total: int) -> PartialBlob:
         """Begin, or go on with, a blob of `total` bytes."""
         return PartialBlob(self, digest, total)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class PartialBlob:
