@@ -34,7 +34,6 @@ log = logging.getLogger("fedmq.coordinator")
 #: Silence after which a worker rebuilds its sockets; longer than any fsync or aggregation of ours.
 SILENCE_S = 20.0
 _LIVE_EVERY_S = 1.0
-#: Asked a few times a second; a text is the answer that ends the run.
 Question = Callable[[], str | None]
 
 
@@ -88,8 +87,8 @@ class Coordinator:
         """Serve until the run has ended.
 
         Args:
-          stopping: its answer ends the run, resumable.
-          failure: its answer ends it as failed (say, that all local workers died).
+          stopping: asked a few times a second; a text ends the run, resumable.
+          failure: likewise; a text ends it as failed (say, that all local workers died).
         """
         while self.finish is None:
             # What a commit left to do is done as soon as nobody has asked for anything for 5 ms.
@@ -136,7 +135,7 @@ class Coordinator:
         except VersionMismatch as error:
             ours = f"this coordinator speaks protocol {m.PROTOCOL_VERSION}"
             self._note("warning", f"a worker was refused: {error}; {ours}")
-            # On the data plane the peer's handle is of another socket than the one we would answer by.
+            # The peer's handle on the data plane is of another socket than the one we answer by.
             if incoming.plane == "control":
                 self._links.send(incoming.peer, m.Reject("VERSION", ours, (m.PROTOCOL_VERSION,)))
         except RemoteProtocolError as error:
@@ -191,11 +190,11 @@ class Coordinator:
 
     def _result(self, worker: str, message: m.Offer | m.Evaluated | m.Generated) -> None:
         check_kind(message)
-        if not isinstance(message, m.Offer):
-            return self._answered(worker, message)
-        self._intake.offered(worker, message)
-        self._events.append(ev.ResultOffered(worker, message.task, message.blob.digest))
-        return None
+        if isinstance(message, m.Offer):
+            self._intake.offered(worker, message)
+            self._events.append(ev.ResultOffered(worker, message.task, message.blob.digest))
+        else:
+            self._answered(worker, message)
 
     def _refuse(self, worker: str, task: str, error: RemoteProtocolError) -> None:
         self._verdict(worker, task, "INVALID", str(error))
@@ -250,8 +249,7 @@ class Coordinator:
             case ev.CancelTask(worker, task, reason):
                 self._tell(worker, m.Cancel(task, reason[:MAX_TEXT]))
             case ev.Reply(worker, task, "UPLOAD"):
-                held = self._intake.expect(worker, task)
-                if held is not None:
+                if (held := self._intake.expect(worker, task)) is not None:
                     self._uploaded(*held)
                 else:
                     self._verdict(worker, task, "UPLOAD")
