@@ -19,7 +19,6 @@ def test_three_workers_one_of_them_killed_give_what_one_gave(finished: Path, fed
     kill_pid(victim)
     assert run.end() == 0
     assert run.wait_line(r"^adapter SHA-256 (\w+)$")[1] == digest_of(finished / "run")
-    assert len({row["worker"] for row in accepted(federation.folder / "run", 1)}) == 2, "two worked at one round"
 
 
 def test_workers_by_hand_with_only_their_shards_give_the_same(finished: Path, federation: Federation) -> None:
