@@ -1,0 +1,145 @@
+"""What must not hurt: two workers of one name, floods, uploads that nobody wants any more, words of last week."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conducting import Bench, Script, training, update_of, verdicts
+from serving import adapter, offer, started
+
+from fedmq.codec import raw
+from fedmq.protocol import messages as m
+from fedmq.runtime import server as server_module
+from fedmq.runtime.intake import Intake
+from fedmq.runtime.local import LocalWorkers
+from fedmq.runtime.worker import WorkerAgent, WorkerOptions
+from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()
+
+
+def test_of_two_live_workers_with_one_name_the_older_is_told_and_the_newer_stays(bench: Bench) -> None:
+    older, newer = bench.hand(boot="a"), bench.hand(boot="b")
+
+    def script() -> Script:
+        for hand in (older, newer):
+            hand.hello()
+            yield
+            assert [type(message) for message in hand.heard()] == [m.Welcome]
+        older.hello()
+        yield
+        (refusal,) = older.heard()
+        assert (refusal.code, "--name" in refusal.text) == ("NAME_TAKEN", True)
+        newer.say(m.Heartbeat(None, "preparing", 0, 0))
+        yield
+        assert [type(message) for message in newer.heard()] == [m.HeartbeatAck]
+
+    bench.play(script())
+
+
+def test_a_flood_of_junk_is_noted_ever_more_rarely(bench: Bench) -> None:
+    hand = bench.hand()
+
+    def script() -> Script:
+        for _ in range(20):
+            assert hand.link.send("control", b"junk")
+        yield
+
+    bench.play(script())
+    assert len([note for note in bench.view.notes if "MALFORMED" in note]) == 5, "at 1, 2, 4, 8 and 16"
+
+
+def test_uploads_of_a_round_that_is_over_leave_nothing(tmp_path: Path) -> None:
+    server = started(tmp_path)
+    intake = Intake(MemoryCoordinatorTransport(), server)
+    contents = {round: raw.encode(adapter(round)) for round in (1, 2)}
+    for round, content in contents.items():
+        update = offer(f"train-{round}-client_0-0", content)
+        intake.offered("w", update)
+        assert intake.expect("w", update.task) is None
+    fds = len(os.listdir("/proc/self/fd"))
+    intake.forget(1)
+    assert len(os.listdir("/proc/self/fd")) == fds - 1
+    assert [path.name for path in server.blobs.folder.glob("*.part")] == [
+        f"{offer('train-2-client_0-0', contents[2]).blob.digest}.part"
+    ]
+    intake.close()
+
+
+def test_a_commit_ends_the_uploads_of_its_round(bench: Bench) -> None:
+    hand, other = bench.hand(), bench.hand("w1", boot="b")
+
+    def script() -> Script:
+        yield from training(hand)
+        update, content = update_of(hand)
+        different = raw.encode(adapter(9))
+        other.ready()
+        yield
+        other.say(offer(update.task, different, nonce=update.nonce))
+        hand.say(update)
+        yield
+        assert verdicts(other.heard()) == verdicts(hand.heard()) == ["UPLOAD"]
+        assert len(list(bench.server.blobs.folder.glob("*.part"))) == 2
+        hand.put(update, content)
+        yield
+
+    bench.play(script())
+    assert bench.server.journal.last_committed() == 1
+    assert list(bench.server.blobs.folder.glob("*.part")) == []
+
+
+def test_updates_kept_decoded_and_updates_read_again_fold_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = []
+    for kept, nbytes in (("kept", 1 << 24), ("read", 0)):
+        monkeypatch.setattr(server_module, "MAX_DECODED_NBYTES", nbytes)
+        server = started(tmp_path / kept)
+        server.select(1, ["client_0", "client_1"], 2)
+        for k in range(2):
+            content = raw.encode(adapter(k + 1))
+            update = offer(f"train-1-client_{k}-0", content, num_examples=10 + k)
+            server.blobs.add(content)
+            server.check(update, content)
+            server.accept(update, "w")
+        assert len(server._decoded) == (2 if nbytes else 0)
+        server.aggregate(1, ["client_0", "client_1"])
+        assert server._decoded == {}
+        digests.append(server.journal.digest(1))
+    assert digests[0] == digests[1]
+
+
+def test_last_words_are_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "worker_0.log").write_text("fedmq: an error of last week\n")
+    group = LocalWorkers("tcp://127.0.0.1:1", 1, tmp_path / "work", logs, "cpu", None, None)
+    group.start()
+    for _ in range(4):  # the first, and as many restarts as there are
+        (slot,) = group._slots
+        assert slot.process is not None
+        slot.process.wait(60)
+        failure = group.failure()
+    assert failure is not None and "last week" not in failure
+
+
+def test_an_offer_that_cannot_be_read_does_not_keep_a_worker_from_starting(tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+    (outbox / "train-1-client_0-0.offer").write_bytes(b"of another version")
+    options = WorkerOptions("w", (), "cpu", tmp_path, tmp_path / "log", None, 1)
+    agent = WorkerAgent(options, MemoryWorkerTransport(MemoryCoordinatorTransport()))
+    assert agent.state.outbox == {} and not list(outbox.glob("*.offer"))
