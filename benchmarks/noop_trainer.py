@@ -9,6 +9,9 @@ environment variable FEDMQ_NOOP holds a JSON object:
     gates      {client: path of a FIFO}: training of that client waits until the FIFO was opened for writing and closed
     evaluates  whether it has a test shard (default: true)
     fails      {client: [text, ...]}: each attempt at that client takes and fails with the next text of this process
+
+Clients that it is to train together are answered for one after another, and their adapters hold what company they
+were in: trained in another one, a client gets another adapter, as with numbers that are rounded.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import numpy as np
 
 from fedmq.codec import raw
 from fedmq.protocol import trainer_link as link
-from fedmq.protocol.messages import HostedClient
+from fedmq.protocol.messages import HostedClient, Task
 from fedmq.runtime.pipe import Pipe, PipeClosed
 
 CLIENTS = ["client_0", "client_1"]
@@ -52,7 +55,8 @@ def main() -> None:
             if isinstance(message, link.Setup):
                 pipe.send(loaded(options))
             elif isinstance(message, link.Begin):
-                pipe.send(answer(message, options))
+                for task, result in zip(message.tasks, message.results, strict=True):
+                    pipe.send(answer(task, result, message.tasks, options))
 
 
 def loaded(options: dict) -> link.Loaded:
@@ -61,17 +65,16 @@ def loaded(options: dict) -> link.Loaded:
     return link.Loaded(hosted, options.get("evaluates", True), "0" * 64, 0, 0, "cpu")
 
 
-def answer(begin: link.Begin, options: dict) -> object:
-    task = begin.task
+def answer(task: Task, result: str, group: tuple[Task, ...], options: dict) -> object:
     match task.work.kind:
         case "init":
-            return trained(begin, options, 0, json.dumps({"peft_type": "LORA"}))
+            return trained(task, result, group, options, 0, json.dumps({"peft_type": "LORA"}))
         case "train":
             if task.client in options.get("gates", {}):
                 Path(options["gates"][task.client]).read_bytes()
             if options.get("fails", {}).get(task.client):
-                return link.Failed("ERROR", options["fails"][task.client].pop(0), False)
-            return trained(begin, options, num_examples(task.client), "")
+                return link.Failed(task.task, "ERROR", options["fails"][task.client].pop(0))
+            return trained(task, result, group, options, num_examples(task.client), "")
         case "evaluate":
             return link.Scored(task.task, 100.0 / (1 + task.round), 50, 5, 0.0)
     return link.Texts(task.task, tuple("..." for _ in task.work.generation.prompts))
@@ -97,13 +100,17 @@ def template(shape: tuple[int, ...] | None) -> bytes:
     return raw.encode({name: rng.standard_normal(size, dtype=np.float32) for name, size in shapes.items()})
 
 
-def trained(begin: link.Begin, options: dict, examples: int, config: str) -> link.Trained:
+def trained(
+    task: Task, result: str, group: tuple[Task, ...], options: dict, examples: int, config: str
+) -> link.Trained:
     shape = options.get("shape")
     content = bytearray(template(None if shape is None else tuple(shape)))
-    content[-4:] = struct.pack("<f", begin.task.seed)
-    Path(begin.result).write_bytes(content)
+    content[-4:] = struct.pack("<f", task.seed)
+    if len(group) > 1:
+        content[-8:-4] = struct.pack("<f", zlib.crc32(repr([member.client for member in group]).encode()))
+    Path(result).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    return link.Trained(begin.task.task, digest, len(content), examples, 10 * examples, 1, 1.0, 0.0, config)
+    return link.Trained(task.task, digest, len(content), examples, 10 * examples, 1, 1.0, 0.0, config)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
         ExperimentConfig,
         FederatedConfig,
         GenerationConfig,
-        LoRAConfig,
-        ModelConfig,
-        TrainingConfig,
         get_default_config,
     )
+    from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
     from fedmq.data.dataset import FederatedDataset
     from fedmq.federated_learning import FederatedLearning
     from fedmq.learning.client import FederatedClient
@@ -47,6 +45,9 @@ _HOMES = {
     "FederatedDataset": "fedmq.data.dataset",
     "FederatedLearning": "fedmq.federated_learning",
     "FederatedServer": "fedmq.runtime.server",
+    "LoRAConfig": "fedmq.config_training",
+    "ModelConfig": "fedmq.config_training",
+    "TrainingConfig": "fedmq.config_training",
 }
 
 

@@ -74,6 +74,20 @@ def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> Federat
     )
 
 
+def round_policy(config: ExperimentConfig) -> RoundPolicy:
+    """What makes a round of this run. Engine "hf" gains nothing by training clients together."""
+    federated, training = config.federated, config.training
+    together = 1 if training.engine == "hf" else training.clients_per_batch
+    return RoundPolicy(
+        federated.num_rounds,
+        federated.clients_per_round,
+        quorum=federated.min_clients or federated.clients_per_round,
+        deadline_s=federated.round_deadline_s,
+        clients_per_batch=together if isinstance(together, int) else None,
+        batch_size=training.batch_size,
+    )
+
+
 def coordinator(
     config: ExperimentConfig,
     server: FederatedServer,
@@ -95,9 +109,8 @@ def coordinator(
       data_dir: shards that local workers may read.
     """
     federated = config.federated
-    quorum = federated.min_clients or federated.clients_per_round
     state = CoordinatorState(
-        RoundPolicy(federated.num_rounds, federated.clients_per_round, quorum, federated.round_deadline_s),
+        round_policy(config),
         Timers(start_s=federated.start_timeout_s),
         expected=federated.num_clients,
         named=named,
@@ -135,7 +148,7 @@ def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
     dataset = FederatedDataset(path, spec.data, config.seed)
 
     def encode(texts: list[str]) -> list[Any]:
-        return tokenizer.encode(texts, config.model.max_length)
+        return tokenizer.encode(texts, None)
 
     return prepare_partition(dataset, dataset.partition(*method), encode, info, out_dir, inputs=inputs)
 

@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from fedmq import atomic, config_files, recipe
 from fedmq.config_section import PathText, Section, Text, Texts, described
+from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
 from fedmq.errors import ConfigError
 
 
@@ -19,69 +20,6 @@ def _known_device(value: str) -> str:
     if re.fullmatch(r"cuda(:[0-9]+)?|cpu|mps", value):
         return value
     raise ValueError('should be "cuda", "cuda:N", "cpu" or "mps"')
-
-
-def _engine_at_hand(value: Any) -> Any:
-    if value == "fast":
-        raise ValueError('which this version does not have yet; use "hf", or "auto" for the best engine at hand')
-    return value
-
-
-class ModelConfig(Section):
-    """The frozen base model."""
-
-    section: ClassVar[str] = "model"
-
-    model_name: Text = described("gpt2", 'hub id, local folder, or "fedmq-tiny", the base that comes with fedmq')
-    max_length: int = described(128, "longest example, its end-of-text token included", "tokens", ge=2)
-    cache_dir: PathText | None = described(None, "folder of downloaded models; null = the library's own")
-
-
-class LoRAConfig(Section):
-    """The adapter, as in peft's LoraConfig."""
-
-    section: ClassVar[str] = "lora"
-
-    r: int = described(8, "rank of the update matrices", ge=1)
-    lora_alpha: int = described(16, "the update is scaled by lora_alpha / r", ge=1)
-    target_modules: Texts = described(["c_attn", "c_proj"], "names of the modules that get an adapter", min_length=1)
-    lora_dropout: float = described(0.1, "dropout before the adapter", "probability", ge=0, lt=1)
-    bias: Literal["none", "all", "lora_only"] = described("none", "which biases are trained")
-    task_type: Literal["CAUSAL_LM"] = described("CAUSAL_LM", "peft's task type")
-
-
-class TrainingConfig(Section):
-    """Local training of one client in one round."""
-
-    section: ClassVar[str] = "training"
-
-    num_epochs: int = described(3, "passes over a client's shard in each round", "epochs", ge=1)
-    batch_size: int = described(8, "examples in one forward pass", "examples", ge=1)
-    learning_rate: float = described(5e-5, "AdamW's peak learning rate", gt=0)
-    weight_decay: float = described(0.01, "AdamW's decoupled weight decay", ge=0)
-    warmup_steps: int = described(100, "linear warm-up, anew in each round", "optimizer steps", ge=0)
-    gradient_accumulation_steps: int = described(1, "batches in one optimizer step", "batches", ge=1)
-    max_grad_norm: float = described(1.0, "gradients are clipped to this L2 norm; 0 = not clipped", ge=0)
-    logging_steps: int = described(10, "steps between two logged losses", "optimizer steps", ge=1)
-    save_steps: int = described(500, "steps between two checkpoints of a client's training", "optimizer steps", ge=1)
-    eval_steps: int = described(100, "steps between two evaluations on a client's own split", "optimizer steps", ge=1)
-    fp16: bool = described(False, 'half precision on a GPU; the same as precision "fp16"')
-    shuffle_dataset: bool = described(True, "shuffle the shard in each epoch")
-    max_samples_per_client: int | None = described(None, "most examples used of a shard; null = all", "examples", ge=1)
-    engine: Annotated[Literal["auto", "hf"], BeforeValidator(_engine_at_hand)] = described(
-        "auto", 'what trains: "hf" is the Trainer of transformers; "auto" takes the best engine at hand'
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = described(
-        "auto", 'of the forward and backward pass; "auto" = fp16 if the field fp16 is set, else fp32'
-    )
-    num_threads: int | None = described(
-        None, "CPU threads of one worker; null = cores / workers. Results are bit-equal for equal num_threads", ge=1
-    )
-
-    def conflict(self) -> str | None:
-        if self.fp16 and self.precision not in ("auto", "fp16"):
-            return f'training.fp16: true contradicts precision "{self.precision}"; set fp16 false, or precision "auto"'
-        return None
 
 
 class FederatedConfig(Section):
@@ -254,13 +192,15 @@ class ExperimentConfig(Section):
     def to_run_spec(self) -> recipe.RunSpec:
         """What a worker must know of this config."""
         data = self.data.model_dump(exclude={"dataset_path"})
-        lora = self.lora.model_dump(exclude={"target_modules"})
+        lora = self.lora.model_dump()
+        lists = ("target_modules", "layers_to_transform")
+        lora |= {name: None if lora[name] is None else tuple(lora[name]) for name in lists}
         return recipe.RunSpec(
             experiment_name=self.experiment_name,
             seed=self.seed,
             model=recipe.ModelSpec(name=self.model.model_name, max_length=self.model.max_length),
-            lora=recipe.LoRASpec(target_modules=tuple(self.lora.target_modules), **lora),
-            training=recipe.TrainingRecipe(**self.training.model_dump()),
+            lora=recipe.LoRASpec(**lora),
+            training=recipe.TrainingRecipe(**self.training.model_dump(exclude={"clients_per_batch"})),
             data=recipe.DataSpec(**data),
             generation=recipe.GenerationSpec(
                 prompts=tuple(self.generation.prompts),

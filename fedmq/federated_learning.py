@@ -265,6 +265,8 @@ def statistics_lines(statistics: dict[str, Any]) -> Iterator[str]:
     )
     rows = ", ".join(f"{name} {splits[name]}" for name in ("train", "val", "test"))
     yield f"      {rows} rows; test {test.get('tokens', 0)} tokens"
+    if statistics.get("truncated"):
+        yield f"      {statistics['truncated']} texts cut to max_length"
     for client in statistics["clients"][:20]:
         author = f", author {client['author']}" if client.get("author") else ""
         yield (

@@ -59,9 +59,10 @@ class FinishedRun:
           StorageError: the model's files were removed meanwhile, by its run that goes on.
           ModelError: the base is another than the run's.
         """
-        from fedmq.learning.models import load_for_inference, resolve_device
+        from fedmq.learning.devices import resolve_device
+        from fedmq.learning.models import load_for_inference
 
-        name = self.config.model.model_name
+        name, training = self.config.model.model_name, self.config.training
         found, _ = resolve_device(device or self.config.device)
         with tempfile.TemporaryDirectory() as folder:
             # A model between two checkpoints is only a blob: it is copied, for it to have the names that PEFT wants.
@@ -76,6 +77,9 @@ class FinishedRun:
                 device=found,
                 max_length=self.config.model.max_length,
                 cache_dir=self.config.model.cache_dir,
+                # As it was trained, but for what this device may not have.
+                engine="hf" if training.engine == "hf" else "auto",
+                precision=training.precision if training.precision in ("fp32", "bf16") else "auto",
             )
         if model.base_digest != self._base_digest:
             raise ModelError(

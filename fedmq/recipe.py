@@ -25,6 +25,7 @@ class LoRASpec:
     lora_alpha: int
     target_modules: tuple[str, ...]
     lora_dropout: float
+    layers_to_transform: tuple[int, ...] | None
     bias: str
     task_type: str
 
@@ -46,6 +47,7 @@ class TrainingRecipe:
     fp16: bool
     shuffle_dataset: bool
     max_samples_per_client: int | None
+    gradient_checkpointing: bool
     engine: str
     precision: str
     num_threads: int | None

@@ -31,3 +31,15 @@ def test_the_config_allows_exactly_what_can_be_built() -> None:
 def test_a_default_config_is_complete_for_a_run_spec() -> None:
     spec = get_default_config().to_run_spec()
     assert (spec.model.name, spec.lora.r, spec.training.batch_size, spec.seed) == ("gpt2", 8, 8, 42)
+
+
+@pytest.mark.parametrize(
+    ("engine", "given", "together"),
+    [("auto", "auto", None), ("fast", 4, 4), ("auto", 1, 1), ("hf", "auto", 1), ("hf", 4, 1)],
+)
+def test_how_many_clients_are_trained_together(engine: str, given: int | str, together: int | None) -> None:
+    config = get_default_config()
+    config.training.engine, config.training.clients_per_batch = engine, given
+    policy = build.round_policy(config)
+    assert (policy.clients_per_batch, policy.batch_size, policy.cohort) == (together, 8, 3)
+    assert policy.quorum == 3, "null = all of them"

@@ -37,6 +37,7 @@ DEFAULTS = {
         "lora_alpha": 16,
         "target_modules": ["c_attn", "c_proj"],
         "lora_dropout": 0.1,
+        "layers_to_transform": None,
         "bias": "none",
         "task_type": "CAUSAL_LM",
     },
@@ -54,8 +55,10 @@ DEFAULTS = {
         "fp16": False,
         "shuffle_dataset": True,
         "max_samples_per_client": None,
+        "gradient_checkpointing": False,
         "engine": "auto",
         "precision": "auto",
+        "clients_per_batch": "auto",
         "num_threads": None,
     },
     "federated": {
@@ -164,8 +167,12 @@ def test_toml(tmp_path: Path) -> None:
             "did you mean by_author?",
         ),
         ({"federated": {"aggregation_method": "krum"}}, "got \"krum\", should be 'fedavg'"),
-        ({"training": {"engine": "fast"}}, 'does not have yet; use "hf"'),
-        ({"training": {"engine": "fst"}}, "should be 'auto' or 'hf'"),
+        ({"training": {"engine": "fst"}}, "should be 'auto', 'fast' or 'hf'"),
+        (
+            {"training": {"clients_per_batch": 65}},
+            'got 65, should be "auto" or a number from 1 to 64',
+        ),
+        ({"lora": {"layers_to_transform": [-1]}}, "lora.layers_to_transform[0]: got -1, should be greater than or"),
         ({"training": {"batch_size": "3"}}, 'training.batch_size: got "3", should be a valid integer'),
         ({"training": {"batch_size": True}}, "training.batch_size: got true, should be a valid integer"),
         ({"training": {"batch_size": 3.0}}, "training.batch_size: got 3.0, should be a valid integer"),
@@ -384,7 +391,7 @@ def test_run_spec_holds_the_sections() -> None:
     spec = config.to_run_spec()
     assert (spec.experiment_name, spec.seed) == ("federated_gpt2_lora", 9)
     assert spec.model == recipe.ModelSpec("gpt2", 64)
-    assert spec.lora == recipe.LoRASpec(8, 16, ("c_attn", "c_proj"), 0.1, "none", "CAUSAL_LM")
+    assert spec.lora == recipe.LoRASpec(8, 16, ("c_attn", "c_proj"), 0.1, None, "none", "CAUSAL_LM")
     assert spec.training.num_threads == 2
     assert spec.data.test_split == config.data.test_split
     assert spec.generation.prompts == tuple(config.generation.prompts)

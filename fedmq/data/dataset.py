@@ -16,7 +16,7 @@ from fedmq.data.reading import CHUNK_ROWS, read_filtered, require_column
 from fedmq.errors import ConfigError, DataError
 from fedmq.recipe import DataSpec
 
-#: Tokenise: one 1-D integer array per text, truncated to max_length, EOS always last.
+#: Tokenise: one 1-D integer array per text, whole, EOS last.
 Encode = Callable[[list[str]], list[np.ndarray]]
 
 METHODS = ("iid", "non_iid", "by_author")

@@ -68,14 +68,15 @@ def prepare_partition(
     Args:
       dataset: the rows.
       clients: from `dataset.partition`.
-      encode: tokenises a list of texts.
+      encode: tokenises a list of texts, whole, EOS last.
       tokenizer: describes what `encode` gives.
       out_dir: the folder to make.
       inputs: from `partition_inputs`.
 
     Returns:
       The content of partition.json: format, inputs, the statistics of `FederatedDataset.describe`
-      with `tokens` and `val_tokens` added per client, and test: {rows, tokens}.
+      with `tokens`, `val_tokens` and `truncated` (texts cut to max_length) added per client, `truncated` of all
+      splits, and test: {rows, tokens}.
 
     Raises:
       DataError: `out_dir` holds something else, or the test split was to have rows and has none.
@@ -92,13 +93,17 @@ def prepare_partition(
             f"(data.test_split {dataset.data.test_split}): give more data or raise data.test_split"
         )
     with replacing_folder(out) as temporary:
+        statistics["truncated"] = 0
         for client, row in zip(clients, statistics["clients"], strict=True):
             shares = {"train": client.train, "val": client.val}
-            splits = {name: _tokenise(dataset.texts(name, rows), encode) for name, rows in shares.items()}
+            splits, truncated = _tokenise({n: dataset.texts(n, rows) for n, rows in shares.items()}, encode, tokenizer)
+            row["truncated"] = truncated
+            statistics["truncated"] += truncated
             info = _write(temporary / "clients" / client.client_id, "client", client.client_id, splits, tokenizer, row)
             row["tokens"] = info.splits["train"].num_tokens
             row["val_tokens"] = info.splits["val"].num_tokens
-        splits = {"test": _tokenise(dataset.texts("test"), encode)}
+        splits, truncated = _tokenise({"test": dataset.texts("test")}, encode, tokenizer)
+        statistics["truncated"] += truncated
         test = _write(temporary / "test", "test", None, splits, tokenizer, {}).splits["test"]
         statistics["test"] = {"rows": test.num_examples, "tokens": test.num_tokens}
         result = {"format": SHARD_FORMAT, "inputs": inputs, **statistics}
@@ -136,17 +141,29 @@ def prepare_owner(
     dataset = FederatedDataset(csv_path, data, seed)
     described = dataset.describe()
     statistics = {key: described[key] for key in ("rows_read", "dropped", "rows_kept", "authors")}
-    splits = {name: _tokenise(dataset.texts(name), encode) for name in ("train", "val", "test")}
+    texts = {name: dataset.texts(name) for name in ("train", "val", "test")}
+    splits, statistics["truncated"] = _tokenise(texts, encode, tokenizer)
     return _write(Path(folder), "client", client_id, splits, tokenizer, statistics)
 
 
-def _tokenise(texts: list[str], encode: Encode) -> list[np.ndarray]:
-    batches = (texts[start : start + ENCODE_BATCH] for start in range(0, len(texts), ENCODE_BATCH))
-    # int32: half the memory of the usual int64, while write_shard can still see an id out of range.
-    tokens = [np.asarray(ids, np.int32) for batch in batches for ids in encode(batch)]
-    if len(tokens) != len(texts):
-        raise LocalProtocolError(f"encode gave {len(tokens)} arrays for {len(texts)} texts")
-    return tokens
+def _tokenise(
+    splits: dict[str, list[str]], encode: Encode, tokenizer: TokenizerInfo
+) -> tuple[dict[str, list[np.ndarray]], int]:
+    """Token ids of each split's texts, cut to max_length with the EOS last, and how many texts were cut."""
+    longest, eos, truncated = tokenizer.max_length, tokenizer.eos_token_id, 0
+    tokens: dict[str, list[np.ndarray]] = {}
+    for name, texts in splits.items():
+        tokens[name] = []
+        for start in range(0, len(texts), ENCODE_BATCH):
+            for ids in encode(texts[start : start + ENCODE_BATCH]):
+                # int32: half the memory of the usual int64, while write_shard can still see an id out of range.
+                kept = np.array(ids[:longest], np.int32)
+                if len(ids) > longest:
+                    kept[-1], truncated = eos, truncated + 1
+                tokens[name].append(kept)
+        if len(tokens[name]) != len(texts):
+            raise LocalProtocolError(f"encode gave {len(tokens[name])} arrays for {len(texts)} texts")
+    return tokens, truncated
 
 
 def _write(

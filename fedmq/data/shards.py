@@ -69,11 +69,11 @@ class TokenSplit(Sequence[np.ndarray]):
     """The texts of one split, memory-mapped and read-only.
 
     `len(split)` is the number of texts; `split[i]`, with i an int, is a 1-D view of text i's token ids, EOS last.
+    `sha256` is the manifest's.
     """
 
-    def __init__(self, tokens: np.ndarray, offsets: np.ndarray) -> None:
-        self._tokens = tokens
-        self._offsets = offsets
+    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, sha256: str) -> None:
+        self._tokens, self._offsets, self.sha256 = tokens, offsets, sha256
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -194,7 +194,7 @@ def open_split(folder: str | os.PathLike[str], split: str) -> TokenSplit:
     tokens = mapped.view(np.ndarray)
     if _sha256(tokens, offsets) != expected.sha256:
         raise _damaged(folder, f"the bytes of split {split!r} are not those that were written")
-    return TokenSplit(tokens, offsets)
+    return TokenSplit(tokens, offsets, expected.sha256)
 
 
 def read_partition(folder: str | os.PathLike[str]) -> dict[str, Any]:

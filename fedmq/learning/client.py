@@ -13,7 +13,7 @@ from fedmq.errors import DataError
 from fedmq.learning.evaluate import EvaluationResult, evaluate
 from fedmq.learning.generate import generate
 from fedmq.learning.models import LanguageModel
-from fedmq.learning.train import TrainResult, never, train
+from fedmq.learning.train import Diverged, Share, TrainResult, never, train_together
 from fedmq.recipe import TrainingRecipe
 from fedmq.rng import derive_seed
 from fedmq.tensors import NamedTensors
@@ -85,18 +85,20 @@ class FederatedClient:
           on_step: called with (steps done, steps in all).
           stopping: asked before every batch.
         """
+        (outcome,) = train_clients([self], recipe, seeds=[seed], round=round, on_step=on_step, stopping=stopping)
+        if isinstance(outcome, Diverged):
+            raise outcome
+        result, adapter = outcome
+        self.set_weights(adapter)
+        return result
+
+    def share(self, seed: int, round: int) -> Share:
+        """Its part in a training; see `fedmq.learning.train.Share`."""
         snapshots = None if self.log_dir is None else self.log_dir / f"round_{round}"
-        result = train(
-            self.model,
-            self._split("train"),
-            recipe,
-            seed=seed,
-            subset_seed=self.subset_seed,
-            val=self.splits["val"],
-            on_step=on_step,
-            stopping=stopping,
-            snapshot_dir=snapshots,
-        )
+        return Share(self._split("train"), seed, self.subset_seed, self.splits["val"], snapshots)
+
+    def record(self, round: int, result: TrainResult) -> None:
+        """Keep what a training did in `history` and in the client's log."""
         self.history.append(
             {
                 "client_id": self.client_id,
@@ -112,7 +114,6 @@ class FederatedClient:
             self.log_dir.mkdir(parents=True, exist_ok=True)
             with (self.log_dir / "training.jsonl").open("a", encoding="utf-8") as log:
                 log.writelines(json.dumps({"round": round, **record}) + "\n" for record in result.log_history)
-        return result
 
     def evaluate(
         self, split: str = "test", *, batch_size: int = 8, on_step: Callable[[int, int], None] | None = None
@@ -136,3 +137,21 @@ class FederatedClient:
             given = ", ".join(name for name, texts in self.splits.items() if texts is not None)
             raise DataError(f"client {self.client_id!r} has no split {split!r}, only {given}")
         return texts
+
+
+def train_clients(
+    clients: Sequence[FederatedClient],
+    recipe: TrainingRecipe,
+    *,
+    seeds: Sequence[int],
+    round: int,
+    on_step: Callable[[int, int], None] | None = None,
+    stopping: Callable[[], bool] = never,
+) -> list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged]:
+    """Train clients of one model together, each from the model's adapter; see `fedmq.learning.train.train_together`."""
+    shares = [client.share(seed, round) for client, seed in zip(clients, seeds, strict=True)]
+    outcomes = train_together(clients[0].model, shares, recipe, on_step=on_step, stopping=stopping)
+    for client, outcome in zip(clients, outcomes, strict=True):
+        if not isinstance(outcome, Diverged):
+            client.record(round, outcome[0])
+    return outcomes

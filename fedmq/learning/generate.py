@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice, takewhile
 
 import torch
 import transformers
 from transformers import GenerationConfig
 
 from fedmq.errors import ConfigError
+from fedmq.learning.fast.decode import next_tokens
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.tokenizer import library_warnings_to_log
 from fedmq.rng import derive_seed
@@ -59,6 +61,18 @@ def encode_prompts(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: in
 
 
 def _continue(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> str:
+    eos = lm.tokenizer.eos_token_id
+    if lm.packed is not None:
+        tokens = islice(next_tokens(lm.packed, lm.get_adapter(), ids, temperature, seed), max_new_tokens)
+        output = [*ids, *takewhile(lambda token: token != eos, tokens)]
+    else:
+        output = _library(lm, ids, max_new_tokens, temperature, seed)
+    # Some tokenizers drop the space before the first word of what they decode: decode all and cut.
+    whole, start = lm.tokenizer.decode(output), lm.tokenizer.decode(ids)
+    return whole.removeprefix(start)
+
+
+def _library(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> list[int]:
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         if temperature > 0
@@ -72,12 +86,10 @@ def _continue(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperatur
     lm.model.eval()
     with torch.random.fork_rng(lm.cuda_devices), library_warnings_to_log(), _settings(lm, config) as model:
         torch.manual_seed(seed)
-        output = model.generate(
+        output: list[int] = model.generate(
             input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config
         )[0].tolist()
-    # Some tokenizers drop the space before the first word of what they decode: decode all and cut.
-    whole, start = lm.tokenizer.decode(output), lm.tokenizer.decode(ids)
-    return whole.removeprefix(start)
+    return output
 
 
 @contextmanager

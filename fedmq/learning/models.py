@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from transformers.pytorch_utils import Conv1D
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 
 from fedmq.atomic import fsync, replacing_folder
-from fedmq.errors import ConfigError, LocalProtocolError, ModelError
+from fedmq.errors import LocalProtocolError, ModelError
+from fedmq.learning import bases
 from fedmq.learning.adapter_folder import read_adapter, write_adapter
-from fedmq.learning.tokenizer import BUNDLED, Tokenizer, find_folder, library_warnings_to_log, load_tokenizer, one_line
+from fedmq.learning.bases import load_base
+from fedmq.learning.engine import choose_engine
+from fedmq.learning.fast.model import PackedModel
+from fedmq.learning.fast.trunk import Recomputed, Trunk, Trunks
+from fedmq.learning.targets import lora_config
+from fedmq.learning.tokenizer import BUNDLED, Tokenizer, find_folder, library_warnings_to_log, load_tokenizer
 from fedmq.recipe import LoRASpec
 from fedmq.tensors import NamedTensors, require_same_shapes
 
-__all__ = ["BUNDLED", "LanguageModel", "Tokenizer", "load_for_inference", "load_tokenizer", "resolve_device"]
+__all__ = ["BUNDLED", "LanguageModel", "Tokenizer", "load_for_inference", "load_tokenizer"]
 
 
 class LanguageModel:
@@ -37,6 +41,8 @@ class LanguageModel:
       max_positions: the longest text it can read, in tokens; None where its positions have no limit.
       base_digest: SHA-256 in hex over the frozen base; workers of one run must agree on it.
       num_trainable, num_parameters: counts of the adapter's and of all parameters.
+      packed: the base as engine "fast" computes it; None under engine "hf".
+      engine_note: which engine, in which precision or why not the other, as a line for the log.
 
     Example:
       >>> lm = LanguageModel.load("fedmq-tiny", lora, max_length=128, seed=42, device="cpu")  # doctest: +SKIP
@@ -53,6 +59,8 @@ class LanguageModel:
         max_length: int,
         seed: int,
         device: str,
+        engine: str,
+        precision: str,
     ) -> None:
         self.name, self.lora, self.tokenizer = name, lora, tokenizer
         self.device, self.max_length = device, max_length
@@ -67,8 +75,8 @@ class LanguageModel:
                 f"base model {name!r}: its tokenizer has {tokenizer.vocab_size} tokens, its embedding "
                 f"{base.config.vocab_size}"
             )
-        self.base_digest = _digest(base)
-        config = _lora_config(name, base, lora)
+        self.base_digest = bases.digest(base)
+        config, targets = lora_config(name, base, lora)
         # peft draws A when it adds the layers: on the CPU from `seed`, so that every device starts with the same.
         with torch.random.fork_rng(devices=[]), library_warnings_to_log():
             torch.manual_seed(seed)
@@ -76,6 +84,13 @@ class LanguageModel:
         self._initial = self.get_adapter()
         self.model.to(device).eval()
         self.num_trainable, self.num_parameters = self.model.get_nb_trainable_parameters()
+        dtype, self.engine_note = choose_engine(
+            engine, precision, name=name, base=base, lora=lora, targets=targets, device=device
+        )
+        self.packed = None if dtype is None else PackedModel(base, lora, self._initial, dtype, self.base_digest)
+        self._trunks: Trunks | None = None
+        if dtype is torch.bfloat16 and device == "cpu":
+            bases.release_pages()
 
     @classmethod
     def load(
@@ -88,6 +103,8 @@ class LanguageModel:
         device: str,
         cache_dir: str | None = None,
         known_as: str | None = None,
+        engine: str = "auto",
+        precision: str = "auto",
     ) -> LanguageModel:
         """Load the base from a folder or the hub and put a new adapter on it.
 
@@ -99,18 +116,40 @@ class LanguageModel:
           device: as returned by `resolve_device`.
           cache_dir: the hub's cache; None is the library's default.
           known_as: what adapter_config.json calls the base, where `name` only says where it lies on this host.
+          engine: "auto", "fast" or "hf".
+          precision: of the frozen weights, "auto", "fp32", "bf16" or "fp16".
 
         Raises:
-          ModelError: one line that says what is wrong with the name, the folder, the length or the target modules.
+          ModelError: one line that says what is wrong with the name, the folder, the length, the target modules or
+            the layers.
+          ConfigError: engine "fast" was asked for, and cannot train this model.
         """
         tokenizer = load_tokenizer(name, cache_dir)
-        base = _load_base(name, find_folder(name, cache_dir))
-        return cls(known_as or name, base, tokenizer, lora, max_length=max_length, seed=seed, device=device)
+        base = load_base(name, find_folder(name, cache_dir))
+        return cls(
+            known_as or name,
+            base,
+            tokenizer,
+            lora,
+            max_length=max_length,
+            seed=seed,
+            device=device,
+            engine=engine,
+            precision=precision,
+        )
 
     @property
     def cuda_devices(self) -> list[str]:
         """The CUDA device in a list, or the empty list: what torch.random.fork_rng wants."""
         return [self.device] if self.device.startswith("cuda") else []
+
+    def keep_trunks(self, folder: Path) -> None:
+        """From now on, keep in `folder` what the layers below all adapters make of stored splits."""
+        self._trunks = None if self.packed is None else Trunks(folder, self.packed)
+
+    def trunk(self, texts: Sequence[np.ndarray]) -> Trunk | Recomputed | None:
+        """What is kept of these texts; see `keep_trunks`."""
+        return None if self._trunks is None else self._trunks.of(texts)
 
     def get_adapter(self) -> dict[str, np.ndarray]:
         """A copy of the adapter: float32, named as in adapter_model.safetensors, sorted."""
@@ -166,7 +205,14 @@ class LanguageModel:
 
 
 def load_for_inference(
-    name: str | None, adapter_folder: Path, *, device: str, max_length: int, cache_dir: str | None = None
+    name: str | None,
+    adapter_folder: Path,
+    *,
+    device: str,
+    max_length: int,
+    cache_dir: str | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> LanguageModel:
     """A base with a trained adapter from disk.
 
@@ -176,110 +222,38 @@ def load_for_inference(
       device: as returned by `resolve_device`.
       max_length: in tokens.
       cache_dir: the hub's cache; None is the library's default.
+      engine, precision: as of `LanguageModel.load`.
 
     Raises:
       StorageError: no readable adapter in the folder.
       ModelError: the base is not found, or the adapter is of another base.
     """
     tensors, config = read_adapter(adapter_folder)
-    name = name or config["base_model_name_or_path"]
+    name, layers = name or config["base_model_name_or_path"], config["layers_to_transform"]
     lora = LoRASpec(
         r=config["r"],
         lora_alpha=config["lora_alpha"],
         target_modules=tuple(config["target_modules"]),
         lora_dropout=config["lora_dropout"],
+        layers_to_transform=None if layers is None else tuple(layers),
         bias=config["bias"],
         task_type=config["task_type"],
     )
-    lm = LanguageModel.load(name, lora, max_length=max_length, seed=0, device=device, cache_dir=cache_dir)
+    lm = LanguageModel.load(
+        name,
+        lora,
+        max_length=max_length,
+        seed=0,
+        device=device,
+        cache_dir=cache_dir,
+        engine=engine,
+        precision=precision,
+    )
     try:
         lm.set_adapter(tensors)
     except LocalProtocolError as error:
         raise ModelError(f"the adapter in {adapter_folder} does not fit base model {name!r}: {error}") from error
     return lm
-
-
-def resolve_device(name: str) -> tuple[str, str | None]:
-    """The device to use for the setting `device`, and what to tell the user if it is another than asked.
-
-    Raises:
-      ConfigError: a device that was named exactly does not exist here.
-
-    Example:
-      >>> resolve_device("cpu")
-      ('cpu', None)
-    """
-    kind, _, index = name.partition(":")
-    if name == "cuda" and not torch.cuda.is_available():
-        return "cpu", "no CUDA device: training on the CPU"
-    if kind == "cuda" and (index or "0").isdigit():
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(index or 0) >= count:
-            raise ConfigError(f"device {name!r} does not exist: this machine has {count} CUDA devices")
-        return f"cuda:{int(index or 0)}", None
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device 'mps' does not exist on this machine")
-    if name not in ("cpu", "mps"):
-        raise ConfigError(f'device {name!r} is unknown: expected "cuda", "cuda:N", "cpu" or "mps"')
-    return name, None
-
-
-def _load_base(name: str, folder: Path) -> transformers.PreTrainedModel:
-    try:
-        with library_warnings_to_log():
-            # No pickle: a folder with pytorch_model.bin alone is refused.
-            base, info = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-            )
-    except Exception as error:  # the library raises nearly anything on a damaged or foreign file
-        raise ModelError(f"base model {name!r} cannot be loaded from {folder}: {one_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(f"base model {name!r}: {len(missing)} of its weights are not in {folder}, first {missing[0]}")
-    return base
-
-
-def _lora_config(name: str, base: transformers.PreTrainedModel, lora: LoRASpec) -> LoraConfig:
-    targets = dict(_possible_targets(base))
-    matched: list[torch.nn.Module] = []
-    for target in lora.target_modules:
-        # As peft matches: the whole path, or its end.
-        found = [module for path, module in targets.items() if path == target or path.endswith("." + target)]
-        matched += found
-        if not found:
-            known = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in targets))
-            raise ModelError(
-                f"lora.target_modules: {target!r} matches no layer of base model {name!r}; these would: {known}"
-            )
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        target_modules=sorted(lora.target_modules),
-        lora_dropout=lora.lora_dropout,
-        bias=lora.bias,
-        task_type=lora.task_type,
-        # GPT-2's Conv1D stores its weight as (in, out), the transpose of nn.Linear's.
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in matched),
-    )
-
-
-def _possible_targets(base: transformers.PreTrainedModel) -> Iterator[tuple[str, torch.nn.Module]]:
-    embedding = base.get_input_embeddings().weight
-    for path, module in base.named_modules():
-        # A head tied to the embedding has no weight of its own to adapt.
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and module.weight is not embedding:
-            yield path, module
-
-
-def _digest(base: transformers.PreTrainedModel) -> str:
-    """SHA-256 over the model type and the names, shapes and bytes of all weights, tied ones once."""
-    sha = hashlib.sha256(base.config.model_type.encode())
-    seen: set[int] = set()
-    for name, value in sorted(base.state_dict().items()):
-        if value.data_ptr() not in seen:
-            seen.add(value.data_ptr())
-            sha.update(repr((name, tuple(value.shape))).encode())
-            sha.update(value.contiguous().numpy())
-    return sha.hexdigest()
 
 
 def _plain(value: Any) -> Any:

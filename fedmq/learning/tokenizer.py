@@ -46,18 +46,19 @@ class Tokenizer:
     vocab_size: int
     digest: str
 
-    def encode(self, texts: Sequence[str], max_length: int) -> list[np.ndarray]:
+    def encode(self, texts: Sequence[str], max_length: int | None) -> list[np.ndarray]:
         """Token ids of each text, EOS last, also where the text was cut to `max_length` tokens.
 
         Args:
           texts: any strings; one that spells a special token (`<|endoftext|>`) stays plain text.
-          max_length: at least 1, in tokens, EOS included.
+          max_length: at least 1, in tokens, EOS included; None does not cut.
 
         Returns:
           One 1-D int64 array per text, not padded.
         """
         encodings = self.fast.backend_tokenizer.encode_batch(list(texts))
-        return [np.array([*self._body(e.ids)[: max_length - 1], self.eos_token_id], np.int64) for e in encodings]
+        end = None if max_length is None else max_length - 1
+        return [np.array([*self._body(e.ids)[:end], self.eos_token_id], np.int64) for e in encodings]
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids of the start of a text, without EOS; the empty text starts after an EOS, as in GPT-2."""

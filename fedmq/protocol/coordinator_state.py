@@ -4,9 +4,11 @@ Rules that the rest relies on:
   - A job counts once, whoever does it: results are keyed by (kind, round, unit), not by worker.
   - Selection is asked for (Select) and answered (Selected); aggregation likewise (Aggregate, Committed).
     Between question and answer nothing else moves the phase.
-  - A worker does one task at a time. After a Cancel it is draining: not free until it says so.
-  - A worker that is lost does not fail its task: the task goes to another that can host the client.
+  - A worker does one group of tasks at a time, and is free when each of them is judged. After a Cancel it is
+    not free until it says so.
+  - A worker that is lost does not fail its tasks: they go to another that can host the clients.
     A task that *fails* `max_attempts` times is given up for the round; the round needs its quorum.
+  - The groups of a round (`grouping`) are fixed when it opens, and a group is always trained whole.
 
 Phases move along PHASES only:
 
@@ -20,7 +22,9 @@ from dataclasses import dataclass, field
 
 from fedmq.errors import LocalProtocolError
 from fedmq.protocol import events as ev
+from fedmq.protocol.assignment import awaited
 from fedmq.protocol.events import Command
+from fedmq.protocol.grouping import automatic, chunks
 from fedmq.protocol.jobs import Job, Status, parse_task
 from fedmq.protocol.phases import PHASES, Phase, Progress
 from fedmq.protocol.policy import RoundPolicy, Timers
@@ -160,7 +164,7 @@ class CoordinatorState:
             notes = [ev.Note("warning", f"{text}: starting without")]
         if self.progress.version is None:
             self._move(Phase.INITIALISING)
-            self.roster.add([Job("init", 0, "adapter")])
+            self.roster.add([[Job("init", 0, "adapter")]])
             return notes
         self.roster.add(self._evaluations(self.progress.unevaluated))
         if self.version >= self.policy.num_rounds:
@@ -180,16 +184,24 @@ class CoordinatorState:
             return self._end("failed", f"{text} (no worker hosts {lost})")
         return [ev.Select(self.round, tuple(eligible), self.policy.cohort)]
 
-    def _open_round(self, round: int, clients: Iterable[str], now: float) -> list[Command]:
+    def _open_round(self, round: int, clients: tuple[str, ...], now: float) -> list[Command]:
         if round != self.round:
             raise LocalProtocolError(f"selection for round {round} while round {self.round} is open")
         self._move(Phase.COLLECTING)
         self.round_opened_at = now
-        self._add_trainings(clients)
-        return []
+        groups = self._groups(clients)
+        self._add_trainings(groups)
+        return [ev.OpenRound(round, groups)]
 
-    def _add_trainings(self, clients: Iterable[str]) -> None:
-        self.roster.add(Job("train", self.round, client) for client in sorted(clients))
+    def _groups(self, clients: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        size, sizes = self.policy.clients_per_batch, self.roster.sizes
+        if size is None:
+            known = [sizes[client] for client in clients if client in sizes]
+            size = automatic(known, self.policy.batch_size, self.policy.cohort)
+        return tuple(chunks(clients, self.roster.hosts, size))
+
+    def _add_trainings(self, groups: Iterable[Iterable[str]]) -> None:
+        self.roster.add([Job("train", self.round, client) for client in group] for group in groups)
 
     def _close_if_full(self, now: float) -> list[Command]:
         jobs = self.roster.of_kind("train")
@@ -218,13 +230,13 @@ class CoordinatorState:
         self.roster.add(self._evaluations([version]))
         return self._finishing() if version >= self.policy.num_rounds else self._select()
 
-    def _evaluations(self, versions: Iterable[int]) -> list[Job]:
+    def _evaluations(self, versions: Iterable[int]) -> list[list[Job]]:
         units = ["test"] if self.roster.test_seen else sorted(self.roster.held_out - self.roster.gone)
         if not units:
             # Whoever can evaluate may come later; of the versions that wait for that, the first and the newest stay.
             waiting = self.unscored | set(versions)
             self.unscored = {version for version in waiting if version in (0, max(waiting))}
-        return [Job("evaluate", version, unit) for version in versions for unit in units]
+        return [[Job("evaluate", version, unit)] for version in versions for unit in units]
 
     def _evaluate_late(self) -> list[Command]:
         if self.unscored and self.phase is not Phase.WAITING and (self.roster.test_seen or self.roster.held_out):
@@ -235,7 +247,7 @@ class CoordinatorState:
     def _finishing(self) -> list[Command]:
         self._move(Phase.FINISHING)
         if self.generates:
-            self.roster.add([Job("generate", self.version, "prompts")])
+            self.roster.add([[Job("generate", self.version, "prompts")]])
         return []
 
     def _end(self, outcome: str, reason: str) -> list[Command]:
@@ -251,7 +263,7 @@ class CoordinatorState:
         """Who is awaited, for what, since when: lines for people."""
         if self.phase is Phase.WAITING:
             return [f"{who} to join, for {now - self.started_at:.0f} s" for who in self.missing()]
-        return self.roster.awaited(now)
+        return awaited(self.roster.jobs, self.roster.workers, now)
 
     def validate(self) -> None:
         """Check every invariant; tests call it after each event.
@@ -269,6 +281,7 @@ class CoordinatorState:
                 s.job.round <= self.version for s in self.roster.of_kind("evaluate")
             ),
             "no version beyond the last round": self.version <= self.policy.num_rounds,
+            "nobody works in vain": self.phase in (Phase.WAITING, Phase.ENDED) or not self.roster.at_nothing(),
         }
         for name, holds in checks.items():
             if not holds:

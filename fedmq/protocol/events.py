@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fedmq.protocol.grouping import Size
+
 
 @dataclass(frozen=True)
 class WorkerGreeted:
@@ -16,13 +18,13 @@ class WorkerGreeted:
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """A worker (again) waits for tasks: what it hosts, which task it still works on, which results it keeps."""
+    """A worker (again) waits for tasks: what it hosts, which tasks it still works on, which results it keeps."""
 
     worker: str
-    num_examples: dict[str, int]
+    clients: dict[str, Size]
     held_out: frozenset[str] = frozenset()
     evaluates_test: bool = False
-    running: str | None = None
+    running: tuple[str, ...] = ()
     outbox: tuple[str, ...] = ()
 
 
@@ -36,7 +38,7 @@ class WorkerGone:
 
 @dataclass(frozen=True)
 class Heard:
-    """Any sign of life, with the progress of its task if it has one."""
+    """Any sign of life, with the progress of its tasks, one of which is named, if it has any."""
 
     worker: str
     task: str | None = None
@@ -116,10 +118,10 @@ Event = (
 
 @dataclass(frozen=True)
 class Dispatch:
-    """Send this task."""
+    """Send these tasks, to be done together."""
 
     worker: str
-    task: str
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,14 @@ class Select:
     round: int
     eligible: tuple[str, ...]
     count: int
+
+
+@dataclass(frozen=True)
+class OpenRound:
+    """Make the round durable, before anything that follows: who was selected, in groups that are trained together."""
+
+    round: int
+    groups: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -181,4 +191,4 @@ class Finish:
     reason: str
 
 
-Command = Dispatch | CancelTask | Reply | Select | Aggregate | Evict | Note | Finish
+Command = Dispatch | CancelTask | Reply | Select | OpenRound | Aggregate | Evict | Note | Finish

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
+
+from fedmq.protocol.grouping import Size
 
 
 class Job(NamedTuple):
@@ -51,9 +54,14 @@ class Status(Enum):
 
 @dataclass
 class JobState:
-    """A job and how it stands. `avoid` holds workers on which it failed; `failure` says the last reason."""
+    """A job and how it stands.
+
+    `group` holds the jobs that are done together with it, itself among them, in order. `avoid` holds workers on
+    which it failed; `failure` says the last reason.
+    """
 
     job: Job
+    group: tuple[Job, ...]
     status: Status = Status.PENDING
     attempt: int = 0
     attempts: int = 0
@@ -72,22 +80,54 @@ class JobState:
 
 
 @dataclass
+class Held:
+    """A task in a worker's hand. `stopping`: the worker knows, or will hear, that its result is not waited for."""
+
+    attempt: int
+    stopping: bool = False
+
+
+@dataclass
 class WorkerState:
     """A connected worker.
 
-    `job` and `attempt` are of the task that it has; `draining` when that was cancelled. `greeting` between
-    its hello on a new link and its being ready there.
+    `hand` holds its tasks, by job: it is free when that is empty. `greeting` between its hello on a new link and
+    its being ready there.
     """
 
     name: str
-    num_examples: dict[str, int]
+    clients: dict[str, Size]
     evaluates_test: bool
     held_out: frozenset[str]
     last_heard: float
     suspect: bool = False
     greeting: bool = False
-    job: Job | None = None
-    attempt: int = 0
-    draining: bool = False
+    hand: dict[Job, Held] = field(default_factory=dict)
     step: int = 0
     total_steps: int = 0
+
+    def can(self, group: Iterable[Job]) -> bool:
+        """Whether it has the data for all of these jobs."""
+        return all(self._has(job) for job in group)
+
+    def _has(self, job: Job) -> bool:
+        match job.kind:
+            case "train":
+                return job.unit in self.clients
+            case "evaluate":
+                return self.evaluates_test if job.unit == "test" else job.unit in self.held_out
+        return True
+
+
+def in_words(jobs: Iterable[Job]) -> str:
+    """What these jobs, all of one kind, are about, for people.
+
+    Example:
+      >>> in_words([Job("train", 1, "client_0")])
+      'train client_0'
+      >>> in_words([Job("train", 1, f"client_{k}") for k in range(5)])
+      'train client_0, client_1, client_2 and 2 more'
+    """
+    listed = list(jobs)
+    shown = ", ".join(job.unit for job in listed[:3])
+    return f"{listed[0].kind} {shown}" + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")

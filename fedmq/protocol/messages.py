@@ -1,7 +1,7 @@
 """Every message between coordinator and worker: a closed union of frozen dataclasses.
 
 Control plane, worker to coordinator:  Hello Ready Heartbeat Offer Evaluated Generated TaskFailed Goodbye
-Control plane, coordinator to worker:  Welcome Reject HeartbeatAck Task Verdict Cancel Committed Shutdown
+Control plane, coordinator to worker:  Welcome Reject HeartbeatAck Tasks Verdict Cancel Committed Shutdown
 Data plane, worker to coordinator:     Get Put
 Data plane, coordinator to worker:     Chunk NotFound PutAck
 
@@ -11,14 +11,15 @@ new PROTOCOL_VERSION: unknown fields are refused, on purpose.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from fedmq.protocol.fields import (
     CLOSED,
     MAX_CLIENTS_PER_WORKER,
+    MAX_GROUP,
     MAX_OUTBOX,
     MAX_PROMPTS,
     ClientId,
@@ -36,7 +37,7 @@ from fedmq.protocol.fields import (
 from fedmq.protocol.work import Work
 from fedmq.recipe import RunSpec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -99,7 +100,7 @@ class Reject:
 
 @dataclass(frozen=True, config=CLOSED)
 class Ready:
-    """Data and base are loaded. `running`: a task of an earlier link; `outbox`: updates not yet committed."""
+    """Data and base are loaded. `running`: tasks of an earlier link; `outbox`: updates not yet committed."""
 
     clients: Annotated[tuple[HostedClient, ...], Field(max_length=MAX_CLIENTS_PER_WORKER)]
     evaluates_test: bool
@@ -107,13 +108,13 @@ class Ready:
     num_trainable: Count
     num_parameters: Count
     device: Text
-    running: TaskId | None
+    running: Annotated[tuple[TaskId, ...], Field(max_length=MAX_GROUP)]
     outbox: Annotated[tuple[TaskId, ...], Field(max_length=MAX_OUTBOX)]
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Heartbeat:
-    """The agent is alive; `step` of `total_steps` says whether its trainer is getting on."""
+    """The agent is alive; `step` of `total_steps` says how its trainer is getting on with `task` and its group."""
 
     task: TaskId | None
     phase: Literal["preparing", "idle", "fetching", "working", "uploading"]
@@ -139,6 +140,26 @@ class Task:
     seed: Count
     adapter: BlobRef | None
     work: Work
+
+
+@dataclass(frozen=True, config=CLOSED)
+class Tasks:
+    """What a worker is to do next: one task, or the trainings of several clients, done together."""
+
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1, max_length=MAX_GROUP)]
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        first = self.tasks[0]
+        if len({task.client for task in self.tasks}) < len(self.tasks):
+            raise ValueError("two tasks of one client")
+        if len(self.tasks) > 1 and first.work.kind != "train":
+            raise ValueError("only trainings are done together")
+        if any(
+            (task.round, task.adapter, task.work) != (first.round, first.adapter, first.work) for task in self.tasks
+        ):
+            raise ValueError("trainings that differ in more than the client")
+        return self
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -273,6 +294,6 @@ class PutAck:
 
 
 TO_COORDINATOR = (Hello, Ready, Heartbeat, Offer, Evaluated, Generated, TaskFailed, Goodbye)
-TO_WORKER = (Welcome, Reject, HeartbeatAck, Task, Verdict, Cancel, Committed, Shutdown)
+TO_WORKER = (Welcome, Reject, HeartbeatAck, Tasks, Verdict, Cancel, Committed, Shutdown)
 DATA_TO_COORDINATOR = (Get, Put)
 DATA_TO_WORKER = (Chunk, NotFound, PutAck)

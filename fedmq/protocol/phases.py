@@ -34,12 +34,12 @@ class Progress(NamedTuple):
 
     Attributes:
       version: last committed global version; None when there is no first adapter yet.
-      selected: clients of the round that was open, () when none was.
+      selected: clients of the round that was open, in the groups that are trained together; () when none was.
       accepted: those of them whose updates are durable, with the digests of these.
       unevaluated: committed versions that still have no evaluation.
     """
 
     version: int | None = None
-    selected: tuple[str, ...] = ()
+    selected: tuple[tuple[str, ...], ...] = ()
     accepted: tuple[tuple[str, str], ...] = ()
     unevaluated: tuple[int, ...] = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedmq.protocol.fields import MAX_GROUP
+
 
 @dataclass(frozen=True)
 class RoundPolicy:
@@ -15,6 +17,8 @@ class RoundPolicy:
       quorum: updates without which a round never commits; 1 <= quorum <= cohort.
       deadline_s: seconds after which a round closes with its quorum; None waits for everyone.
       max_attempts: failures of one task before its client is given up for the round.
+      clients_per_batch: clients trained in one step; None = as many as `grouping.automatic` finds.
+      batch_size: examples of one client in one step.
     """
 
     num_rounds: int
@@ -22,10 +26,14 @@ class RoundPolicy:
     quorum: int
     deadline_s: float | None = None
     max_attempts: int = 2
+    clients_per_batch: int | None = 1
+    batch_size: int = 8
 
     def __post_init__(self) -> None:
         if not 1 <= self.quorum <= self.cohort:
             raise ValueError(f"need 1 <= quorum <= cohort, got {self.quorum=} {self.cohort=}")
+        if self.clients_per_batch is not None and not 1 <= self.clients_per_batch <= MAX_GROUP:
+            raise ValueError(f"need 1 <= clients_per_batch <= {MAX_GROUP}, got {self.clients_per_batch=}")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fedmq.errors import LocalProtocolError
+from fedmq.protocol import assignment
 from fedmq.protocol import events as ev
 from fedmq.protocol.events import Command
-from fedmq.protocol.jobs import Job, JobState, Status, WorkerState, parse_task, task_id
+from fedmq.protocol.grouping import Size
+from fedmq.protocol.jobs import Held, Job, JobState, Status, WorkerState, in_words, parse_task, task_id
 from fedmq.protocol.policy import Timers
-
-#: Evaluation first: people want to see the round that is over before the next one is.
-_ORDER = {"init": 0, "evaluate": 1, "train": 2, "generate": 3}
 
 
 class Roster:
@@ -22,8 +21,9 @@ class Roster:
         self.max_attempts = max_attempts
         self.workers: dict[str, WorkerState] = {}
         self.jobs: dict[Job, JobState] = {}
-        #: client -> examples, of every client ever hosted
-        self.sizes: dict[str, int] = {}
+        #: of every client ever hosted: its size, and who has hosted it, also those that are lost by now
+        self.sizes: dict[str, Size] = {}
+        self.hosts: dict[str, set[str]] = {}
         self.held_out: set[str] = set()
         self.test_seen = False
         #: clients that no worker has hosted for `timers.start_s`
@@ -33,7 +33,7 @@ class Roster:
 
     def clients(self) -> set[str]:
         """Clients that a connected worker hosts."""
-        return {client for worker in self.workers.values() for client in worker.num_examples}
+        return {client for worker in self.workers.values() for client in worker.clients}
 
     def population(self) -> set[str]:
         """Every client that has been hosted in this run."""
@@ -52,20 +52,6 @@ class Roster:
         """Whether any job waits for a result."""
         return any(state.unfinished for state in self.jobs.values())
 
-    def awaited(self, now: float) -> list[str]:
-        """Who is awaited, for what, since when."""
-        lines = []
-        for state in sorted(self.jobs.values(), key=lambda s: (_ORDER[s.job.kind], s.job)):
-            what = f"{state.job.kind} {state.job.unit}"
-            if state.status is Status.ASSIGNED:
-                worker = self.workers[state.worker or ""]
-                silent = f", silent for {now - worker.last_heard:.0f} s" if worker.suspect else ""
-                steps = f"step {worker.step}/{worker.total_steps}"
-                lines.append(f"{worker.name}: {what}, {steps}, for {now - state.since:.0f} s{silent}")
-            elif state.hostless_since is not None and state.unfinished:
-                lines.append(f"any worker that hosts {state.job.unit}, for {now - state.hostless_since:.0f} s")
-        return lines
-
     # --- events --------------------------------------------------------------------------------
 
     def greeted(self, name: str, restarted: bool, now: float) -> list[Command]:
@@ -82,22 +68,24 @@ class Roster:
         self.lost(event.worker, "said hello again", now)
         notes: list[Command] = []
         self.workers[event.worker] = worker = WorkerState(
-            event.worker, dict(event.num_examples), event.evaluates_test, event.held_out, now
+            event.worker, dict(event.clients), event.evaluates_test, event.held_out, now
         )
-        self.sizes.update(event.num_examples)
+        self.sizes.update(event.clients)
+        for client in event.clients:
+            self.hosts.setdefault(client, set()).add(event.worker)
         self.held_out |= event.held_out
         self.test_seen |= event.evaluates_test
-        self.gone -= set(event.num_examples)
+        self.gone -= set(event.clients)
         # A task that is running and in the outbox (it is being uploaded) is one task.
-        for task in dict.fromkeys(filter(None, (event.running, *event.outbox))):
+        for task in dict.fromkeys((*event.running, *event.outbox)):
             job, attempt = parse_task(task)
             state = self.jobs.get(job)
-            if state is not None and state.status is Status.PENDING and worker.job is None:
+            if state is not None and state.status is Status.PENDING:
                 self._give(state, worker, attempt, now)
-            elif task == event.running:
+            elif task in event.running:
                 # Somebody else has it by now. The worker is not free until it has stopped, or until what lies
                 # finished in its outbox is judged, which is when it is offered.
-                worker.job, worker.attempt, worker.draining = job, attempt, True
+                worker.hand.setdefault(job, Held(attempt, stopping=True))
                 if task not in event.outbox:
                     notes.append(ev.Reply(event.worker, task, "LATE"))
         return notes
@@ -109,20 +97,20 @@ class Roster:
             return []
         back = worker.suspect
         worker.last_heard, worker.suspect = now, False
-        if task is not None and worker.job == parse_task(task)[0]:
+        if task is not None and parse_task(task)[0] in worker.hand:
             worker.step, worker.total_steps = step, total_steps
         return [ev.Note("info", f"{name} is back")] if back else []
 
     def lost(self, name: str, reason: str, now: float, evict: bool = True) -> list[Command]:
-        """A worker is no longer there: its task goes back to the queue, without blame."""
+        """A worker is no longer there: its tasks go back to the queue, without blame."""
         worker = self.workers.pop(name, None)
         if worker is None:
             return []
         text = f"{name} lost ({reason})"
-        state = self.jobs.get(worker.job) if worker.job else None
-        if state is not None and state.status is Status.ASSIGNED and state.worker == name:
-            self._take_back(state)
-            text += f": {state.job.kind} {state.job.unit} goes to another worker"
+        if own := [self.jobs[job] for job in worker.hand if self._own(worker, job)]:
+            for state in own:
+                self._take_back(state)
+            text += f": {in_words(s.job for s in own)} {'goes' if len(own) == 1 else 'go'} to another worker"
         return [*([ev.Evict(name)] if evict else []), ev.Note("warning", text)]
 
     def done(self, name: str, task: str, digest: str) -> list[Command]:
@@ -153,10 +141,12 @@ class Roster:
         state.avoid.add(name)
         self._take_back(state)
         what = f"{job.kind} {job.unit} failed on {name} ({state.failure})"
-        if state.failures < self.max_attempts:
+        if code != "NONFINITE" and state.failures < self.max_attempts:
             return [ev.Note("warning", f"{what}: trying again")]
         state.status = Status.FAILED
-        return [ev.Note("warning", f"{what}: given up after {state.failures} failures")]
+        # Training is deterministic: what diverged once diverges anywhere.
+        why = ": it would be the same again" if code == "NONFINITE" else f" after {state.failures} failures"
+        return [ev.Note("warning", f"{what}: given up{why}")]
 
     def silent(self, now: float) -> list[Command]:
         """Time has passed: who has not been heard of, and which jobs nobody can do?"""
@@ -169,23 +159,35 @@ class Roster:
                 worker.suspect = True
                 commands.append(ev.Note("warning", f"{worker.name} has been silent for {silence:.0f} s"))
         for state in self.jobs.values():
-            if state.status is not Status.PENDING or any(self._can(w, state.job) for w in self.workers.values()):
+            if state.status is not Status.PENDING or any(w.can(state.group) for w in self.workers.values()):
                 state.hostless_since = None
             elif state.hostless_since is None:
                 state.hostless_since = now
             elif now - state.hostless_since >= self.timers.start_s:
-                commands += self.give_up(state.job, f"no worker hosts it, for {self.timers.start_s:g} s")
-                self.gone |= {state.job.unit} & self.population()
+                commands += self._part(state) if len(state.group) > 1 else self._hostless(state)
         return commands
+
+    def _part(self, state: JobState) -> list[Command]:
+        """Nobody hosts the whole group any more: each of its jobs is done by itself, if it can be."""
+        group = state.group
+        for job in group:
+            self.jobs[job].group = (job,)
+        text = f"no worker hosts {in_words(group).partition(' ')[2]} together, for {self.timers.start_s:g} s"
+        return [ev.Note("warning", f"{group[0].kind}: {text}: each goes by itself")]
+
+    def _hostless(self, state: JobState) -> list[Command]:
+        self.gone |= {state.job.unit} & self.population()
+        return self.give_up(state.job, f"no worker hosts it, for {self.timers.start_s:g} s")
 
     # --- jobs ----------------------------------------------------------------------------------
 
-    def add(self, jobs: Iterable[Job]) -> None:
-        """Put jobs into the queue."""
-        for job in jobs:
-            if job in self.jobs:
-                raise LocalProtocolError(f"job {job} exists already")
-            self.jobs[job] = JobState(job)
+    def add(self, groups: Iterable[Iterable[Job]]) -> None:
+        """Put jobs into the queue; those of one group are done together."""
+        for group in map(tuple, groups):
+            for job in group:
+                if job in self.jobs:
+                    raise LocalProtocolError(f"job {job} exists already")
+                self.jobs[job] = JobState(job, group)
 
     def drop(self, kind: str) -> None:
         """Forget the finished jobs of one kind."""
@@ -201,59 +203,76 @@ class Roster:
         return commands
 
     def assign(self, now: float) -> list[Command]:
-        """Give every free worker the first job that it can do; long trainings first, so that none trails behind."""
-        queue = sorted(
-            (s for s in self.jobs.values() if s.status is Status.PENDING),
-            key=lambda s: (_ORDER[s.job.kind], -self.sizes.get(s.job.unit, 0), s.job),
-        )
-        commands: list[Command] = []
+        """Give every free worker the first group that it can do.
+
+        A group is done whole, also when some of it is done already: numbers depend on what is computed beside them.
+        """
+        commands = [
+            self._stop(worker, job, "nobody waits for it")
+            for worker in self.at_nothing()
+            for job, held in worker.hand.items()
+            if not held.stopping
+        ]
+        queue = assignment.waiting(self.jobs, self.sizes)
         for name in sorted(self.workers):
             worker = self.workers[name]
-            if worker.job is not None or worker.suspect or worker.greeting:
+            if worker.hand or worker.suspect or worker.greeting:
                 continue
-            for state in queue:
-                if state.status is Status.PENDING and self._may(worker, state):
-                    self._give(state, worker, state.attempts, now)
-                    commands.append(ev.Dispatch(name, task_id(state.job, state.attempt)))
+            for group in queue:
+                if assignment.may(worker, group, self.jobs, self.workers.values()):
+                    queue.remove(group)
+                    commands.append(ev.Dispatch(name, tuple(self._send(job, worker, now) for job in group)))
                     break
         return commands
 
-    def _can(self, worker: WorkerState, job: Job) -> bool:
-        match job.kind:
-            case "train":
-                return job.unit in worker.num_examples
-            case "evaluate":
-                return worker.evaluates_test if job.unit == "test" else job.unit in worker.held_out
-        return True
+    def at_nothing(self) -> list[WorkerState]:
+        """Workers that nobody waits for, and that do not know it."""
+        return [
+            worker
+            for worker in self.workers.values()
+            if not all(held.stopping for held in worker.hand.values())
+            and not any(self._own(worker, job) for job in worker.hand)
+        ]
 
-    def _may(self, worker: WorkerState, state: JobState) -> bool:
-        if not self._can(worker, state.job):
-            return False
-        others = (w for w in self.workers.values() if w.name not in state.avoid and not w.suspect and not w.greeting)
-        return worker.name not in state.avoid or not any(self._can(w, state.job) for w in others)
+    def _send(self, job: Job, worker: WorkerState, now: float) -> str:
+        state, attempt = self.jobs[job], self.jobs[job].attempts
+        if state.status is Status.PENDING:
+            self._give(state, worker, attempt, now)
+        else:
+            state.attempts += 1
+            worker.hand[job] = Held(attempt)
+        return task_id(job, attempt)
 
     def _give(self, state: JobState, worker: WorkerState, attempt: int, now: float) -> None:
         state.status, state.worker, state.attempt, state.since = Status.ASSIGNED, worker.name, attempt, now
         state.attempts = max(state.attempts, attempt + 1)
         state.hostless_since = None
-        worker.job, worker.attempt, worker.draining = state.job, attempt, False
-        worker.step, worker.total_steps = 0, 0
+        worker.hand[state.job] = Held(attempt)
+
+    def _own(self, worker: WorkerState, job: Job) -> bool:
+        """Whether the job waits for what this worker makes of it."""
+        state = self.jobs.get(job)
+        return state is not None and state.worker == worker.name
 
     def _take_back(self, state: JobState) -> None:
         state.status, state.worker = Status.PENDING, None
 
     def _cancel(self, state: JobState, why: str) -> list[Command]:
         worker = self.workers[state.worker or ""]
-        if worker.job != state.job:
-            return []
-        worker.draining = True
-        return [ev.CancelTask(worker.name, task_id(state.job, state.attempt), why)]
+        return [self._stop(worker, state.job, why)] if state.job in worker.hand else []
+
+    def _stop(self, worker: WorkerState, job: Job, why: str) -> Command:
+        held = worker.hand[job]
+        held.stopping = True
+        return ev.CancelTask(worker.name, task_id(job, held.attempt), why)
 
     def free(self, name: str, task: str) -> None:
         """The worker has nothing more to do for this task. Of one job it may have another attempt in hand."""
-        worker = self.workers.get(name)
-        if worker is not None and (worker.job, worker.attempt) == parse_task(task):
-            worker.job, worker.draining, worker.step, worker.total_steps = None, False, 0, 0
+        worker, (job, attempt) = self.workers.get(name), parse_task(task)
+        if worker is not None and job in worker.hand and worker.hand[job].attempt == attempt:
+            del worker.hand[job]
+            if not worker.hand:
+                worker.step, worker.total_steps = 0, 0
 
     def validate(self) -> None:
         """Check that jobs and workers agree.
@@ -264,13 +283,14 @@ class Roster:
         for job, state in self.jobs.items():
             if state.status is Status.ASSIGNED:
                 worker = self.workers.get(state.worker or "")
-                if worker is None or worker.job != job or worker.draining:
+                if worker is None or worker.hand.get(job) != Held(state.attempt):
                     raise LocalProtocolError(f"{job} is assigned to {state.worker}, which does not have it")
             elif state.worker is not None:
                 raise LocalProtocolError(f"{job} is {state.status.value} and has a worker")
+            if job not in state.group or any(self.jobs[mate].group != state.group for mate in state.group):
+                raise LocalProtocolError(f"{job} and its group {state.group} do not agree")
         for worker in self.workers.values():
-            if worker.job is None or worker.draining:
-                continue
-            held = self.jobs.get(worker.job)
-            if held is None or held.worker != worker.name:
-                raise LocalProtocolError(f"{worker.name} has {worker.job}, which is not its own")
+            for job, held in worker.hand.items():
+                waits = job in self.jobs and self.jobs[job].status is Status.PENDING
+                if waits and not held.stopping:
+                    raise LocalProtocolError(f"{worker.name} has {job}, which waits for a worker")

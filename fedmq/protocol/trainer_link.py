@@ -6,9 +6,12 @@ length in 4 bytes, little-endian.
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedmq.protocol.fields import CLOSED, Count, Digest, FailureCode, Seconds, TaskId
+from fedmq.protocol.fields import CLOSED, MAX_GROUP, Count, Digest, FailureCode, Seconds, TaskId
 from fedmq.protocol.messages import HostedClient, Task
 from fedmq.recipe import RunSpec
 
@@ -48,21 +51,21 @@ class Loaded:
 
 @dataclass(frozen=True, config=CLOSED)
 class Begin:
-    """Do this task. `adapter`: the file of its adapter; `result`: where a new adapter is to be written."""
+    """Do these tasks together. `adapter`: the file that all start from; `results`: where each one's new one goes."""
 
-    task: Task
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1, max_length=MAX_GROUP)]
     adapter: str | None
-    result: str
+    results: tuple[str, ...]
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Halt:
-    """Stop the task in hand."""
+    """Stop the tasks in hand."""
 
 
 @dataclass(frozen=True, config=CLOSED)
 class Stepped:
-    """The task in hand gets on."""
+    """The tasks in hand get on."""
 
     step: Count
     total_steps: Count
@@ -70,7 +73,7 @@ class Stepped:
 
 @dataclass(frozen=True, config=CLOSED)
 class Trained:
-    """An adapter is durable at `Begin.result`."""
+    """An adapter is durable at its place in `Begin.results`."""
 
     task: TaskId
     digest: Digest
@@ -104,11 +107,11 @@ class Texts:
 
 @dataclass(frozen=True, config=CLOSED)
 class Failed:
-    """The task in hand failed, or Setup did (`fatal`)."""
+    """A task failed; of several in hand, each has an answer of its own. None: Setup did, and no task can succeed."""
 
+    task: TaskId | None
     code: FailureCode
     text: str
-    fatal: bool
 
 
 TO_TRAINER = (Setup, Begin, Halt)

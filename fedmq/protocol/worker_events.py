@@ -26,7 +26,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Fetched:
-    """The adapter of the task in hand is on disk. `nbytes`: bytes that crossed the wire, 0 if it was held."""
+    """The adapter of the tasks in hand is on disk. `nbytes`: bytes that crossed the wire, 0 if it was held."""
 
     digest: str
     nbytes: int
@@ -49,11 +49,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class Broke:
-    """The trainer failed at its task or died. `fatal`: no task can succeed here (data, model)."""
+    """The trainer failed at a task or died, at whatever it had. `fatal`: no task can succeed here (data, model)."""
 
     code: FailureCode
     text: str
     fatal: bool = False
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,14 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Run:
-    """Give the task to the trainer."""
+    """Give the tasks to the trainer."""
 
-    task: m.Task
+    tasks: tuple[m.Task, ...]
 
 
 @dataclass(frozen=True)
 class Halt:
-    """Make the trainer stop its task, and answer Broke(CANCELLED)."""
+    """Make the trainer stop its tasks, and answer Broke(CANCELLED) for each."""
 
 
 @dataclass(frozen=True)

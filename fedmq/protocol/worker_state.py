@@ -1,19 +1,21 @@
 """The worker agent's state machine: events in, commands out; no clock, socket, file or chance inside.
 
-Two things vary on their own: the link (LINKS) and the task in hand (`activity`). A lost link never
+Two things vary on their own: the link (LINKS) and the tasks in hand (`Hand`). A lost link never
 stops a task; a finished update stays in the outbox, and is offered on every new link, until the
 coordinator has committed its round or wants it no more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any
 
 from fedmq.protocol import messages as m
 from fedmq.protocol import worker_events as we
-from fedmq.protocol.fields import MAX_OUTBOX, MAX_TEXT
+from fedmq.protocol.fields import MAX_OUTBOX, MAX_TEXT, FailureCode
+from fedmq.protocol.hand import Hand
 from fedmq.protocol.jobs import parse_task
 from fedmq.recipe import RunSpec
 
@@ -36,8 +38,6 @@ LINKS: dict[Link, set[Link]] = {
     Link.ENDED: set(),
 }
 
-Activity = Literal["idle", "fetching", "working", "uploading"]
-
 
 @dataclass
 class WorkerState:
@@ -51,13 +51,8 @@ class WorkerState:
     welcome: m.Welcome | None = None
     prepared: we.Prepared | None = None
     prepares_for: tuple[str, RunSpec] | None = None
-    task: m.Task | None = None
-    answer: Any = None
-    activity: Activity = "idle"
+    hand: Hand = field(default_factory=Hand)
     settled: set[str] = field(default_factory=set)
-    step: int = 0
-    total_steps: int = 0
-    nbytes_down: int = 0
     next_hello_at: float = 0.0
     hello_wait_s: float = 0.5
     heard_at: float = 0.0
@@ -75,12 +70,12 @@ class WorkerState:
                 self.prepared = event
                 return self._ready(now) if self.link is Link.PREPARING else []
             case we.Fetched(digest, nbytes):
-                if self.task is None or self.activity != "fetching" or self.task.adapter.digest != digest:  # type: ignore[union-attr]
+                if not self.hand.fetching or self.hand.group[0].adapter.digest != digest:  # type: ignore[union-attr]
                     return []
-                self.nbytes_down, self.activity = nbytes, "working"
-                return [we.Run(self.task)]
+                self.hand.nbytes_down, self.hand.fetching = nbytes, False
+                return [we.Run(self.hand.group)]
             case we.Stepped(step, total_steps):
-                self.step, self.total_steps = step, total_steps
+                self.hand.step, self.hand.total_steps = step, total_steps
                 return []
             case we.Finished(result):
                 return self._finished(result)
@@ -105,9 +100,8 @@ class WorkerState:
         if now < self.next_beat_at:
             return []
         self.next_beat_at = now + self.welcome.heartbeat_s
-        phase = "preparing" if self.link is Link.PREPARING else self.activity
-        task = self.task.task if self.task else None
-        return [we.Send(m.Heartbeat(task, phase, self.step, self.total_steps))]
+        phase = "preparing" if self.link is Link.PREPARING else self.hand.activity
+        return [we.Send(m.Heartbeat(self.hand.first, phase, self.hand.step, self.hand.total_steps))]
 
     def _say_hello(self, now: float) -> list[Any]:
         self._move(Link.HELLO)
@@ -127,8 +121,8 @@ class WorkerState:
                 self.link = Link.ENDED
                 exit_code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
                 return [we.Send(m.Goodbye(reason[:MAX_TEXT])), we.Exit(exit_code, reason)]
-            case m.Task():
-                return self._given(message)
+            case m.Tasks(tasks):
+                return self._given(tasks)
             case m.Cancel(task):
                 return self._drop(task)
             case m.Verdict(task, code):
@@ -146,7 +140,7 @@ class WorkerState:
             commands = [command for task in list(self.outbox) for command in self._forget(task)]
             # Whatever the trainer does, it does for a run that is no more: it is started anew.
             self.prepared = None
-            self._clear()
+            self.hand = Hand()
         self.outbox_run, self.welcome, self.next_beat_at = welcome.run, welcome, now
         known, self.prepares_for = self.prepares_for == (welcome.run, welcome.spec), (welcome.run, welcome.spec)
         if known and self.prepared is not None:
@@ -162,7 +156,6 @@ class WorkerState:
         self._move(Link.READY)
         assert self.prepared is not None
         loaded = self.prepared.loaded
-        running = self.task.task if self.task else None
         waiting = [offer for task, offer in self.outbox.items() if task not in self.settled]
         ready = m.Ready(
             clients=loaded.clients,
@@ -171,85 +164,79 @@ class WorkerState:
             num_trainable=loaded.num_trainable,
             num_parameters=loaded.num_parameters,
             device=loaded.device[:MAX_TEXT],
-            running=running,
+            running=tuple(self.hand.tasks),
             outbox=tuple(offer.task for offer in waiting[:MAX_OUTBOX]),
         )
-        resent = [self.answer] if self.answer is not None else []
-        return [we.Send(ready), *map(we.Send, [*waiting, *resent])]
+        return [we.Send(ready), *map(we.Send, [*waiting, *self.hand.answers.values()])]
 
-    def _given(self, task: m.Task) -> list[Any]:
-        if self.task is not None:
-            if self.task.task == task.task:
-                return []
-            return [we.Send(m.TaskFailed(task.task, task.nonce, "CANCELLED", f"busy with {self.task.task}"))]
-        self.task, self.step, self.total_steps, self.nbytes_down = task, 0, 0, 0
-        if task.task in self.outbox:
-            # A coordinator that was restarted does not know yet that it is done.
-            self.activity = "uploading"
-            return [we.Send(self.outbox[task.task])]
-        if task.adapter is not None:
-            self.activity = "fetching"
-            return [we.Fetch(task.adapter)]
-        self.activity = "working"
-        return [we.Run(task)]
+    def _given(self, tasks: tuple[m.Task, ...]) -> list[Any]:
+        if (first := self.hand.first) is not None:
+            others = [task for task in tasks if task.task not in self.hand.tasks]
+            return self._say_failed(others, "CANCELLED", f"busy with {first}")
+        # A coordinator that was restarted does not know yet what is done. For what is not, the group is done again.
+        done = [self.outbox[task.task] for task in tasks if task.task in self.outbox]
+        self.settled -= {offer.task for offer in done}
+        self.hand = Hand.of(tasks, self.outbox)
+        if tasks[0].adapter is not None and self.hand.fetching:
+            return [*map(we.Send, done), we.Fetch(tasks[0].adapter)]
+        return [*map(we.Send, done), *([we.Run(tasks)] if self.hand.owed else [])]
 
     def _finished(self, result: Any) -> list[Any]:
-        if self.task is None or result.task != self.task.task:
+        if result.task not in self.hand.owed:
             return []
+        self.hand.made(result.task)
         if isinstance(result, m.Offer):
-            self.outbox[result.task], self.activity = result, "uploading"
+            # What was downloaded for all of a group counts once.
+            self.outbox[result.task], self.hand.nbytes_down = result, 0
         else:
-            self.answer, self.activity = result, "uploading"
-        return [we.Send(result)] if self.link is Link.READY else []
+            self.hand.answers[result.task] = result
+        halt = [we.Halt()] if self.hand.in_vain else []
+        return [*([we.Send(result)] if self.link is Link.READY else []), *halt]
 
     def _broke(self, event: we.Broke) -> list[Any]:
-        task = self.task
         if event.fatal:
             self.link = Link.ENDED
             # 2 says that configuration or data are at fault, and with them every other worker's.
             code = 2 if event.code in ("DATA", "MODEL") else 1
             return [we.Send(m.Goodbye(event.text[:MAX_TEXT])), we.Exit(code, event.text)]
-        if task is None or self.activity == "uploading":
-            return []
-        self._clear()
-        failed = m.TaskFailed(task.task, task.nonce, event.code, event.text[:MAX_TEXT])
-        return [we.Send(failed)] if self.link is Link.READY else []
+        failed = [task for task in self.hand.to_do() if event.task in (None, task.task)]
+        said = self._say_failed(failed, event.code, event.text)
+        halt = [we.Halt()] if self.hand.in_vain and event.code != "CANCELLED" else []
+        return [*(said if self.link is Link.READY else []), *halt]
 
     def _judged(self, task: str, code: str) -> list[Any]:
         if code == "UPLOAD":
             return [we.Upload(self.outbox[task])] if task in self.outbox else []
         if code not in FINAL:
             return []
-        commands: list[Any] = []
-        if self.task is not None and self.task.task == task:
-            if self.activity != "uploading":
-                return self._drop(task)
-            self._clear()
-        if task in self.outbox:
-            # Accepted is not committed: the coordinator may yet lose its disk's last second.
-            if code in ("ACCEPTED", "DUPLICATE"):
-                self.settled.add(task)
-                if parse_task(task)[0].kind == "init":
-                    commands = self._forget(task)
-            else:
-                commands = self._forget(task)
-        return commands
+        if task in self.hand.owed:
+            return self._drop(task)
+        self.hand.drop(task)
+        # Accepted is not committed: the coordinator may yet lose its disk's last second.
+        if task in self.outbox and code in ("ACCEPTED", "DUPLICATE") and parse_task(task)[0].kind != "init":
+            self.settled.add(task)
+            return []
+        return self._forget(task)
 
     def _drop(self, task: str) -> list[Any]:
-        if self.task is not None and self.task.task == task:
-            if self.activity == "working":
-                return [we.Halt()]
-            nonce = self.task.nonce
-            self._clear()
-        elif task in self.outbox and task not in self.settled:
-            nonce = self.outbox[task].nonce
-        else:
-            return []
-        # Said also of an update that only waited to be judged: the coordinator holds us for busy until then.
-        return [*self._forget(task), we.Send(m.TaskFailed(task, nonce, "CANCELLED", "on request"))]
+        if task in self.hand.owed:
+            # The others of its group go on. It is answered for when the trainer has done so: we are not free before.
+            self.hand.unwanted.add(task)
+            if self.hand.in_vain and self.hand.fetching:
+                return self._say_failed(self.hand.to_do(), "CANCELLED", "on request")
+            return [we.Halt()] if self.hand.in_vain else []
+        if task in self.hand.tasks:
+            return [*self._forget(task), *self._say_failed([self.hand.tasks[task]], "CANCELLED", "on request")]
+        if task in self.outbox and task not in self.settled:
+            # It only waited to be judged, but the coordinator holds us for busy with it until then.
+            failed = m.TaskFailed(task, self.outbox[task].nonce, "CANCELLED", "on request")
+            return [*self._forget(task), we.Send(failed)]
+        return []
 
-    def _clear(self) -> None:
-        self.task, self.answer, self.activity, self.step, self.total_steps = None, None, "idle", 0, 0
+    def _say_failed(self, tasks: Iterable[m.Task], code: FailureCode, text: str) -> list[Any]:
+        for task in tasks:
+            self.hand.drop(task.task)
+        return [we.Send(m.TaskFailed(task.task, task.nonce, code, text[:MAX_TEXT])) for task in tasks]
 
     def _forget(self, task: str) -> list[Any]:
         if self.outbox.pop(task, None) is None:
@@ -263,7 +250,7 @@ class WorkerState:
 
     def validate(self) -> None:
         """Check every invariant; tests call it after each event."""
-        assert (self.task is None) == (self.activity == "idle"), (self.task, self.activity)
+        self.hand.validate(self.outbox)
         assert self.settled <= set(self.outbox)
         assert self.link in (Link.HELLO, Link.ENDED) or self.welcome is not None
-        assert self.link is not Link.READY or self.prepared is not None or self.activity == "idle"
+        assert self.link is not Link.READY or self.prepared is not None or not self.hand.tasks

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
 from fedmq.protocol.fields import MAX_TEXT
+from fedmq.protocol.grouping import Size
+from fedmq.recipe import TrainingRecipe
 from fedmq.storage.journal import Journal
 
 
@@ -37,14 +40,41 @@ class Admission:
         self._journal.put(base_digest=ready.base_digest, **digests)
         return None
 
-    def introduce(self, worker: str, ready: m.Ready) -> Iterator[str]:
-        """What people are told of a worker; of the first one also how much LoRA trains."""
+    def introduce(self, worker: str, ready: m.Ready, training: TrainingRecipe) -> Iterator[str]:
+        """What people are told of a worker; of the first one also how much LoRA trains, and of a warm-up too long."""
         examples = sum(client.num_examples for client in ready.clients)
         yield f"{worker} joined on {ready.device}: {len(ready.clients)} clients, {examples} examples"
         if self._journal.get("num_trainable") is None:
             self._journal.put(num_trainable=str(ready.num_trainable), num_parameters=str(ready.num_parameters))
             share = 100 * ready.num_trainable / max(1, ready.num_parameters)
             yield f"LoRA trains {ready.num_trainable:,} of {ready.num_parameters:,} parameters ({share:.2f} %)"
+            largest = max((client.num_examples for client in ready.clients), default=None)
+            if largest is not None and (line := warm_up_too_long(largest, training)) is not None:
+                yield line
+
+
+def warm_up_too_long(num_examples: int, training: TrainingRecipe) -> str | None:
+    """A line where even the largest client's local training is mostly warm-up, which begins anew in each round."""
+    batches = -(-num_examples // training.batch_size)
+    steps = -(-batches // training.gradient_accumulation_steps) * training.num_epochs
+    if 2 * training.warmup_steps <= steps:
+        return None
+    return (
+        f"warning: training.warmup_steps is {training.warmup_steps}, and no client here trains for more than {steps} "
+        "steps in a round: warm-up begins anew in each, so most of it is spent below learning_rate; lower warmup_steps"
+    )
+
+
+def as_event(worker: str, ready: m.Ready) -> ev.WorkerReady:
+    """What the state machine hears of a worker that was admitted."""
+    return ev.WorkerReady(
+        worker,
+        {client.client: Size(client.num_examples, client.num_tokens) for client in ready.clients},
+        frozenset(client.client for client in ready.clients if client.num_held_out),
+        ready.evaluates_test,
+        ready.running,
+        ready.outbox,
+    )
 
 
 def _refusal(code: str, text: str) -> m.Reject:

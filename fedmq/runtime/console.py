@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.jobs import in_words
 from fedmq.protocol.phases import Phase
 
 #: Rounds with more clients than this are summed up in one line.
@@ -71,7 +72,7 @@ class ConsoleView:
         for name, worker in sorted(workers.items()):
             if name not in self._workers:
                 self._workers[name] = self._bars.add_task(name, total=1, what="")
-            what = f"{worker.job.kind} {worker.job.unit}" if worker.job else "idle"
+            what = in_words(worker.hand) if worker.hand else "idle"
             total = worker.total_steps or 1
             self._bars.update(self._workers[name], completed=worker.step, total=total, what=what)
         return None

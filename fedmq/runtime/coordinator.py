@@ -22,11 +22,11 @@ from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.phases import Phase
 from fedmq.recipe import RunSpec
-from fedmq.runtime.admission import Admission
+from fedmq.runtime.admission import Admission, as_event
 from fedmq.runtime.intake import Intake, Stored
 from fedmq.runtime.links import Links
 from fedmq.runtime.server import FederatedServer
-from fedmq.runtime.tasks import check_kind, check_task, make_task
+from fedmq.runtime.tasks import check_kind, check_task, make_tasks
 from fedmq.runtime.view import View, live_status
 from fedmq.transport.base import CoordinatorTransport, Incoming
 
@@ -182,11 +182,9 @@ class Coordinator:
             self._links.send(peer, refusal)
             self._events.append(ev.WorkerGone(worker, refusal.text))
             return
-        sizes = {client.client: client.num_examples for client in ready.clients}
-        held_out = frozenset(client.client for client in ready.clients if client.num_held_out)
-        for line in self._admission.introduce(worker, ready):
+        for line in self._admission.introduce(worker, ready, self.spec.training):
             self._note("info", line)
-        self._events.append(ev.WorkerReady(worker, sizes, held_out, ready.evaluates_test, ready.running, ready.outbox))
+        self._events.append(as_event(worker, ready))
 
     def _result(self, worker: str, message: m.Offer | m.Evaluated | m.Generated) -> None:
         check_kind(message)
@@ -244,8 +242,8 @@ class Coordinator:
 
     def _do(self, command: ev.Command) -> None:
         match command:
-            case ev.Dispatch(worker, task):
-                self._tell(worker, make_task(task, self.spec, self.server, self._secret))
+            case ev.Dispatch(worker, tasks):
+                self._tell(worker, make_tasks(tasks, self.spec, self.server, self._secret))
             case ev.CancelTask(worker, task, reason):
                 self._tell(worker, m.Cancel(task, reason[:MAX_TEXT]))
             case ev.Reply(worker, task, "UPLOAD"):
@@ -258,6 +256,8 @@ class Coordinator:
                 self._verdict(worker, task, code, text)
             case ev.Select(round, eligible, count):
                 self._events.append(ev.Selected(round, self.server.select(round, eligible, count)))
+            case ev.OpenRound(round, groups):
+                self.server.open_round(round, groups)
             case ev.Aggregate(round, clients):
                 self._aggregate(round, clients)
             case ev.Evict(worker):

@@ -72,6 +72,8 @@ def host(
         clients[name] = client
         sizes = lengths(splits["train"])
         used = usable_texts(sizes, run.training.max_samples_per_client, client.subset_seed)
+        if not len(used):
+            raise DataError(f"{folder}: client {name} has no text of two tokens or more to train on")
         held_out = info.splits.get("test")
         announced[name] = HostedClient(
             client=name,
@@ -107,7 +109,7 @@ def _shards(
         folder = work_dir / "shards" / source.client
 
         def encode(texts: list[str]) -> list:
-            return model.tokenizer.encode(texts, model.max_length)
+            return model.tokenizer.encode(texts, None)
 
         prepare_owner(path, source.client, data, seed, encode, tokenizer, folder)
         return [folder]

@@ -83,7 +83,7 @@ class FederatedServer:
             return Progress()
         self._keep_client_adapters(committed[-1]["round"])
         opened = [row for row in rows if row["state"] == "open"]
-        selected = tuple(opened[0]["selected"]) if opened else ()
+        groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
         counts: dict[int, int] = {row["round"]: 0 for row in committed}
         for row in self.journal.evaluations():
@@ -93,7 +93,7 @@ class FederatedServer:
         ]
         return Progress(
             version=committed[-1]["round"],
-            selected=selected,
+            selected=groups,
             accepted=tuple((row["client"], row["digest"]) for row in accepted),
             unevaluated=tuple(missing),
         )
@@ -106,10 +106,12 @@ class FederatedServer:
     # --- one round -----------------------------------------------------------------------------
 
     def select(self, round: int, eligible: Sequence[str], count: int) -> tuple[str, ...]:
-        """Draw the round's clients, durably."""
-        clients = self.sampler(eligible, count, rng.derive(self.seed, "select", round))
-        self.journal.open_round(round, clients)
-        return tuple(clients)
+        """Draw the round's clients."""
+        return tuple(self.sampler(eligible, count, rng.derive(self.seed, "select", round)))
+
+    def open_round(self, round: int, groups: Sequence[Sequence[str]]) -> None:
+        """Make the selection durable, and who is trained together: a resumed run must not compute it anew."""
+        self.journal.open_round(round, groups)
 
     def start(self, offer: Offer, content: bytes) -> None:
         """Take the first adapter (version 0) and the adapter_config.json that goes with it.

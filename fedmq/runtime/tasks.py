@@ -1,8 +1,9 @@
-"""From a task's name to the message that carries everything a worker needs for it."""
+"""From the names of tasks to the message that carries everything a worker needs for it."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
@@ -13,12 +14,16 @@ from fedmq.rng import derive_seed
 from fedmq.runtime.server import FederatedServer
 
 
-def make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -> m.Task:
-    """The task as a worker gets it: work, seed, and the adapter of the version that it starts from.
+def make_tasks(tasks: Iterable[str], spec: RunSpec, server: FederatedServer, secret: str) -> m.Tasks:
+    """Tasks of one group as a worker gets them: work, seed, and the adapter of the version that they start from.
 
     The seed depends on the run's seed, the kind, the round and the client alone, so that neither the
     worker nor the attempt changes the result.
     """
+    return m.Tasks(tuple(_make_task(task, spec, server, secret) for task in tasks))
+
+
+def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -> m.Task:
     job, _ = parse_task(task)
     training = spec.training
     work: InitWork | TrainWork | EvaluateWork | GenerateWork

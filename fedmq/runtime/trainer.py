@@ -1,6 +1,6 @@
 """The trainer: the child process of a worker that holds the base, the data and the device.
 
-It does one task after another for its agent, over a pair of pipes, and ends with its agent. It may
+It does one group of tasks after another for its agent, over a pair of pipes, and ends with its agent. It may
 be killed at any time: nothing that matters is only here.
 """
 
@@ -15,6 +15,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,18 @@ import torch
 from fedmq import atomic
 from fedmq.codec import raw
 from fedmq.errors import ConfigError, DataError, FedmqError, LocalProtocolError
+from fedmq.learning.client import train_clients
+from fedmq.learning.devices import resolve_device
 from fedmq.learning.generate import encode_prompts, generate
-from fedmq.learning.models import LanguageModel, resolve_device
-from fedmq.learning.train import Stopped, require_precision
+from fedmq.learning.models import LanguageModel
+from fedmq.learning.outcome import out_of_memory
+from fedmq.learning.precision import require_precision
+from fedmq.learning.train import Diverged, Stopped
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol.fields import FailureCode
+from fedmq.protocol.messages import Task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
+from fedmq.recipe import TrainingRecipe
 from fedmq.runtime.hosting import Hosted, evaluate_unit, host
 from fedmq.runtime.pipe import Pipe, PipeClosed
 from fedmq.tensors import spec
@@ -38,7 +45,7 @@ _STEP_EVERY_S = 0.2
 
 
 class Trainer:
-    """One base, the worker's clients, one task at a time."""
+    """One base, the worker's clients, one group of tasks at a time."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -47,6 +54,8 @@ class Trainer:
         self._model: LanguageModel | None = None
         self._hosted: Hosted | None = None
         self._next_step_at = 0.0
+        #: tasks that the agent still waits for an answer to; None stands for Setup
+        self._open: list[str | None] = []
         threading.Thread(target=self._listen, name="agent", daemon=True).start()
 
     def run(self) -> None:
@@ -54,22 +63,27 @@ class Trainer:
         while True:
             message = self._inbox.get()
             try:
-                self._pipe.send(self._setup(message) if isinstance(message, link.Setup) else self._task(message))
+                if isinstance(message, link.Setup):
+                    self._open = [None]
+                    self._pipe.send(self._setup(message))
+                else:
+                    self._open = [task.task for task in message.tasks]
+                    self._answer(message)
             except Stopped:
                 self._fail("CANCELLED", "on request")
-            except ConfigError as error:
-                code: FailureCode = "DATA" if isinstance(error, DataError) else "MODEL"
-                self._fail(code, str(error), fatal=isinstance(message, link.Setup))
-            except FedmqError as error:
-                self._fail("ERROR", str(error), fatal=isinstance(message, link.Setup))
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                self._fail("OOM", f"out of memory: {error}", fatal=isinstance(message, link.Setup))
-            except _Diverged as error:
+            except Diverged as error:
                 self._fail("NONFINITE", str(error))
+            except ConfigError as error:
+                self._fail("DATA" if isinstance(error, DataError) else "MODEL", str(error))
+            except FedmqError as error:
+                self._fail("ERROR", str(error))
             except Exception as error:
+                if out_of_memory(error):
+                    self._fail("OOM", f"out of memory: {error}")
+                    continue
                 # A fault of one task must not end the worker: it is reported, and the task tried elsewhere.
                 log.exception("task failed")
-                self._fail("ERROR", f"{type(error).__name__}: {error}", fatal=isinstance(message, link.Setup))
+                self._fail("ERROR", f"{type(error).__name__}: {error}")
 
     def _listen(self) -> None:
         while True:
@@ -85,15 +99,17 @@ class Trainer:
                     self._halt.clear()
                     self._inbox.put(message)
 
-    def _fail(self, code: FailureCode, text: str, fatal: bool = False) -> None:
+    def _fail(self, code: FailureCode, text: str) -> None:
+        """Whatever is not answered for has failed."""
         log.warning("failed: %s: %s", code, text)
-        self._pipe.send(link.Failed(code, " ".join(text.split())[:1000], fatal))
+        for task in self._open:
+            self._pipe.send(_failed(task, code, text))
 
     def _setup(self, setup: link.Setup) -> link.Loaded:
         device, note = resolve_device(setup.device)
         run = setup.spec
         # What cannot work on this device or base ends the worker here, in one line; in a task it would be tried again.
-        require_precision(run.training, device)
+        precision = require_precision(run.training, device)
         if run.training.num_threads is not None:
             torch.set_num_threads(run.training.num_threads)
         self._model = LanguageModel.load(
@@ -104,7 +120,11 @@ class Trainer:
             device=device,
             cache_dir=setup.cache_dir,
             known_as=run.model.name,
+            engine=run.training.engine,
+            precision=precision,
         )
+        self._model.keep_trunks(Path(setup.work_dir) / "trunks")
+        log.info("%s", self._model.engine_note)
         encode_prompts(self._model, run.generation.prompts, run.generation.max_new_tokens)
         log_dir = None if setup.log_dir is None else Path(setup.log_dir)
         self._hosted = host(setup.sources, self._model, run, Path(setup.work_dir), log_dir)
@@ -114,54 +134,75 @@ class Trainer:
             base_digest=self._model.base_digest,
             num_trainable=self._model.num_trainable,
             num_parameters=self._model.num_parameters,
-            device=device if note is None else f"{device} ({note})",
+            device=f"{device} ({'; '.join(filter(None, (note, self._model.engine_note)))})",
         )
 
-    def _task(self, begin: link.Begin) -> Any:
+    def _answer(self, begin: link.Begin) -> None:
         if self._model is None or self._hosted is None:
             raise LocalProtocolError("a task before Setup")
-        task, work = begin.task, begin.task.work
         if begin.adapter is not None:
             content = Path(begin.adapter).read_bytes()
             self._model.set_adapter(raw.decode(content, spec(self._model.initial_adapter())))
+        log.info("%s begun", ", ".join(task.task for task in begin.tasks))
+        work = begin.tasks[0].work
+        if isinstance(work, TrainWork):
+            answers = self._train(begin, self._hosted, work.recipe)
+        else:
+            answers = iter([self._do(begin.tasks[0], begin.results[0], self._model, self._hosted)])
+        for answer in answers:
+            self._open.remove(answer.task)
+            self._pipe.send(answer)
+
+    def _train(self, begin: link.Begin, hosted: Hosted, recipe: TrainingRecipe) -> Iterator[link.Trained | link.Failed]:
+        """Train the clients of a group together; an answer for each."""
+        outcomes = train_clients(
+            [hosted.clients[task.client or ""] for task in begin.tasks],
+            recipe,
+            seeds=[task.seed for task in begin.tasks],
+            round=begin.tasks[0].round,
+            on_step=self._on_step,
+            stopping=self._halt.is_set,
+        )
+        for task, path, outcome in zip(begin.tasks, begin.results, outcomes, strict=True):
+            if isinstance(outcome, Diverged):
+                log.warning("%s failed: %s", task.task, outcome)
+                yield _failed(task.task, "NONFINITE", str(outcome))
+                continue
+            result, adapter = outcome
+            log.info(
+                "%s finished: round %d, %s, %d steps, %d examples, loss %.4f, %.1f s",
+                *(task.task, task.round, task.client, result.num_steps, result.num_examples),
+                *(result.train_loss, result.train_seconds),
+            )
+            yield link.Trained(
+                task.task,
+                *self._write(path, adapter),
+                result.num_examples,
+                result.num_tokens,
+                result.num_steps,
+                result.train_loss,
+                result.train_seconds,
+                "",
+            )
+
+    def _do(self, task: Task, path: str, model: LanguageModel, hosted: Hosted) -> Any:
+        """Whatever else there is to do."""
         started = time.monotonic()
-        log.info("%s begun", task.task)
-        match work:
+        match task.work:
             case InitWork():
-                config = json.dumps(self._model.adapter_config(), indent=2)
-                blob = self._write(begin.result, self._model.initial_adapter())
+                config = json.dumps(model.adapter_config(), indent=2)
+                blob = self._write(path, model.initial_adapter())
                 return link.Trained(task.task, *blob, 0, 0, 0, 0.0, 0.0, config)
-            case TrainWork(_, recipe):
-                client = self._hosted.clients[task.client or ""]
-                result = client.train(
-                    recipe, seed=task.seed, round=task.round, on_step=self._on_step, stopping=self._halt.is_set
-                )
-                log.info(
-                    "%s finished: round %d, %s, %d steps, %d examples, loss %.4f, %.1f s",
-                    *(task.task, task.round, task.client, result.num_steps, result.num_examples),
-                    *(result.train_loss, result.train_seconds),
-                )
-                _require_finite(result.train_loss, "training")
-                blob = self._write(begin.result, self._model.get_adapter())
-                return link.Trained(
-                    task.task,
-                    *blob,
-                    result.num_examples,
-                    result.num_tokens,
-                    result.num_steps,
-                    result.train_loss,
-                    result.train_seconds,
-                    "",
-                )
             case EvaluateWork(_, unit, batch_size):
-                score = evaluate_unit(self._hosted, self._model, unit, batch_size, self._on_step)
-                _require_finite(score.loss_sum, "evaluation")
+                score = evaluate_unit(hosted, model, unit, batch_size, self._on_step)
+                if not math.isfinite(score.loss_sum):
+                    raise Diverged(f"the evaluation loss is {score.loss_sum}: training diverged")
                 seconds = time.monotonic() - started
                 log.info("%s finished: %s, loss %.4f, %.1f s", task.task, unit, score.eval_loss, seconds)
                 return link.Scored(task.task, score.loss_sum, score.num_tokens, score.num_examples, seconds)
             case GenerateWork(_, generation):
                 texts = generate(
-                    self._model,
+                    model,
                     generation.prompts,
                     max_new_tokens=generation.max_new_tokens,
                     temperature=generation.temperature,
@@ -169,7 +210,7 @@ class Trainer:
                 )
                 log.info("%s finished: %d texts, %.1f s", task.task, len(texts), time.monotonic() - started)
                 return link.Texts(task.task, tuple(texts))
-        raise LocalProtocolError(f"unknown work {work!r}")
+        raise LocalProtocolError(f"unknown work {task.work!r}")
 
     def _write(self, path: str, adapter: dict[str, Any]) -> tuple[str, int]:
         content = raw.encode(adapter)
@@ -183,13 +224,8 @@ class Trainer:
             self._pipe.send(link.Stepped(step, total_steps))
 
 
-class _Diverged(Exception):
-    """A loss that is not a number."""
-
-
-def _require_finite(loss: float, what: str) -> None:
-    if not math.isfinite(loss):
-        raise _Diverged(f"the {what} loss is {loss}: training diverged; lower training.learning_rate")
+def _failed(task: str | None, code: FailureCode, text: str) -> link.Failed:
+    return link.Failed(task, code, " ".join(text.split())[:1000])
 
 
 def main() -> None:

@@ -32,9 +32,9 @@ def live_status(state: CoordinatorState, now: float, wall_s: float) -> dict[str,
     workers = [
         {
             "worker": worker.name,
-            "clients": len(worker.num_examples),
+            "clients": len(worker.clients),
             "suspect": worker.suspect,
-            "job": "/".join(map(str, worker.job or ())),
+            "jobs": ["/".join(map(str, job)) for job in worker.hand],
         }
         for worker in state.roster.workers.values()
     ]

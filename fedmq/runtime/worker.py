@@ -152,8 +152,8 @@ class WorkerAgent:
                 self._prepare(welcome)
             case we.Fetch(blob):
                 self._transfers.fetch(blob)
-            case we.Run(task):
-                self._run_task(task)
+            case we.Run(tasks):
+                self._run(tasks)
             case we.Halt():
                 assert self._trainer is not None
                 self._trainer.send(link.Halt())
@@ -199,10 +199,11 @@ class WorkerAgent:
         self._trainer.send(self._setup)
         return None
 
-    def _run_task(self, task: m.Task) -> None:
+    def _run(self, tasks: tuple[m.Task, ...]) -> None:
         assert self._trainer is not None
-        adapter = None if task.adapter is None else str(self._transfers.path(task.adapter.digest))
-        self._trainer.send(link.Begin(task, adapter, str(self._file(task.task, "safetensors"))))
+        blob = tasks[0].adapter
+        adapter = None if blob is None else str(self._transfers.path(blob.digest))
+        self._trainer.send(link.Begin(tasks, adapter, tuple(str(self._file(task.task, "made")) for task in tasks)))
 
     # --- the trainer ---------------------------------------------------------------------------
 
@@ -232,37 +233,43 @@ class WorkerAgent:
         return None
 
     def _handle_trainer(self, message: Any) -> None:
-        task = self.state.task
+        owed = {task.task: task.nonce for task in self.state.hand.to_do()}
         match message:
             case link.Loaded():
                 self._crashes = 0
                 self._handle(we.Prepared(message))
             case link.Stepped(step, total_steps):
                 self._handle(we.Stepped(step, total_steps))
-            case link.Failed(code, text, fatal):
-                self._handle(we.Broke(code, text, fatal))
-            case link.Trained() if task is not None and task.task == message.task:
-                offer = m.Offer(
-                    task=task.task,
-                    nonce=task.nonce,
-                    blob=m.BlobRef(message.digest, message.nbytes),
-                    num_examples=message.num_examples,
-                    num_tokens=message.num_tokens,
-                    num_steps=message.num_steps,
-                    train_loss=message.train_loss,
-                    train_seconds=message.train_seconds,
-                    nbytes_down=self.state.nbytes_down,
-                    adapter_config=message.adapter_config,
-                )
-                # The update's file is durable already; this makes the offer so, before anybody hears of it.
-                atomic.write_bytes(self._file(task.task, "offer"), self._out.encode(offer))
-                self._handle(we.Finished(offer))
-            case link.Scored(of, loss_sum, num_tokens, num_examples, seconds) if task is not None and task.task == of:
-                answer = m.Evaluated(task.task, task.nonce, loss_sum, num_tokens, num_examples, seconds)
-                self._handle(we.Finished(answer))
-            case link.Texts(of, texts) if task is not None and task.task == of:
+            case link.Failed(of, code, text):
+                self._handle(we.Broke(code, text, fatal=of is None, task=of))
+            case link.Trained(task=of) if of in owed:
+                self._trained(message, owed[of])
+            case link.Trained(task=of):
+                # Done with the others of its group, though it was done before.
+                self._file(of, "made").unlink(missing_ok=True)
+            case link.Scored(of, loss_sum, num_tokens, num_examples, seconds) if of in owed:
+                self._handle(we.Finished(m.Evaluated(of, owed[of], loss_sum, num_tokens, num_examples, seconds)))
+            case link.Texts(of, texts) if of in owed:
                 shown = tuple(text[:MAX_CONTINUATION] for text in texts)
-                self._handle(we.Finished(m.Generated(task.task, task.nonce, shown)))
+                self._handle(we.Finished(m.Generated(of, owed[of], shown)))
+
+    def _trained(self, trained: link.Trained, nonce: str) -> None:
+        offer = m.Offer(
+            task=trained.task,
+            nonce=nonce,
+            blob=m.BlobRef(trained.digest, trained.nbytes),
+            num_examples=trained.num_examples,
+            num_tokens=trained.num_tokens,
+            num_steps=trained.num_steps,
+            train_loss=trained.train_loss,
+            train_seconds=trained.train_seconds,
+            nbytes_down=self.state.hand.nbytes_down,
+            adapter_config=trained.adapter_config,
+        )
+        # The update's file is durable already, but for its name; this makes both so, before anybody hears of it.
+        self._file(offer.task, "made").replace(self._file(offer.task, "safetensors"))
+        atomic.write_bytes(self._file(offer.task, "offer"), self._out.encode(offer))
+        self._handle(we.Finished(offer))
 
     # --- the outbox ----------------------------------------------------------------------------
 
@@ -275,6 +282,8 @@ class WorkerAgent:
         for path in sorted(self._outbox.glob("*.offer")):
             try:
                 offer = self._out.decode(path.read_bytes())
+                if not self._file(offer.task, "safetensors").is_file():
+                    raise RemoteProtocolError("MISSING", "its adapter is not there")
             except RemoteProtocolError as error:
                 log.warning(
                     "%s is of another version of fedmq, or damaged (%s): the update is thrown away", path, error
@@ -282,4 +291,7 @@ class WorkerAgent:
                 path.unlink()
                 continue
             offers[offer.task] = offer
+        for path in self._outbox.iterdir():
+            if path.suffix == ".made" or (path.suffix == ".safetensors" and path.stem not in offers):
+                path.unlink()
         return offers

@@ -19,8 +19,8 @@ def describe(message: Any) -> str | None:
             return f"connected to run {run[:8]} ({spec.experiment_name}); loading base and data"
         case m.Ready(clients=clients, device=device):
             return f"ready on {device}: {len(clients)} clients, {sum(c.num_examples for c in clients)} examples"
-        case m.Task(task=task):
-            return f"{task}: begun"
+        case m.Tasks(tasks=tasks):
+            return f"{', '.join(task.task for task in tasks)}: begun"
         case m.Cancel(task=task, reason=reason):
             return f"{task}: cancelled ({reason})"
         case m.Offer(task=task, num_examples=examples, train_loss=loss, train_seconds=seconds) if examples:

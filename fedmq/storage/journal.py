@@ -11,20 +11,20 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedmq import atomic
 from fedmq.errors import StorageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
-    selected TEXT NOT NULL, frozen TEXT, digest TEXT, opened_at REAL NOT NULL, committed_at REAL);
+    groups TEXT NOT NULL, frozen TEXT, digest TEXT, opened_at REAL NOT NULL, committed_at REAL);
 CREATE TABLE updates (
     round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
     num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
@@ -174,11 +174,11 @@ class Journal:
 
     # --- rounds --------------------------------------------------------------------------------
 
-    def open_round(self, round: int, selected: Iterable[str]) -> None:
-        """The selection is fixed."""
+    def open_round(self, round: int, groups: Iterable[Sequence[str]]) -> None:
+        """The selection is fixed: clients, in the groups that are trained together."""
         self._db.execute(
-            "INSERT INTO rounds (round, state, selected, opened_at) VALUES (?, 'open', ?, ?)",
-            (round, json.dumps(list(selected)), time.time()),
+            "INSERT INTO rounds (round, state, groups, opened_at) VALUES (?, 'open', ?, ?)",
+            (round, json.dumps([list(group) for group in groups]), time.time()),
         )
 
     def freeze_round(self, round: int, clients: Iterable[str]) -> None:
@@ -191,18 +191,21 @@ class Journal:
     def commit_round(self, round: int, digest: str) -> None:
         """The round's model is durable under `digest`."""
         self._db.execute(
-            "INSERT INTO rounds (round, state, selected, digest, opened_at, committed_at) "
+            "INSERT INTO rounds (round, state, groups, digest, opened_at, committed_at) "
             "VALUES (?, 'committed', '[]', ?, ?, ?) ON CONFLICT (round) DO UPDATE SET "
             "state = 'committed', digest = excluded.digest, committed_at = excluded.committed_at",
             (round, digest, time.time(), time.time()),
         )
 
     def rounds(self, first: int = 0) -> list[dict[str, Any]]:
-        """The rounds from `first` on, oldest first; `selected` and `frozen` as lists."""
-        rows = [dict(row) for row in self._db.execute("SELECT * FROM rounds WHERE round >= ? ORDER BY round", (first,))]
-        return [
-            row | {"selected": json.loads(row["selected"]), "frozen": json.loads(row["frozen"] or "[]")} for row in rows
-        ]
+        """The rounds from `first` on, oldest first; `groups`, the clients in them (`selected`), `frozen` as lists."""
+        found = []
+        for row in self._db.execute("SELECT * FROM rounds WHERE round >= ? ORDER BY round", (first,)):
+            groups = json.loads(row["groups"])
+            selected = sorted(client for group in groups for client in group)
+            parsed = {"groups": groups, "selected": selected, "frozen": json.loads(row["frozen"] or "[]")}
+            found.append(dict(row) | parsed)
+        return found
 
     def last_committed(self) -> int | None:
         """The newest committed round; 0 is the first adapter."""

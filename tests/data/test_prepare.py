@@ -193,3 +193,22 @@ def test_an_owner_with_inbound_only_needs_the_column(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no column 'inbound' .* the file has author_id, text"):
         prepare_owner(path, "clinic", inbound, 42, encode, TOKENIZER, tmp_path / "shard")
     assert not (tmp_path / "shard").exists()
+
+
+def test_texts_cut_to_max_length_are_counted_and_end_with_eos(tmp_path: Path) -> None:
+    path = tmp_path / "tweets.csv"
+    # 100 rows of 20 bytes, every fifth of 40: with the EOS 21 and 41 tokens.
+    path.write_text("author_id,text\n" + "".join(f"a,{i:020d}{'x' * 20 * (i % 5 == 0)}\n" for i in range(100)))
+    tokenizer = TOKENIZER._replace(max_length=21)
+    dataset = FederatedDataset(path, DATA, 42)
+    clients = dataset.partition("iid", 3, 1)
+    statistics = prepare_partition(dataset, clients, encode, tokenizer, tmp_path / "out", inputs="x")
+    of_clients, longest = [client["truncated"] for client in statistics["clients"]], 0
+    assert statistics["truncated"] == 20 and 0 < sum(of_clients) <= 20
+    for folder in sorted((tmp_path / "out" / "clients").iterdir()):
+        for text in open_split(folder, "train"):
+            assert text[-1] == 256 and len(text) <= 21
+            longest = max(longest, len(text))
+    assert longest == 21
+    info = prepare_owner(path, "client_a", DATA, 42, encode, tokenizer, tmp_path / "owner")
+    assert info.statistics["truncated"] == 20

@@ -30,7 +30,7 @@ DIRECTIONS = {
     "Pipe, trainer to agent": trainer_link.TO_AGENT,
 }
 RECORDS = (
-    *(messages.BlobRef, messages.HostedClient),
+    *(messages.BlobRef, messages.HostedClient, messages.Task),
     *(work.InitWork, work.TrainWork, work.EvaluateWork, work.GenerateWork),
     trainer_link.Source,
 )

@@ -137,7 +137,7 @@ def test_what_a_person_sees(finished: Path) -> None:
     assert errors == ""
     for part in (
         "data: 120 rows read",
-        "worker_0 joined on cpu: 3 clients",
+        "worker_0 joined on cpu (engine fast, ",
         "round 0/2  perplexity",
         "round 2/2  perplexity",
         "train loss",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ import tokenizers
 import torch
 import transformers
 
+from fedmq.learning.batching import collate
+from fedmq.learning.fast.packed import Packed, pack
 from fedmq.learning.models import LanguageModel
+from fedmq.learning.tokenizer import load_tokenizer
 from fedmq.recipe import LoRASpec, TrainingRecipe
 
 END = "<|endoftext|>"
@@ -77,25 +82,40 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lora() -> LoRASpec:
     return LoRASpec(
-        r=4, lora_alpha=8, target_modules=("c_attn", "c_proj"), lora_dropout=0.1, bias="none", task_type="CAUSAL_LM"
+        r=4,
+        lora_alpha=8,
+        target_modules=("c_attn", "c_proj"),
+        lora_dropout=0.1,
+        layers_to_transform=None,
+        bias="none",
+        task_type="CAUSAL_LM",
     )
 
 
+@pytest.fixture(scope="session", params=["hf", "fast"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn; a test of one alone says `parametrize("engine", ["hf"], indirect=True)`."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="session")
-def shared_lm(gpt2_folder: Path, lora: LoRASpec) -> LanguageModel:
-    return LanguageModel.load(str(gpt2_folder), lora, max_length=32, seed=1, device="cpu")
+def shared_lm(engine: str, gpt2_folder: Path, lora: LoRASpec) -> LanguageModel:
+    return LanguageModel.load(
+        str(gpt2_folder), lora, max_length=32, seed=1, device="cpu", engine=engine, precision="fp32"
+    )
 
 
 @pytest.fixture
 def lm(shared_lm: LanguageModel) -> LanguageModel:
-    """The tiny GPT-2 with its initial adapter: one object for the session, as in a worker."""
+    """The tiny GPT-2 with its initial adapter, under both engines: one object for the session, as in a worker."""
     shared_lm.set_adapter(shared_lm.initial_adapter())
     return shared_lm
 
 
 @pytest.fixture(scope="session")
-def texts(shared_lm: LanguageModel) -> list[np.ndarray]:
-    return shared_lm.tokenizer.encode(SENTENCES * 2, max_length=32)
+def texts(gpt2_folder: Path) -> list[np.ndarray]:
+    return load_tokenizer(str(gpt2_folder)).encode(SENTENCES * 2, max_length=32)
 
 
 @pytest.fixture(scope="session")
@@ -114,10 +134,29 @@ def recipe() -> TrainingRecipe:
         fp16=False,
         shuffle_dataset=True,
         max_samples_per_client=None,
-        engine="hf",
+        gradient_checkpointing=False,
+        engine="auto",
         precision="fp32",
         num_threads=1,
     )
+
+
+@pytest.fixture
+def first_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first token of every text that goes through a model from here on, in order, under both engines."""
+    seen: list[int] = []
+
+    def collated(texts: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        seen.extend(int(text[0]) for text in texts)
+        return collate(texts)
+
+    def packed(clients: Sequence[Sequence[np.ndarray]], *options: Any) -> Packed:
+        seen.extend(int(text[0]) for texts in clients for text in texts)
+        return pack(clients, *options)
+
+    monkeypatch.setattr("fedmq.learning.hf.collate", collated)
+    monkeypatch.setattr("fedmq.learning.fast.model.pack", packed)
+    return seen
 
 
 @pytest.fixture

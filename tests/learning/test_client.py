@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from fedmq.errors import DataError
 from fedmq.learning.adapter_folder import read_adapter
-from fedmq.learning.batching import collate
 from fedmq.learning.client import FederatedClient
 from fedmq.learning.models import LanguageModel
 from fedmq.recipe import TrainingRecipe
@@ -53,22 +51,15 @@ def test_two_clients_share_one_model(
 
 
 def test_the_same_subset_in_each_round(
-    lm: LanguageModel, texts: list[np.ndarray], recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel, texts: list[np.ndarray], recipe: TrainingRecipe, first_tokens: list[int]
 ) -> None:
     recipe = replace(recipe, num_epochs=1, shuffle_dataset=False, max_samples_per_client=5)
     marked = [np.array([i + 1, 5, 6, 0]) for i in range(20)]
-    seen: list[int] = []
-
-    def spy(batch: list[np.ndarray]) -> dict[str, Any]:
-        seen.extend(int(text[0]) - 1 for text in batch)
-        return collate(batch)
-
-    monkeypatch.setattr("fedmq.learning.train.collate", spy)
 
     def subset(client: FederatedClient, round: int) -> list[int]:
-        seen.clear()
+        first_tokens.clear()
         client.train(recipe, seed=100 + round, round=round)
-        return list(seen)
+        return list(first_tokens)
 
     client = FederatedClient("client_0", lm, marked, seed=42)
     first = subset(client, 1)

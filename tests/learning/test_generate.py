@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from fedmq.errors import ConfigError
@@ -49,18 +50,19 @@ def test_samples_from_the_whole_distribution_at_the_temperature(lm: LanguageMode
     assert cold[0] == cold[1] == generate(lm, ["x"], max_new_tokens=20, temperature=0, seed=9)[0]
 
 
-def test_stops_at_eos(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    head = lm.model.get_output_embeddings()
-    eos = lm.tokenizer.eos_token_id
-
-    def only_eos(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(output, -1e9).index_fill(-1, torch.tensor([eos]), 0.0)
-
-    handle = head.register_forward_hook(only_eos)
-    try:
-        assert generate(lm, ["hello", ""], max_new_tokens=20, temperature=1.0, seed=1) == ["", ""]
-    finally:
-        handle.remove()
+def test_stops_at_eos(engine: str, gpt2_folder: Path, lora: LoRASpec, tmp_path: Path) -> None:
+    """A base that says EOS whatever it reads: what its last normalisation gives is the same for all rows."""
+    folder = shutil.copytree(gpt2_folder, tmp_path / "m")
+    weights = safetensors.numpy.load_file(folder / "model.safetensors")
+    head, eos = weights["transformer.wte.weight"], 0  # tied
+    weights["transformer.ln_f.weight"][:] = 0
+    weights["transformer.ln_f.bias"][:] = 1e6 * head[eos]
+    logits = head @ weights["transformer.ln_f.bias"]
+    assert logits[eos] > np.delete(logits, eos).max() + 100
+    safetensors.numpy.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    lm = LanguageModel.load(str(folder), lora, max_length=32, seed=1, device="cpu", engine=engine, precision="fp32")
+    assert lm.tokenizer.eos_token_id == eos
+    assert generate(lm, ["hello", ""], max_new_tokens=20, temperature=1.0, seed=1) == ["", ""]
 
 
 def test_what_does_not_fit_is_refused(lm: LanguageModel) -> None:
@@ -72,13 +74,15 @@ def test_what_does_not_fit_is_refused(lm: LanguageModel) -> None:
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_the_settings_of_the_base_do_not_count(
-    gpt2_folder: Path, lora: LoRASpec, lm: LanguageModel, tmp_path: Path, temperature: float
+    engine: str, gpt2_folder: Path, lora: LoRASpec, lm: LanguageModel, tmp_path: Path, temperature: float
 ) -> None:
     shutil.copytree(gpt2_folder, tmp_path / "m")
     own = {"do_sample": True, "repetition_penalty": 1.3, "top_p": 0.9, "top_k": 3, "temperature": 5.0, "min_p": 0.1}
     own |= {"no_repeat_ngram_size": 2, "suppress_tokens": list(range(100)), "min_new_tokens": 3, "num_beams": 2}
     (tmp_path / "m" / "generation_config.json").write_text(json.dumps(own))
-    other = LanguageModel.load(str(tmp_path / "m"), lora, max_length=32, seed=1, device="cpu")
+    other = LanguageModel.load(
+        str(tmp_path / "m"), lora, max_length=32, seed=1, device="cpu", engine=engine, precision="fp32"
+    )
     options = {"max_new_tokens": 16, "temperature": temperature, "seed": 7}
     prompts = ["My order", "The app the app the app", ""]
     assert generate(other, prompts, **options) == generate(lm, prompts, **options)

@@ -17,7 +17,8 @@ from peft import PeftModel
 
 from fedmq.errors import ConfigError, LocalProtocolError, ModelError, StorageError
 from fedmq.learning import models
-from fedmq.learning.models import LanguageModel, load_for_inference, load_tokenizer, resolve_device
+from fedmq.learning.devices import resolve_device
+from fedmq.learning.models import LanguageModel, load_for_inference, load_tokenizer
 from fedmq.learning.tokenizer import library_warnings_to_log
 from fedmq.recipe import LoRASpec
 
@@ -36,14 +37,23 @@ def load(folder: Path, lora: LoRASpec, **changed: object) -> LanguageModel:
 
 @pytest.mark.parametrize(("targets", "count"), [(("c_attn",), 294_912), (("c_attn", "c_proj"), 811_008)])
 def test_trainable_parameters_of_gpt2_small(
-    targets: tuple[str, ...], count: int, lm: LanguageModel, lora: LoRASpec
+    targets: tuple[str, ...], count: int, engine: str, gpt2_folder: Path, lora: LoRASpec
 ) -> None:
     with torch.device("meta"):
         base = transformers.GPT2LMHeadModel(transformers.GPT2Config())
     base.to_empty(device="cpu").tie_weights()
     big = LanguageModel(
-        "gpt2", base, lm.tokenizer, replace(lora, r=8, target_modules=targets), max_length=128, seed=1, device="cpu"
+        "gpt2",
+        base,
+        load_tokenizer(str(gpt2_folder)),
+        replace(lora, r=8, target_modules=targets),
+        max_length=128,
+        seed=1,
+        device="cpu",
+        engine=engine,
+        precision="fp32",
     )
+    assert (big.packed is None) == (engine == "hf")
     assert big.num_trainable == count
     assert big.num_parameters == 124_439_808 + count
     assert sum(value.size for value in big.get_adapter().values()) == count

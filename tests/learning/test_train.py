@@ -18,9 +18,9 @@ import transformers
 import fedmq
 from fedmq.errors import ConfigError, DataError
 from fedmq.learning.adapter_folder import read_adapter
-from fedmq.learning.batching import collate
+from fedmq.learning.bases import digest as base_digest
 from fedmq.learning.evaluate import evaluate
-from fedmq.learning.models import LanguageModel, _digest
+from fedmq.learning.models import LanguageModel
 from fedmq.learning.train import Stopped, TrainResult, train
 from fedmq.recipe import LoRASpec, TrainingRecipe
 from fedmq.tensors import digest
@@ -28,10 +28,17 @@ from fedmq.tensors import digest
 Texts = Sequence[np.ndarray]
 
 
+of_hf_alone = pytest.mark.parametrize("engine", ["hf"], indirect=True)
+
+
+def load(folder: Path, lora: LoRASpec, engine: str) -> LanguageModel:
+    return LanguageModel.load(str(folder), lora, max_length=32, seed=1, device="cpu", engine=engine, precision="fp32")
+
+
 @pytest.fixture
-def still(gpt2_folder: Path, lora: LoRASpec) -> LanguageModel:
+def still(gpt2_folder: Path, lora: LoRASpec, engine: str) -> LanguageModel:
     """A model without dropout, in the base or in the adapter."""
-    lm = LanguageModel.load(str(gpt2_folder), replace(lora, lora_dropout=0.0), max_length=32, seed=1, device="cpu")
+    lm = load(gpt2_folder, replace(lora, lora_dropout=0.0), engine)
     for module in lm.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -85,6 +92,7 @@ def test_dropout_is_drawn_from_the_seed(
     assert digests[0] == digests[2] != digests[1]
 
 
+@of_hf_alone  # the weights of "fast" are loaded in their precision
 def test_precision_is_that_of_this_call_not_of_the_one_before(
     lm: LanguageModel, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
 ) -> None:
@@ -96,7 +104,7 @@ def test_precision_is_that_of_this_call_not_of_the_one_before(
 
 
 def test_another_process_trains_the_same(
-    lm: LanguageModel, texts: Texts, lora: LoRASpec, recipe: TrainingRecipe, tmp_path: Path
+    engine: str, lm: LanguageModel, texts: Texts, lora: LoRASpec, recipe: TrainingRecipe, tmp_path: Path
 ) -> None:
     run(lm, texts, recipe, tmp_path)
     np.savez(tmp_path / "texts.npz", *texts)
@@ -109,7 +117,8 @@ from fedmq.recipe import LoRASpec, TrainingRecipe
 from fedmq.tensors import digest
 folder = Path({str(tmp_path)!r})
 archive = np.load(folder / "texts.npz")
-lm = LanguageModel.load({lm.name!r}, LoRASpec(**{asdict(lora)!r}), max_length=32, seed=1, device="cpu")
+options = {{"max_length": 32, "seed": 1, "device": "cpu", "engine": {engine!r}, "precision": "fp32"}}
+lm = LanguageModel.load({lm.name!r}, LoRASpec(**{asdict(lora)!r}), **options)
 train(lm, [archive[name] for name in archive.files], TrainingRecipe(**{asdict(recipe)!r}), seed=7)
 print(digest(lm.get_adapter()))
 """
@@ -139,7 +148,7 @@ def test_leaves_base_random_state_threads_and_model_as_they_were(
     run(
         lm,
         texts[:4],
-        replace(recipe, num_threads=2, precision="bf16", num_epochs=1, eval_steps=1),
+        replace(recipe, num_threads=2, precision="bf16" if lm.packed is None else "fp32", num_epochs=1, eval_steps=1),
         tmp_path,
         val=texts[:2],
         on_step=lambda step, total: during.append(torch.get_num_threads()),
@@ -160,11 +169,11 @@ def test_leaves_base_random_state_threads_and_model_as_they_were(
 
 
 def test_base_digest_is_that_of_the_base_after_training(
-    gpt2_folder: Path, lora: LoRASpec, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
+    engine: str, gpt2_folder: Path, lora: LoRASpec, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
 ) -> None:
-    lm = LanguageModel.load(str(gpt2_folder), lora, max_length=32, seed=1, device="cpu")
+    lm = load(gpt2_folder, lora, engine)
     run(lm, texts, recipe, tmp_path)
-    assert _digest(lm.model.unload()) == lm.base_digest
+    assert base_digest(lm.model.unload()) == lm.base_digest
 
 
 def hand_written(lm: LanguageModel, batches: list[list[np.ndarray]], recipe: TrainingRecipe) -> tuple[float, int]:
@@ -242,9 +251,11 @@ def test_schedule_and_optimiser_fields_take_effect(
     assert rates() == pytest.approx([1e-2 * (10 - i) / 10 for i in range(10)])
     assert rates(warmup_steps=5)[:6] == pytest.approx([1e-2 * i / 5 for i in range(6)])
     assert rates(logging_steps=5) == pytest.approx([1e-2 * 0.6, 1e-2 * 0.1])
+    of_the_trainer = [{"precision": "bf16"}] if lm.packed is None else []
     digests = set()
     for changed in (
         {},
+        *of_the_trainer,
         {"weight_decay": 0.5},
         {"max_grad_norm": 1e-5},
         {"learning_rate": 2e-2},
@@ -253,33 +264,25 @@ def test_schedule_and_optimiser_fields_take_effect(
         {"num_epochs": 1},
         {"shuffle_dataset": False},
         {"max_samples_per_client": 8},
-        {"precision": "bf16"},
         {"warmup_steps": 3},
     ):
         run(lm, texts, replace(recipe, **changed), tmp_path)
         digests.add(digest(lm.get_adapter()))
-    assert len(digests) == 11
+    assert len(digests) == 10 + len(of_the_trainer)
     run(lm, texts, replace(recipe, precision="auto"), tmp_path)
-    assert digest(lm.get_adapter()) in digests, "auto is fp32"
+    assert digest(lm.get_adapter()) in digests, "auto is fp32, or what was loaded"
 
 
 def test_order_and_subset(
-    lm: LanguageModel, texts: Texts, recipe: TrainingRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel, texts: Texts, recipe: TrainingRecipe, tmp_path: Path, first_tokens: list[int]
 ) -> None:
-    seen: list[int] = []
-    marked = [np.array([i + 1, 1, 2, 0]) for i in range(20)]
-
-    def spy(batch: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        seen.extend(int(text[0]) - 1 for text in batch)
-        return collate(batch)
-
-    monkeypatch.setattr("fedmq.learning.train.collate", spy)
+    marked = [np.array([i, 1, 2, 0]) for i in range(20)]
 
     def order(seed: int = 7, subset_seed: int = 0, **changed: object) -> list[int]:
-        seen.clear()
+        first_tokens.clear()
         result = run(lm, marked, replace(recipe, **changed), tmp_path, seed=seed, subset_seed=subset_seed)
-        assert result.num_examples == len(set(seen))
-        return list(seen)
+        assert result.num_examples == len(set(first_tokens))
+        return list(first_tokens)
 
     shuffled = order()
     assert sorted(shuffled[:20]) == sorted(shuffled[20:]) == list(range(20))
@@ -307,9 +310,10 @@ def test_eval_steps_score_the_validation_texts(
     last = run(lm, texts, replace(recipe, eval_steps=10), tmp_path, val=val).log_history
     (loss,) = [record["eval_loss"] for record in last if "eval_loss" in record]
     assert loss == evaluate(lm, val, batch_size=4).eval_loss
-    half = run(lm, texts, replace(recipe, eval_steps=10, precision="bf16"), tmp_path, val=val).log_history
-    (loss,) = [record["eval_loss"] for record in half if "eval_loss" in record]
-    assert loss == evaluate(lm, val, batch_size=4).eval_loss, "scored in bf16"
+    if lm.packed is None:
+        half = run(lm, texts, replace(recipe, eval_steps=10, precision="bf16"), tmp_path, val=val).log_history
+        (loss,) = [record["eval_loss"] for record in half if "eval_loss" in record]
+        assert loss == evaluate(lm, val, batch_size=4).eval_loss, "scored in bf16"
     assert not [
         r for r in run(lm, texts, replace(recipe, eval_steps=4), tmp_path, val=[]).log_history if "eval_loss" in r
     ]
@@ -367,19 +371,46 @@ def test_precisions_that_cannot_be(lm: LanguageModel, texts: Texts, recipe: Trai
         run(lm, texts, replace(recipe, fp16=True, precision="bf16"), tmp_path)
 
 
-def test_all_adapter_parameters_move_and_biases_too(
-    gpt2_folder: Path, lora: LoRASpec, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+def test_weights_are_trained_in_the_precision_they_were_loaded_in(
+    lm: LanguageModel, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
 ) -> None:
-    lm = LanguageModel.load(str(gpt2_folder), replace(lora, bias="all"), max_length=32, seed=1, device="cpu")
+    with pytest.raises(ConfigError, match=r'training\.precision is "bf16".* loaded in fp32'):
+        run(lm, texts, replace(recipe, precision="bf16"), tmp_path)
+
+
+@of_hf_alone
+def test_a_model_loaded_for_the_trainer_is_not_trained_by_fast(
+    lm: LanguageModel, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r'training\.engine is "fast".*loaded for another: engine hf'):
+        run(lm, texts, replace(recipe, engine="fast"), tmp_path)
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)
+def test_a_model_loaded_for_fast_is_trained_by_the_trainer_where_the_recipe_says_so(
+    still: LanguageModel, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
+) -> None:
+    fast = run(still, texts, recipe, tmp_path)
+    by_the_trainer = run(still, texts, replace(recipe, engine="hf"), tmp_path)
+    assert fast.train_loss == pytest.approx(by_the_trainer.train_loss, rel=1e-4)
+    assert {"total_flos", "train_runtime"} <= by_the_trainer.log_history[-1].keys()
+
+
+def test_all_adapter_parameters_move_and_biases_too(
+    engine: str, gpt2_folder: Path, lora: LoRASpec, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
+) -> None:
+    # Engine "fast" refuses biases.
+    lm = load(gpt2_folder, replace(lora, bias="all" if engine == "hf" else "none"), engine)
     run(lm, texts, recipe, tmp_path)
     before, after = lm.initial_adapter(), lm.get_adapter()
     assert [name for name in after if np.array_equal(after[name], before[name])] == []
 
 
-def test_llama_trains(llama_folder: Path, lora: LoRASpec, texts: Texts, recipe: TrainingRecipe, tmp_path: Path) -> None:
-    lm = LanguageModel.load(
-        str(llama_folder), replace(lora, target_modules=("q_proj", "v_proj")), max_length=32, seed=1, device="cpu"
-    )
+def test_llama_trains(
+    engine: str, llama_folder: Path, lora: LoRASpec, texts: Texts, recipe: TrainingRecipe, tmp_path: Path
+) -> None:
+    lm = load(llama_folder, replace(lora, target_modules=("q_proj", "v_proj")), engine)
     before = evaluate(lm, texts, batch_size=4).eval_loss
     result = run(lm, texts, recipe, tmp_path)
     assert evaluate(lm, texts, batch_size=4).eval_loss < before

@@ -28,7 +28,13 @@ def task(name: str = T1) -> m.Task:
     """The task of this name; a first adapter starts from nothing."""
     kind = parse_task(name)[0].kind
     adapter = None if kind == "init" else m.BlobRef("ab" * 32, 100)
-    return dataclasses.replace(example(m.Task), task=name, work=example(WORKS[kind]), adapter=adapter)
+    client = unit if (unit := parse_task(name)[0].unit).startswith("client_") else None
+    return dataclasses.replace(example(m.Task), task=name, client=client, work=example(WORKS[kind]), adapter=adapter)
+
+
+def tasks(*names: str) -> m.Tasks:
+    """Tasks of these names, given together: trainings differ in their client."""
+    return m.Tasks(tuple(task(name) for name in names or (T1,)))
 
 
 def offer(name: str = T1) -> m.Offer:
@@ -51,10 +57,10 @@ def failed(code: Any, text: str, name: str = T1) -> we.Send:
     return we.Send(m.TaskFailed(name, task(name).nonce, code, text))
 
 
-def announced(running: str | None = None, *outbox: str) -> we.Send:
-    """The Ready that the agent sends."""
+def announced(running: str = "", *outbox: str) -> we.Send:
+    """The Ready that the agent sends; of several running tasks, the names with spaces between."""
     shared = {name: getattr(LOADED, name) for name in m.Ready.__dataclass_fields__ if hasattr(LOADED, name)}
-    return we.Send(m.Ready(**shared, running=running, outbox=outbox))
+    return we.Send(m.Ready(**shared, running=tuple(running.split()), outbox=outbox))
 
 
 class Agent:
@@ -90,16 +96,16 @@ class Agent:
         assert self.state.link is Link.READY
         return self
 
-    def working(self, name: str = T1) -> Agent:
-        """Ready, and at work on a task."""
-        self.ready().hear(task(name))
-        if self.state.activity == "fetching":
+    def working(self, *names: str) -> Agent:
+        """Ready, and at work on a task, or on several together."""
+        self.ready().hear(tasks(*names))
+        if self.state.hand.activity == "fetching":
             self.say(we.Fetched("ab" * 32, 100))
-        assert self.state.activity == "working"
+        assert self.state.hand.activity == "working"
         return self
 
     def uploading(self, name: str = T1) -> Agent:
         """Ready, and with a result that is not judged yet."""
         self.working(name).say(we.Finished(offer(name) if name.startswith("train") else evaluated(name)))
-        assert self.state.activity == "uploading"
+        assert self.state.hand.activity == "uploading"
         return self

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedmq.protocol import events as ev
 from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.phases import PHASES, Progress
 from fedmq.protocol.policy import RoundPolicy, Timers
@@ -15,7 +16,7 @@ TIMERS = Timers(start_s=100.0, heartbeat_s=1.0, suspect_s=5.0, dead_s=15.0)
 
 def ready(name: str, *clients: str, size: int = 10, test: bool = False, **fields: Any) -> ev.WorkerReady:
     """A worker that hosts clients of `size` examples each, and the test shard if it says so."""
-    return ev.WorkerReady(name, dict.fromkeys(clients, size), evaluates_test=test, **fields)
+    return ev.WorkerReady(name, dict.fromkeys(clients, Size(size, 25 * size)), evaluates_test=test, **fields)
 
 
 class Drive:
@@ -31,9 +32,10 @@ class Drive:
         deadline_s: float | None = None,
         named: tuple[str, ...] = (),
         generates: bool = False,
+        together: int | None = 1,
         progress: Progress = Progress(),
     ) -> None:
-        policy = RoundPolicy(rounds, cohort, quorum or cohort, deadline_s)
+        policy = RoundPolicy(rounds, cohort, quorum or cohort, deadline_s, clients_per_batch=together)
         self.state = CoordinatorState(policy, TIMERS, expected, frozenset(named), generates, progress)
         self.now = 0.0
         self.trace = [self.state.phase]
@@ -72,7 +74,7 @@ class Drive:
         """Join the workers, make the first adapter; the commands of its commit."""
         commands = [command for worker in workers for command in self.say(worker)]
         (init,) = [c for c in commands if isinstance(c, ev.Dispatch)]
-        self.stored(init.worker, init.task, "d0")
+        self.stored(init.worker, *init.tasks, "d0")
         return self.say(ev.Committed(0))
 
     def opened(self, *workers: ev.WorkerReady, clients: tuple[str, ...]) -> list[ev.Command]:
@@ -82,8 +84,8 @@ class Drive:
 
 
 def dispatched(commands: list[ev.Command]) -> dict[str, str]:
-    """worker -> task of the Dispatch commands."""
-    return {c.worker: c.task for c in commands if isinstance(c, ev.Dispatch)}
+    """worker -> task of the Dispatch commands; of a group, the tasks with spaces between."""
+    return {c.worker: " ".join(c.tasks) for c in commands if isinstance(c, ev.Dispatch)}
 
 
 def notes(commands: list[ev.Command]) -> str:

@@ -29,7 +29,7 @@ def test_the_task_of_a_lost_worker_goes_to_another() -> None:
     assert drive.say(ev.WorkerGone("a", "goodbye")) == [
         ev.Evict("a"),
         ev.Note("warning", "a lost (goodbye): train client_1 goes to another worker"),
-        ev.Dispatch("c", "train-1-client_1-1"),
+        ev.Dispatch("c", ("train-1-client_1-1",)),
     ]
 
 
@@ -52,7 +52,7 @@ def test_silence_makes_suspect_then_dead() -> None:
     assert drive.until(4.0, "a", "b", "c") == []
     # a was last heard at 4: suspect at 9, dead at 19.
     assert notes(drive.until(9.0, "b", "c")) == "a has been silent for 5 s"
-    assert drive.state.roster.workers["a"].job is not None, "it keeps its task"
+    assert drive.state.roster.workers["a"].hand, "it keeps its task"
     commands = drive.until(19.0, "b", "c")
     assert notes(commands) == "a lost (no sign of life for 15 s): train client_1 goes to another worker"
     assert dispatched(commands) == {"c": "train-1-client_1-1"}
@@ -63,7 +63,7 @@ def test_a_suspect_gets_nothing_until_it_is_heard() -> None:
     drive.started(A, B)
     drive.until(8.0, "b")
     assert dispatched(drive.say(ev.Selected(1, CLIENTS))) == {"b": TRAIN_1}
-    assert drive.alive("a") == [ev.Note("info", "a is back"), ev.Dispatch("a", TRAIN_2)]
+    assert drive.alive("a") == [ev.Note("info", "a is back"), ev.Dispatch("a", (TRAIN_2,))]
 
 
 def test_time_that_stands_still_kills_nobody() -> None:
@@ -78,7 +78,7 @@ def test_time_that_stands_still_kills_nobody() -> None:
 
 def test_a_worker_that_still_trains_keeps_its_task() -> None:
     drive = training(A, B)
-    assert drive.say(ready("a", *CLIENTS, running=TRAIN_1)) == []
+    assert drive.say(ready("a", *CLIENTS, running=(TRAIN_1,))) == []
     assert drive.stored("a", TRAIN_1, "d1") == [ev.Reply("a", TRAIN_1, "ACCEPTED")]
 
 
@@ -93,9 +93,9 @@ def test_a_task_that_another_has_by_now_is_stopped_and_the_worker_free_when_it_h
     drive = training(A, B)
     drive.say(ev.WorkerGone("a", "crash"))
     drive.say(C)
-    assert drive.say(ready("a", *CLIENTS, running=TRAIN_1)) == [ev.Reply("a", TRAIN_1, "LATE")]
+    assert drive.say(ready("a", *CLIENTS, running=(TRAIN_1,))) == [ev.Reply("a", TRAIN_1, "LATE")]
     drive.say(ev.WorkerGone("b", "crash"))
-    assert drive.state.roster.workers["a"].draining, "it is given nothing while it stops"
+    assert drive.state.roster.workers["a"].hand, "it is given nothing while it stops"
     assert dispatched(drive.say(ev.TaskFailed("a", TRAIN_1, "CANCELLED", ""))) == {"a": "train-1-client_2-1"}
 
 
@@ -103,12 +103,12 @@ def test_a_worker_told_to_stop_that_has_finished_instead_is_free() -> None:
     drive = training(A, B)
     drive.say(ev.WorkerGone("a", "crash"))
     drive.say(C)
-    drive.say(ready("a", *CLIENTS, running=TRAIN_1))
+    drive.say(ready("a", *CLIENTS, running=(TRAIN_1,)))
     drive.stored("c", "train-1-client_1-1", "d1")
     drive.say(ev.WorkerGone("c", "leaves"))
     drive.say(ev.WorkerGone("b", "leaves"))
     commands = drive.say(ev.ResultOffered("a", TRAIN_1, "d1"))
-    assert commands == [ev.Reply("a", TRAIN_1, "DUPLICATE"), ev.Dispatch("a", "train-1-client_2-1")]
+    assert commands == [ev.Reply("a", TRAIN_1, "DUPLICATE"), ev.Dispatch("a", ("train-1-client_2-1",))]
 
 
 def test_between_hello_and_ready_a_worker_gets_nothing() -> None:
@@ -130,7 +130,7 @@ def test_a_restarted_worker_has_nothing_and_keeps_its_new_link() -> None:
 
 def test_a_task_of_an_earlier_round_is_stopped() -> None:
     drive = training(A)
-    assert drive.say(ready("b", *CLIENTS, running="train-0-client_1-0")) == [
+    assert drive.say(ready("b", *CLIENTS, running=("train-0-client_1-0",))) == [
         ev.Reply("b", "train-0-client_1-0", "LATE")
     ]
     assert dispatched(drive.say(ev.TaskFailed("b", "train-0-client_1-0", "CANCELLED", ""))) == {"b": TRAIN_2}
@@ -144,9 +144,9 @@ def test_a_failed_task_goes_to_another_worker_if_there_is_one() -> None:
     drive.say(C)
     assert drive.say(ev.TaskFailed("a", TRAIN_1, "OOM", "out of memory")) == [
         ev.Note("warning", "train client_1 failed on a (OOM: out of memory): trying again"),
-        ev.Dispatch("c", "train-1-client_1-1"),
+        ev.Dispatch("c", ("train-1-client_1-1",)),
     ]
-    assert not drive.state.roster.workers["a"].draining
+    assert not drive.state.roster.workers["a"].hand
 
 
 def test_a_failed_task_comes_back_to_its_worker_when_there_is_no_other() -> None:
@@ -190,7 +190,7 @@ def test_the_first_result_counts_and_the_other_worker_is_stopped() -> None:
         ev.CancelTask("c", "train-1-client_1-1", "another worker was first"),
     ]
     assert drive.stored("c", "train-1-client_1-1", "d1") == [ev.Reply("c", "train-1-client_1-1", "DUPLICATE")]
-    assert not drive.state.roster.workers["c"].draining
+    assert not drive.state.roster.workers["c"].hand
 
 
 def test_verdicts_on_offers() -> None:

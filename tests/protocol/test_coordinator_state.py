@@ -7,6 +7,7 @@ from drive import Drive, dispatched, notes, ready, units
 
 from fedmq.errors import LocalProtocolError
 from fedmq.protocol import events as ev
+from fedmq.protocol.grouping import Size
 from fedmq.protocol.phases import PHASES, Phase, Progress
 
 
@@ -14,17 +15,20 @@ def test_a_whole_run() -> None:
     drive = Drive(rounds=2, cohort=2, expected=2, generates=True)
     a, b = ready("a", "client_1", test=True), ready("b", "client_2")
     assert drive.say(a) == []
-    assert drive.say(b) == [ev.Dispatch("a", "init-0-adapter-0")]
+    assert drive.say(b) == [ev.Dispatch("a", ("init-0-adapter-0",))]
     assert drive.say(ev.ResultOffered("a", "init-0-adapter-0", "d0")) == [ev.Reply("a", "init-0-adapter-0", "UPLOAD")]
     assert drive.stored("a", "init-0-adapter-0", "d0") == [ev.Reply("a", "init-0-adapter-0", "ACCEPTED")]
     assert drive.say(ev.Committed(0)) == [
         ev.Select(1, ("client_1", "client_2"), 2),
-        ev.Dispatch("a", "evaluate-0-test-0"),
+        ev.Dispatch("a", ("evaluate-0-test-0",)),
     ]
-    assert drive.say(ev.Selected(1, ("client_1", "client_2"))) == [ev.Dispatch("b", "train-1-client_2-0")]
+    assert drive.say(ev.Selected(1, ("client_1", "client_2"))) == [
+        ev.OpenRound(1, (("client_1",), ("client_2",))),
+        ev.Dispatch("b", ("train-1-client_2-0",)),
+    ]
     assert drive.stored("a", "evaluate-0-test-0") == [
         ev.Reply("a", "evaluate-0-test-0", "ACCEPTED"),
-        ev.Dispatch("a", "train-1-client_1-0"),
+        ev.Dispatch("a", ("train-1-client_1-0",)),
     ]
     assert drive.say(ev.Heard("a", "train-1-client_1-0", 3, 9)) == []
     assert drive.say(ev.ResultOffered("b", "train-1-client_2-0", "d2")) == [
@@ -37,15 +41,18 @@ def test_a_whole_run() -> None:
     ]
     assert drive.say(ev.Committed(1)) == [
         ev.Select(2, ("client_1", "client_2"), 2),
-        ev.Dispatch("a", "evaluate-1-test-0"),
+        ev.Dispatch("a", ("evaluate-1-test-0",)),
     ]
-    assert drive.say(ev.Selected(2, ("client_1", "client_2"))) == [ev.Dispatch("b", "train-2-client_2-0")]
+    assert drive.say(ev.Selected(2, ("client_1", "client_2"))) == [
+        ev.OpenRound(2, (("client_1",), ("client_2",))),
+        ev.Dispatch("b", ("train-2-client_2-0",)),
+    ]
     drive.stored("a", "evaluate-1-test-0")
     drive.stored("b", "train-2-client_2-0", "e2")
     assert drive.stored("a", "train-2-client_1-0", "e1")[-1] == ev.Aggregate(2, ("client_1", "client_2"))
     assert drive.say(ev.Committed(2)) == [
-        ev.Dispatch("a", "evaluate-2-test-0"),
-        ev.Dispatch("b", "generate-2-prompts-0"),
+        ev.Dispatch("a", ("evaluate-2-test-0",)),
+        ev.Dispatch("b", ("generate-2-prompts-0",)),
     ]
     assert drive.stored("b", "generate-2-prompts-0") == [ev.Reply("b", "generate-2-prompts-0", "ACCEPTED")]
     assert drive.stored("a", "evaluate-2-test-0") == [
@@ -74,7 +81,7 @@ def test_a_run_can_be_stopped_in_every_phase() -> None:
 
 
 def test_the_longest_training_goes_first() -> None:
-    sizes = {"client_1": 5, "client_2": 50, "client_3": 20}
+    sizes = {client: Size(n, 10 * n) for client, n in (("client_1", 5), ("client_2", 50), ("client_3", 20))}
     drive = Drive(cohort=3, expected=3)
     drive.started(ev.WorkerReady("a", sizes), ev.WorkerReady("b", sizes))
     assert dispatched(drive.say(ev.Selected(1, tuple(sizes)))) == {"a": "train-1-client_2-0", "b": "train-1-client_3-0"}
@@ -89,8 +96,8 @@ def test_evaluation_goes_before_training() -> None:
 
 
 def test_evaluation_goes_before_training_also_when_both_wait() -> None:
-    _, commands = resumed(Progress(1, ("client_1", "client_2"), (), (1,)), BOTH)
-    assert commands == [ev.Dispatch("a", "evaluate-1-test-0")]
+    _, commands = resumed(Progress(1, (("client_1",), ("client_2",)), (), (1,)), BOTH)
+    assert commands == [ev.Dispatch("a", ("evaluate-1-test-0",))]
 
 
 def test_only_hosts_train_and_only_who_can_evaluates() -> None:
@@ -170,9 +177,9 @@ def test_resume_with_no_round_open() -> None:
 
 
 def test_resume_with_a_round_open() -> None:
-    progress = Progress(1, ("client_1", "client_2"), (("client_1", "d1"),))
+    progress = Progress(1, (("client_1",), ("client_2",)), (("client_1", "d1"),))
     drive, commands = resumed(progress, BOTH)
-    assert commands == [ev.Dispatch("a", "train-2-client_2-0")], "what is durable is not trained again"
+    assert commands == [ev.Dispatch("a", ("train-2-client_2-0",))], "what is durable is not trained again"
     assert drive.say(ev.ResultOffered("a", "train-2-client_1-0", "d1")) == [
         ev.Reply("a", "train-2-client_1-0", "DUPLICATE")
     ]
@@ -180,7 +187,7 @@ def test_resume_with_a_round_open() -> None:
 
 
 def test_resume_with_every_update_there() -> None:
-    progress = Progress(1, ("client_1", "client_2"), (("client_1", "d1"), ("client_2", "d2")))
+    progress = Progress(1, (("client_1",), ("client_2",)), (("client_1", "d1"), ("client_2", "d2")))
     drive, commands = resumed(progress, BOTH)
     assert dispatched(commands) == {}
     assert drive.at(0.1) == [ev.Aggregate(2, ("client_1", "client_2"))]
@@ -188,13 +195,13 @@ def test_resume_with_every_update_there() -> None:
 
 def test_resume_with_only_an_evaluation_missing() -> None:
     drive, commands = resumed(Progress(version=3, unevaluated=(3,)), BOTH)
-    assert commands == [ev.Dispatch("a", "evaluate-3-test-0")]
+    assert commands == [ev.Dispatch("a", ("evaluate-3-test-0",))]
     assert drive.stored("a", "evaluate-3-test-0")[-1] == ev.Finish("done", "all rounds committed")
 
 
 def test_resume_evaluates_older_versions_too() -> None:
     _, commands = resumed(Progress(version=2, unevaluated=(1, 2)), BOTH)
-    assert commands == [ev.Select(3, ("client_1", "client_2"), 2), ev.Dispatch("a", "evaluate-1-test-0")]
+    assert commands == [ev.Select(3, ("client_1", "client_2"), 2), ev.Dispatch("a", ("evaluate-1-test-0",))]
 
 
 # --- our own mistakes ------------------------------------------------------------------------------

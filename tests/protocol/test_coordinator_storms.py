@@ -25,18 +25,23 @@ STEPS = 150
 class Worker:
     """What a worker knows; `linked` while the coordinator can hear it and be heard.
 
-    `answered` holds the task in hand once its evaluation or texts are sent; adapters go by the outbox.
+    `tasks` are in hand until they are judged; `cancelled` holds those of them that the trainer need not do.
+    `answered` holds those whose evaluation or texts are sent; adapters go by the outbox.
     """
 
     name: str
     clients: list[str]
     linked: bool = False
-    task: str | None = None
-    cancelled: bool = False
-    answered: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    cancelled: set[str] = field(default_factory=set)
+    answered: set[str] = field(default_factory=set)
     outbox: list[str] = field(default_factory=list)
     uploading: set[str] = field(default_factory=set)
     sending: list[ev.Event] = field(default_factory=list)
+
+    def owed(self) -> list[str]:
+        """What the trainer is at."""
+        return [task for task in self.tasks if task not in self.outbox and task not in self.answered]
 
 
 class Storm:
@@ -44,10 +49,11 @@ class Storm:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        # Each client has two hosts, so that no single loss is final.
-        self.workers = {
-            f"w{i}": Worker(f"w{i}", [c for k, c in enumerate(CLIENTS) if i in (k % 4, (k + 1) % 4)]) for i in range(4)
-        }
+        # Each client has two hosts, so that no single loss is final; clients that are trained together have the same.
+        together = seed % 3 + 1
+        hosts = [(k % 4, (k + 1) % 4) if together == 1 else (k // 3, k // 3 + 2) for k in range(5)]
+        self.workers = {f"w{i}": Worker(f"w{i}", [c for k, c in enumerate(CLIENTS) if i in hosts[k]]) for i in range(4)}
+        self.groups: tuple[tuple[str, ...], ...] = ()
         self.committed: dict[int, tuple[str, ...]] = {}
         self.stored: set[str] = set()
         self.asked: list[ev.Event] = []
@@ -63,10 +69,16 @@ class Storm:
             expected=5,
             deadline_s=self.random.choice([None, None, 60.0]),
             generates=True,
-            progress=Progress(1, tuple(CLIENTS[:3]), (("client_0", "train/2/client_0"),), (0, 1))
+            together=together,
+            progress=Progress(1, self.resumed_in(together), (("client_0", "train/2/client_0"),), (0, 1))
             if resumed
             else Progress(),
         )
+
+    def resumed_in(self, together: int) -> tuple[tuple[str, ...], ...]:
+        """The groups that an earlier process had opened its round with."""
+        self.groups = tuple(tuple(CLIENTS[k : min(3, k + together)]) for k in range(0, 3, together))
+        return self.groups
 
     # --- the world ---------------------------------------------------------------------------------
 
@@ -78,17 +90,22 @@ class Storm:
     def obey(self, command: ev.Command) -> None:
         worker = self.workers.get(getattr(command, "worker", ""))
         match command:
-            case ev.Dispatch(_, task) if worker is not None and worker.linked:
-                assert worker.task is None, f"{worker.name} got {task} while it has {worker.task}"
-                unit = parse_task(task)[0].unit
-                assert unit in worker.clients or not unit.startswith("client_")
-                worker.task, worker.cancelled = task, False
+            case ev.Dispatch(_, tasks) if worker is not None and worker.linked:
+                assert not worker.tasks, f"{worker.name} got {tasks} while it has {worker.tasks}"
+                units = tuple(parse_task(task)[0].unit for task in tasks)
+                assert all(unit in worker.clients or not unit.startswith("client_") for unit in units)
+                assert units in self.groups or not tasks[0].startswith("train"), "a group is trained whole"
+                worker.tasks, worker.cancelled = list(tasks), set()
             case ev.CancelTask(_, task) if worker is not None and worker.linked:
                 self.dropped(worker, task)
             case ev.Reply(_, task, code) if worker is not None and worker.linked:
                 self.judged(worker, task, code)
             case ev.Select(round, eligible, count):
                 self.asked.append(ev.Selected(round, tuple(sorted(self.random.sample(eligible, count)))))
+            case ev.OpenRound(_, groups):
+                self.groups = groups
+            case ev.Note(_, text) if "each goes by itself" in text:
+                self.groups += tuple((client,) for group in self.groups for client in group)
             case ev.Aggregate(round, clients):
                 assert round not in self.committed and len(set(clients)) == len(clients)
                 assert len(clients) >= self.drive.state.policy.quorum
@@ -105,27 +122,26 @@ class Storm:
 
     def dropped(self, worker: Worker, task: str) -> None:
         """A task or a finished update is not wanted: the worker says when it is rid of it."""
-        if task in worker.outbox or task == worker.answered:
-            worker.task = None if task == worker.task else worker.task
-            worker.outbox = [other for other in worker.outbox if other != task]
-            worker.answered = None if task == worker.answered else worker.answered
-            worker.uploading.discard(task)
+        if task in worker.outbox or task in worker.answered:
+            self.over(worker, task)
             worker.sending.append(ev.TaskFailed(worker.name, task, "CANCELLED", "on request"))
-        elif task == worker.task:
-            worker.cancelled = True
+        elif task in worker.tasks:
+            worker.cancelled.add(task)
+
+    def over(self, worker: Worker, task: str) -> None:
+        worker.tasks = [other for other in worker.tasks if other != task]
+        worker.outbox = [other for other in worker.outbox if other != task]
+        for some in (worker.answered, worker.uploading, worker.cancelled):
+            some.discard(task)
 
     def judged(self, worker: Worker, task: str, code: str) -> None:
         if code == "UPLOAD":
             worker.uploading |= {task} & set(worker.outbox)
             return
-        if task == worker.task:
-            if task in worker.outbox or task == worker.answered:
-                worker.task = worker.answered = None
-            else:
-                worker.cancelled = True
-        if task in worker.outbox:
-            worker.outbox.remove(task)
-        worker.uploading.discard(task)
+        if task in worker.owed():
+            worker.cancelled.add(task)
+        else:
+            self.over(worker, task)
 
     def result(self, worker: Worker, task: str) -> None:
         """The worker's result arrives; adapters are offered first."""
@@ -155,29 +171,30 @@ class Storm:
     def join(self, worker: Worker, wiped: bool) -> None:
         """New, or back after a lost link with what it has, or restarted with nothing but its outbox."""
         if wiped:
-            worker.task, worker.answered, worker.cancelled = None, None, False
+            worker.tasks, worker.answered, worker.cancelled = [], set(), set()
         worker.linked, worker.uploading, worker.sending = True, set(), []
         outbox, test = tuple(worker.outbox), worker.name in ("w0", "w1")
-        finished = [*outbox, *filter(None, [worker.answered])]
-        self.feed(ready(worker.name, *worker.clients, test=test, running=worker.task, outbox=outbox))
+        finished = [*outbox, *sorted(worker.answered)]
+        self.feed(ready(worker.name, *worker.clients, test=test, running=tuple(worker.tasks), outbox=outbox))
         # These left together with the Ready, whatever has been answered to that.
         for task in finished:
             self.result(worker, task)
 
     def work(self, worker: Worker, fate: str) -> None:
-        """The trainer answers. "twice": it had finished before it was told to stop, and says so twice."""
+        """The trainer answers for one task. "twice": it had finished before it was told to stop, and says so twice."""
         while worker.sending:
             self.feed(worker.sending.pop(0))
-        task = worker.task
-        if task is None or task in worker.outbox or task == worker.answered:
+        owed = worker.owed()
+        if not owed:
             return
-        if fate != "twice" and (worker.cancelled or fate == "failed"):
-            code = "CANCELLED" if worker.cancelled else "OOM"
-            worker.task, worker.cancelled = None, False
-            self.feed(ev.TaskFailed(worker.name, task, code, "in words"))
+        task, halted = self.random.choice(owed), set(owed) <= worker.cancelled
+        if fate != "twice" and (halted or fate == "failed"):
+            self.over(worker, task)
+            self.feed(ev.TaskFailed(worker.name, task, "CANCELLED" if halted else "OOM", "in words"))
             return
+        worker.cancelled.discard(task)
         if parse_task(task)[0].kind in ("evaluate", "generate"):
-            worker.answered = task
+            worker.answered.add(task)
         else:
             worker.outbox.append(task)
         self.result(worker, task)
@@ -195,7 +212,7 @@ class Storm:
     def time(self, seconds: float, silent: Worker | None = None) -> None:
         for worker in self.linked():
             if worker is not silent:
-                self.feed(ev.Heard(worker.name, worker.task, 1, 2))
+                self.feed(ev.Heard(worker.name, next(iter(worker.tasks), None), 1, 2))
         self.drive.now += seconds
         self.feed(ev.Tick())
 

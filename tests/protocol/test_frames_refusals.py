@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from examples import DIRECTIONS, TYPES, example
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
+from fedmq.protocol.work import TrainWork
 
 CODECS = {direction: Codec(kinds) for direction, kinds in DIRECTIONS.items()}
 IDS = [f"{direction}: {kind.__name__}" for direction, kind in TYPES]
@@ -72,8 +74,8 @@ def test_values_of_another_type(direction: str, kind: type) -> None:
     """bool, int, float, str, bytes, nil, list and map are eight types, and none stands for another."""
     codec, header = CODECS[direction], fields_of(direction, kind)
     others = (True, False, 1, 0, 1.0, 0.0, "1", "", b"1", b"", None, [], [1], {}, {"a": 1})
-    optional = {"task", "running", "client", "adapter", "max_samples_per_client", "num_threads", "cache_dir", "model"}
-    optional |= {"log_dir", "result"}
+    optional = {"task", "client", "adapter", "max_samples_per_client", "num_threads", "cache_dir", "model"}
+    optional |= {"log_dir", "layers_to_transform"}
     for path, value in paths(header):
         if path and path[-1] not in ("v", "t"):
             for other in others:
@@ -129,21 +131,43 @@ def test_negative_zero_and_large_floats_are_numbers() -> None:
     ],
 )
 def test_names_that_could_be_something_else(field: str, value: str) -> None:
-    header = msgpack.packb(fields_of("control to worker", m.Task) | {field: value})
-    assert code(CODECS["control to worker"], header) == "INVALID"
+    header = fields_of("control to worker", m.Tasks)
+    header["tasks"][0][field] = value
+    assert code(CODECS["control to worker"], msgpack.packb(header)) == "INVALID"
+
+
+def test_tasks_that_do_not_go_together() -> None:
+    codec = CODECS["control to worker"]
+    one = dataclasses.replace(example(m.Task), work=example(TrainWork))
+    two = dataclasses.replace(one, task="train-2-client_4-0", client="client_4")
+    header: dict[str, Any] = msgpack.unpackb(codec.encode(m.Tasks((one, two))))
+    assert codec.decode(msgpack.packb(header)).tasks == (one, two)
+    for other in (
+        {"client": "client_3"},
+        {"round": 8},
+        {"adapter": None},
+        {"adapter": {"digest": "cd" * 32, "nbytes": 7}},
+        {"work": {"kind": "init"}},
+        {"work": {"kind": "train", "recipe": header["tasks"][0]["work"]["recipe"] | {"num_epochs": 5}}},
+    ):
+        assert code(codec, msgpack.packb(put(header, ("tasks", 1), header["tasks"][1] | other))) == "INVALID", other
+    scoring = [task | {"work": {"kind": "evaluate", "unit": "test", "batch_size": 1}} for task in header["tasks"]]
+    for tasks in ([], scoring, [dict(header["tasks"][0], client=f"client_{k}") for k in range(65)]):
+        assert code(codec, msgpack.packb(header | {"tasks": tasks})) == "INVALID"
 
 
 def test_lists_that_are_too_long() -> None:
     codec = CODECS["control to coordinator"]
     ready = fields_of("control to coordinator", m.Ready)
-    assert code(codec, msgpack.packb(ready | {"outbox": ready["outbox"] * 65})) == "INVALID"
+    for name in ("outbox", "running"):
+        assert code(codec, msgpack.packb(ready | {name: ready[name] * 65})) == "INVALID"
     assert code(codec, msgpack.packb(ready | {"clients": ready["clients"] * 1025})) == "INVALID"
     hello = fields_of("control to coordinator", m.Hello)
     assert code(codec, msgpack.packb(hello | {"versions": [1] * 4097})) == "MALFORMED"
 
 
-COMMITTED = {"v": 1, "t": "committed", "round": 7}
-_PREFIX = b"\x83\xa1v\x01\xa1t\xa9committed\xa5round"
+COMMITTED = {"v": 2, "t": "committed", "round": 7}
+_PREFIX = b"\x83\xa1v\x02\xa1t\xa9committed\xa5round"
 assert msgpack.packb(COMMITTED) == _PREFIX + b"\x07"
 
 

@@ -44,7 +44,8 @@ def test_client_names_are_folder_names() -> None:
 
 
 def test_a_result_is_wanted_until_there_is_one() -> None:
-    state = JobState(Job("train", 1, "client_1"))
+    job = Job("train", 1, "client_1")
+    state = JobState(job, (job,))
     assert state.unfinished
     for status, unfinished in ((Status.ASSIGNED, True), (Status.DONE, False), (Status.FAILED, False)):
         state.status = status

@@ -15,7 +15,7 @@ from fedmq.protocol.fields import MAX_OUTBOX
 
 
 def dispatched(commands: list[ev.Command]) -> list[str]:
-    return [command.task for command in commands if isinstance(command, ev.Dispatch)]
+    return [task for command in commands if isinstance(command, ev.Dispatch) for task in command.tasks]
 
 
 def test_a_test_shard_that_comes_late_scores_the_first_and_the_newest_version() -> None:
@@ -55,7 +55,7 @@ def test_no_attempt_is_named_twice() -> None:
     assert dispatched(drive.say(ev.WorkerGone("a", "left"))) == ["train-1-client_0-1"]
     # Attempt 1 is lost too; a comes back and still works on attempt 0, then is lost for good.
     drive.say(ev.WorkerGone("b", "left"))
-    drive.say(ready("a", "client_0", running="train-1-client_0-0"))
+    drive.say(ready("a", "client_0", running=("train-1-client_0-0",)))
     drive.say(ev.WorkerGone("a", "left"))
     assert dispatched(drive.say(ready("c", "client_0"))) == ["train-1-client_0-2"]
 

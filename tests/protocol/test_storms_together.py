@@ -9,6 +9,8 @@ from __future__ import annotations
 import pytest
 from world import World
 
+from fedmq.protocol import messages as m
+
 STORMS = 40
 STEPS = 250
 
@@ -57,7 +59,7 @@ def test_every_run_ends(group: int) -> None:
     happened: dict[str, int] = {}
     outcomes: list[str] = []
     for seed in range(group * STORMS, (group + 1) * STORMS):
-        world = World(seed, deadline_s=[None, None, 40.0][seed % 3])
+        world = World(seed, deadline_s=[None, None, 40.0][seed % 3], together=[1, 2, 3][group % 3])
         try:
             for _ in range(STEPS):
                 happening = step(world)
@@ -76,13 +78,15 @@ def test_every_run_ends(group: int) -> None:
     assert min(happened.values()) > 0.2 * STORMS and len(happened) == 8, "every fault has happened"
 
 
-def test_without_faults_nothing_is_done_twice() -> None:
-    world = World(0, deadline_s=None)
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_without_faults_nothing_is_done_twice(together: int) -> None:
+    world = World(0, deadline_s=None, together=together)
     dispatched: list[str] = []
     tell = world.tell
 
     def listening(worker: str, message: object) -> None:
-        dispatched.extend([message.task] if type(message).__name__ == "Task" else [])  # type: ignore[attr-defined]
+        if isinstance(message, m.Tasks):
+            dispatched.extend(task.task for task in message.tasks)
         tell(worker, message)
 
     world.tell = listening  # type: ignore[method-assign]

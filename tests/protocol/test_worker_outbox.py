@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from agent import E1, PREPARED, RUN, T1, T2, WELCOME, Agent, announced, evaluated, offer, task, verdict
+from agent import E1, PREPARED, RUN, T1, T2, WELCOME, Agent, announced, evaluated, offer, task, tasks, verdict
 
 from fedmq.protocol import messages as m
 from fedmq.protocol import worker_events as we
@@ -33,16 +33,16 @@ def test_the_outbox_of_an_earlier_process_is_offered() -> None:
     agent = Agent(outbox={T1: offer()}, outbox_run=RUN)
     agent.say(we.Tick())
     agent.hear(WELCOME)
-    assert agent.say(PREPARED) == [announced(None, T1), we.Send(offer())]
+    assert agent.say(PREPARED) == [announced("", T1), we.Send(offer())]
     assert agent.hear(verdict("UPLOAD")) == [we.Upload(offer())]
 
 
 def test_a_task_that_is_done_already_is_offered_and_not_done_again() -> None:
     agent = Agent(outbox={T1: offer()}, outbox_run=RUN).ready()
-    assert agent.hear(task()) == [we.Send(offer())]
+    assert agent.hear(tasks()) == [we.Send(offer())]
     assert agent.hear(verdict("UPLOAD")) == [we.Upload(offer())]
     agent.hear(verdict("ACCEPTED"))
-    assert agent.state.task is None
+    assert not agent.state.hand.tasks
 
 
 def test_the_outbox_of_another_run_is_forgotten() -> None:
@@ -62,7 +62,7 @@ def test_another_run_starts_from_nothing(state: str) -> None:
     assert agent.hear(other) == [*forgotten, we.Prepare(other)]
     assert agent.say(we.Finished(offer())) == []
     assert agent.say(PREPARED) == [announced()]
-    assert agent.hear(task()) == [we.Fetch(task().adapter)], "a task of the same name is another task"
+    assert agent.hear(tasks()) == [we.Fetch(task().adapter)], "a task of the same name is another task"
 
 
 def test_a_commit_forgets_only_what_it_covers() -> None:
@@ -76,20 +76,20 @@ def test_a_commit_forgets_only_what_it_covers() -> None:
 def test_what_nobody_wants_is_forgotten(code: Any) -> None:
     agent = Agent().uploading()
     assert agent.hear(verdict(code)) == [we.Forget(T1)]
-    assert agent.state.task is None and agent.state.outbox == {}
+    assert not agent.state.hand.tasks and agent.state.outbox == {}
 
 
 @pytest.mark.parametrize("code", ["ACCEPTED", "DUPLICATE"])
 def test_what_counts_is_kept_until_its_commit(code: Any) -> None:
     agent = Agent().uploading()
     assert agent.hear(verdict(code)) == []
-    assert agent.state.task is None and agent.state.outbox == {T1: offer()}
+    assert not agent.state.hand.tasks and agent.state.outbox == {T1: offer()}
 
 
 def test_the_first_adapter_needs_no_commit() -> None:
     init = "init-0-adapter-0"
     agent = Agent().ready()
-    assert agent.hear(task(init)) == [we.Run(task(init))], "there is nothing to fetch"
+    assert agent.hear(tasks(init)) == [we.Run((task(init),))], "there is nothing to fetch"
     assert agent.say(we.Finished(offer(init))) == [we.Send(offer(init))]
     assert agent.hear(verdict("ACCEPTED", init)) == [we.Forget(init)]
 

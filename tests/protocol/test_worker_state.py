@@ -19,6 +19,7 @@ from agent import (
     failed,
     offer,
     task,
+    tasks,
     verdict,
 )
 
@@ -33,8 +34,8 @@ def test_a_whole_life() -> None:
     assert agent.hear(WELCOME) == [we.Prepare(WELCOME)]
     assert agent.at(0.5) == [we.Send(m.Heartbeat(None, "preparing", 0, 0))]
     assert agent.say(PREPARED) == [announced()]
-    assert agent.hear(task()) == [we.Fetch(m.BlobRef("ab" * 32, 100))]
-    assert agent.say(we.Fetched("ab" * 32, 100)) == [we.Run(task())]
+    assert agent.hear(tasks()) == [we.Fetch(m.BlobRef("ab" * 32, 100))]
+    assert agent.say(we.Fetched("ab" * 32, 100)) == [we.Run((task(),))]
     assert agent.say(we.Stepped(3, 9)) == []
     assert agent.at(1.5) == [we.Send(m.Heartbeat(T1, "working", 3, 9))]
     assert agent.say(we.Finished(offer())) == [we.Send(offer())]
@@ -43,8 +44,8 @@ def test_a_whole_life() -> None:
     assert agent.state.outbox == {T1: offer()}, "accepted is not committed"
     assert agent.hear(m.Committed(1)) == [we.Forget(T1)]
     assert agent.state.outbox == {}
-    assert agent.hear(task(E1)) == [we.Fetch(m.BlobRef("ab" * 32, 100))]
-    assert agent.say(we.Fetched("ab" * 32, 0)) == [we.Run(task(E1))]
+    assert agent.hear(tasks(E1)) == [we.Fetch(m.BlobRef("ab" * 32, 100))]
+    assert agent.say(we.Fetched("ab" * 32, 0)) == [we.Run((task(E1),))]
     assert agent.say(we.Finished(evaluated())) == [we.Send(evaluated())]
     assert agent.hear(verdict("ACCEPTED", E1)) == []
     assert agent.hear(m.Shutdown("done", "all rounds committed")) == [
@@ -131,30 +132,30 @@ def test_a_link_lost_while_loading() -> None:
 
 def test_a_busy_worker_refuses_a_second_task() -> None:
     for agent in (Agent().working(), Agent().uploading()):
-        assert agent.hear(task(T2)) == [failed("CANCELLED", f"busy with {T1}", T2)]
-        assert agent.hear(task(T1)) == [], "the same task again is no second one"
-        assert agent.state.task == task(T1)
+        assert agent.hear(tasks(T2)) == [failed("CANCELLED", f"busy with {T1}", T2)]
+        assert agent.hear(tasks(T1)) == [], "the same task again is no second one"
+        assert agent.state.hand.group == (task(T1),)
 
 
 def test_cancel_while_fetching() -> None:
     agent = Agent().ready()
-    agent.hear(task())
+    agent.hear(tasks())
     assert agent.hear(m.Cancel(T1, "deadline")) == [failed("CANCELLED", "on request")]
     assert agent.say(we.Fetched("ab" * 32, 100)) == [], "the fetch that ends later starts nothing"
-    assert agent.state.task is None
+    assert not agent.state.hand.tasks
 
 
 def test_cancel_while_working_waits_for_the_trainer() -> None:
     agent = Agent().working()
     assert agent.hear(m.Cancel(T1, "deadline")) == [we.Halt()]
-    assert agent.state.activity == "working", "not free before the trainer has stopped"
+    assert agent.state.hand.activity == "working", "not free before the trainer has stopped"
     assert agent.say(we.Broke("CANCELLED", "on request")) == [failed("CANCELLED", "on request")]
 
 
 def test_cancel_while_uploading() -> None:
     agent = Agent().uploading()
     assert agent.hear(m.Cancel(T1, "deadline")) == [we.Forget(T1), failed("CANCELLED", "on request")]
-    assert agent.state.task is None and agent.state.outbox == {}
+    assert not agent.state.hand.tasks and agent.state.outbox == {}
 
 
 def test_cancel_of_an_update_that_only_waits_to_be_judged() -> None:
@@ -166,7 +167,7 @@ def test_cancel_of_an_update_that_only_waits_to_be_judged() -> None:
 def test_a_commit_without_an_update_that_is_not_judged() -> None:
     for agent in (Agent().uploading(), Agent(outbox={T1: offer()}, outbox_run=RUN).ready()):
         assert agent.hear(m.Committed(1)) == [we.Forget(T1), failed("CANCELLED", "on request")]
-        assert agent.state.task is None
+        assert not agent.state.hand.tasks
 
 
 def test_cancel_of_another_task_is_ignored() -> None:
@@ -185,8 +186,8 @@ def test_a_verdict_on_a_task_at_work_stops_it() -> None:
 def test_a_trainer_that_breaks(code: Any) -> None:
     agent = Agent().working()
     assert agent.say(we.Broke(code, "x" * 1000)) == [failed(code, "x" * 256)]
-    assert agent.state.task is None
-    assert agent.hear(task(T2)) == [we.Fetch(task(T2).adapter)]
+    assert not agent.state.hand.tasks
+    assert agent.hear(tasks(T2)) == [we.Fetch(task(T2).adapter)]
 
 
 def test_a_trainer_that_breaks_after_its_result_is_durable() -> None:

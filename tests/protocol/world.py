@@ -6,9 +6,11 @@ keeps what would be durable, and loses what a broken link or a killed process wo
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import random
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from agent import LOADED
@@ -19,6 +21,7 @@ from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
 from fedmq.protocol import worker_events as we
 from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.phases import Phase, Progress
 from fedmq.protocol.policy import RoundPolicy
@@ -31,9 +34,9 @@ SPEC = example(RunSpec)
 WORKS = {"init": InitWork, "train": TrainWork, "evaluate": EvaluateWork, "generate": GenerateWork}
 
 
-def digest(task: str) -> str:
-    """Training is deterministic: the update of one job is the same, whoever makes it."""
-    return f"{parse_task(task)[0]}".encode().hex()[-64:].rjust(64, "0")
+def digest(task: str, together: Iterable[str]) -> str:
+    """Training is deterministic: the update of one job is the same, whoever makes it, if its company is."""
+    return hashlib.sha256(f"{parse_task(task)[0]} {sorted(together)}".encode()).hexdigest()
 
 
 class Journal:
@@ -41,7 +44,7 @@ class Journal:
 
     def __init__(self) -> None:
         self.version: int | None = None
-        self.selected: tuple[str, ...] = ()
+        self.selected: tuple[tuple[str, ...], ...] = ()
         self.accepted: dict[str, str] = {}
         self.folded: dict[int, tuple[str, ...]] = {}
         self.evaluated: set[int] = set()
@@ -67,7 +70,8 @@ class Agent:
         self.boot += 1
         self.state = WorkerState(self.name, f"{self.boot:032x}", outbox=dict(self.outbox), outbox_run=run)
         self.loading = self.halting = False
-        self.at_work: m.Task | None = None
+        self.at_work: list[m.Task] = []
+        self.together: list[str] = []
         self.fetching: m.BlobRef | None = None
         self.uploads: dict[str, m.Offer] = {}
         self.exit: we.Exit | None = None
@@ -90,12 +94,14 @@ class Agent:
             case we.Send(message):
                 self.up.append(message)
             case we.Prepare():
-                self.loading, self.at_work, self.halting = True, None, False
+                self.loading, self.at_work, self.halting = True, [], False
             case we.Fetch(blob):
                 self.fetching = blob
-            case we.Run(task):
-                assert self.at_work is None, f"{self.name} trains two tasks at once"
-                self.at_work, self.halting = task, False
+            case we.Run(tasks):
+                # What is left was done before, and waits for its verdict: the trainer goes on with the new tasks.
+                assert not {task.task for task in self.at_work} - self.outbox.keys(), f"{self.name} does two things"
+                self.at_work, self.halting = list(tasks), False
+                self.together = [parse_task(task.task)[0].unit for task in tasks]
             case we.Halt():
                 self.halting = True
             case we.Upload(offer):
@@ -113,21 +119,22 @@ class Agent:
         """What the trainer makes of a task."""
         match task.work:
             case InitWork() | TrainWork():
-                fields = example(m.Offer).__dict__ | {"blob": m.BlobRef(digest(task.task), 100)}
-                self.outbox[task.task] = m.Offer(**fields | {"task": task.task, "nonce": task.nonce})
-                return self.outbox[task.task]
+                blob = m.BlobRef(digest(task.task, self.together), 100)
+                fields = example(m.Offer).__dict__ | {"blob": blob, "task": task.task, "nonce": task.nonce}
+                return self.outbox.setdefault(task.task, m.Offer(**fields))
             case EvaluateWork():
                 return m.Evaluated(task.task, task.nonce, 1.0, 1, 1, 0.1)
         return m.Generated(task.task, task.nonce, ("text",))
 
 
 class World:
-    """A run of 4 rounds with 5 clients, each on two of 4 workers."""
+    """A run of 4 rounds, 5 clients and 4 workers; with clients to be trained `together`, most have the same hosts."""
 
-    def __init__(self, seed: int, deadline_s: float | None, rounds: int = 4) -> None:
+    def __init__(self, seed: int, deadline_s: float | None, rounds: int = 4, together: int = 1) -> None:
         self.random = random.Random(seed)
-        self.policy = RoundPolicy(rounds, cohort=3, quorum=1, deadline_s=deadline_s, max_attempts=3)
-        self.agents = [Agent(f"w{i}", [f"client_{k}" for k in range(5) if i in (k % 4, (k + 1) % 4)]) for i in range(4)]
+        self.policy = RoundPolicy(rounds, 3, 1, deadline_s, max_attempts=3, clients_per_batch=together)
+        hosts = [(k % 4, (k + 1) % 4) if together == 1 else (0, 1, 2) if k < 4 else (2, 3) for k in range(5)]
+        self.agents = [Agent(f"w{i}", [f"client_{k}" for k in range(5) if i in hosts[k]]) for i in range(4)]
         self.journal, self.now, self.finish = Journal(), 0.0, None
         self.restart()
 
@@ -154,21 +161,28 @@ class World:
 
     def obey(self, command: ev.Command) -> None:
         match command:
-            case ev.Dispatch(worker, task):
-                job, _ = parse_task(task)
-                work, adapter = example(WORKS[job.kind]), None if job.kind == "init" else ADAPTER
-                client = job.unit if job.unit.startswith("client_") else None
-                self.tell(worker, m.Task(task, "cd" * 16, job.round, client, 7, adapter, work))
+            case ev.Dispatch(worker, tasks):
+                given = []
+                for task in tasks:
+                    job, _ = parse_task(task)
+                    work, adapter = example(WORKS[job.kind]), None if job.kind == "init" else ADAPTER
+                    client = job.unit if job.unit.startswith("client_") else None
+                    given.append(m.Task(task, "cd" * 16, job.round, client, 7, adapter, work))
+                self.tell(worker, m.Tasks(tuple(given)))
             case ev.CancelTask(worker, task, reason):
                 self.tell(worker, m.Cancel(task, reason))
             case ev.Reply(worker, task, code):
                 self.tell(worker, m.Verdict(task, code, ""))
             case ev.Select(round, eligible, count):
-                self.journal.selected, self.journal.accepted = tuple(self.random.sample(eligible, count)), {}
-                self.events.append(ev.Selected(round, self.journal.selected))
+                self.events.append(ev.Selected(round, tuple(self.random.sample(eligible, count))))
+            case ev.OpenRound(round, groups):
+                assert not self.journal.selected and round == (self.journal.version or 0) + 1
+                self.journal.selected, self.journal.accepted = groups, {}
             case ev.Aggregate(round, clients):
                 assert set(clients) == set(self.journal.accepted), "what is folded is what is durable"
-                assert self.policy.quorum <= len(clients) and set(clients) <= set(self.journal.selected)
+                assert self.policy.quorum <= len(clients) and set(clients) <= set(
+                    itertools.chain(*self.journal.selected)
+                )
                 assert round == (self.journal.version or 0) + 1
                 self.journal.version, self.journal.folded[round] = round, clients
                 self.journal.selected, self.journal.accepted = (), {}
@@ -203,7 +217,7 @@ class World:
             return
         match message:
             case m.Ready(running=running, outbox=outbox):
-                sizes = dict.fromkeys(agent.clients, 10)
+                sizes = dict.fromkeys(agent.clients, Size(10, 250))
                 test = name in ("w0", "w1")
                 self.settle(ev.WorkerReady(name, sizes, evaluates_test=test, running=running, outbox=outbox))
             case m.Heartbeat(task, _, step, total):
@@ -232,6 +246,8 @@ class World:
             self.settle(stored, ev.Committed(0))
         else:
             assert job.unit not in self.journal.accepted, f"{job.unit} would count twice"
+            (group,) = [group for group in self.journal.selected if job.unit in group]
+            assert offer.blob.digest == digest(offer.task, group), f"{job.unit} was trained in other company"
             self.journal.accepted[job.unit] = offer.blob.digest
             self.settle(stored)
 
@@ -250,20 +266,24 @@ class World:
                 return
 
     def work(self, agent: Agent, fails: bool = False) -> None:
-        """Whatever the worker was at comes to its end."""
+        """Whatever the worker was at comes to its end; of a group some, so that anything can happen before the rest."""
         if agent.loading:
             agent.loading = False
             agent.feed(we.Prepared(LOADED), self.now)
         if (blob := agent.fetching) is not None:
             agent.fetching = None
             agent.feed(we.Fetched(blob.digest, 100), self.now)
-        if (task := agent.at_work) is not None:
-            agent.at_work = None
+        for task in agent.at_work[: self.random.randint(1, 3)]:
+            agent.at_work.remove(task)
             if agent.halting or fails:
-                code = "CANCELLED" if agent.halting else "OOM"
-                agent.feed(we.Broke(code, "in words"), self.now)  # type: ignore[arg-type]
+                code, fails = ("CANCELLED", False) if agent.halting else (self.random.choice(["OOM", "CRASHED"]), False)
+                if code == "CRASHED":
+                    agent.at_work = []
+                agent.feed(we.Broke(code, "in words", task=None if code == "CRASHED" else task.task), self.now)  # type: ignore[arg-type]
             else:
                 agent.feed(we.Finished(agent.result(task)), self.now)
+            if not agent.at_work:
+                return
 
     def upload(self, agent: Agent) -> None:
         for offer in list(agent.uploads.values()):

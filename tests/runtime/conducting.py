@@ -63,7 +63,7 @@ class Hand:
     def hello(self) -> None:
         self.say(m.Hello((m.PROTOCOL_VERSION,), self.name, self.boot))
 
-    def ready(self, running: str | None = None, *outbox: str) -> None:
+    def ready(self, running: tuple[str, ...] = (), *outbox: str) -> None:
         self.hello()
         client = m.HostedClient("client_1", 10, 100, 0, "ab" * 32)
         self.say(m.Ready((client,), False, "cd" * 32, 1, 2, "cpu", running, outbox))
@@ -103,7 +103,7 @@ class Bench:
 
 def task_in(messages: list[Any]) -> m.Task:
     """The one task among them."""
-    (task,) = [message for message in messages if isinstance(message, m.Task)]
+    (task,) = [task for message in messages if isinstance(message, m.Tasks) for task in message.tasks]
     return task
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fedmq import get_default_config
 from fedmq.protocol import messages as m
-from fedmq.runtime.admission import Admission
+from fedmq.runtime.admission import Admission, warm_up_too_long
 from fedmq.storage.journal import Journal
 
 BASE, OTHER_BASE = "ab" * 32, "cd" * 32
+TRAINING = get_default_config().with_overrides(["training.warmup_steps=0"]).to_run_spec().training
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 def ready(data: dict[str, str], base: str = BASE) -> m.Ready:
     """A worker that hosts these clients; the value is the first letter of the data's digest."""
     clients = tuple(m.HostedClient(client, 10, 100, 0, digit * 64) for client, digit in data.items())
-    return m.Ready(clients, False, base, 294_912, 124_734_720, "cpu", None, ())
+    return m.Ready(clients, False, base, 294_912, 124_734_720, "cpu", (), ())
 
 
 def code(refusal: m.Reject | None) -> str | None:
@@ -74,8 +77,17 @@ def test_the_longest_client_name_fits_into_a_refusal(journal: Journal) -> None:
 
 def test_introductions(journal: Journal) -> None:
     admission = Admission(journal, ())
-    assert list(admission.introduce("w1", ready({"client_1": "a", "client_2": "b"}))) == [
+    assert list(admission.introduce("w1", ready({"client_1": "a", "client_2": "b"}), TRAINING)) == [
         "w1 joined on cpu: 2 clients, 20 examples",
         "LoRA trains 294,912 of 124,734,720 parameters (0.24 %)",
     ]
-    assert len(list(admission.introduce("w2", ready({})))) == 1, "said once a run"
+    assert len(list(admission.introduce("w2", ready({}), TRAINING))) == 1, "said once a run"
+
+
+def test_a_warm_up_that_never_ends_is_said(journal: Journal) -> None:
+    # 10 texts in batches of 8, 3 epochs: 6 steps.
+    long = replace(TRAINING, warmup_steps=4)
+    lines = list(Admission(journal, ()).introduce("w1", ready({"client_1": "a"}), long))
+    assert len(lines) == 3 and "warmup_steps is 4" in lines[2] and "more than 6 steps" in lines[2]
+    assert warm_up_too_long(10, replace(TRAINING, warmup_steps=3)) is None
+    assert warm_up_too_long(10, replace(long, gradient_accumulation_steps=2)) is not None

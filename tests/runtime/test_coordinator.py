@@ -160,7 +160,9 @@ def test_another_version_is_told_so(bench: Bench) -> None:
         hand.link.send("control", msgpack.packb({"v": 7, "t": "hello", "news": 1}))
         hand.link.send("data", msgpack.packb({"v": 7, "t": "put"}), b"x")
         yield
-        assert [(message.code, message.versions) for message in hand.heard()] == [("VERSION", (1,))] * 2
+        assert [(message.code, message.versions) for message in hand.heard()] == [
+            ("VERSION", (m.PROTOCOL_VERSION,))
+        ] * 2
 
     bench.play(script())
     assert bench.coordinator.state.roster.workers == {}
@@ -194,10 +196,11 @@ def test_a_hello_on_a_new_link(bench: Bench, restarted: bool) -> None:
         again.hello()
         yield
         assert [type(message) for message in again.heard()] == [m.Welcome]
-        again.ready(None if restarted else "train-1-client_1-0")
+        again.ready(() if restarted else ("train-1-client_1-0",))
         yield
         messages = [message for message in again.heard() if not isinstance(message, m.Welcome)]
-        assert [message.task for message in messages] == (["train-1-client_1-1"] if restarted else [])
+        given = [task.task for message in messages for task in message.tasks]
+        assert given == (["train-1-client_1-1"] if restarted else [])
         hand.say(m.Heartbeat(None, "idle", 0, 0))
         yield
         assert [message.code for message in hand.heard()] == ["REHELLO"], "the old link leads nowhere"

@@ -60,7 +60,7 @@ def test_a_named_device_is_passed_on(telling: Path, monkeypatch: pytest.MonkeyPa
 def test_a_worker_trains_on_the_cpu_where_torch_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from fedmq.learning.models import resolve_device
+    from fedmq.learning.devices import resolve_device
 
     if torch.cuda.is_available():
         pytest.skip("torch can use a GPU here")

@@ -104,7 +104,7 @@ def test_updates_kept_decoded_and_updates_read_again_fold_to_the_same(
     for kept, nbytes in (("kept", 1 << 24), ("read", 0)):
         monkeypatch.setattr(server_module, "MAX_DECODED_NBYTES", nbytes)
         server = started(tmp_path / kept)
-        server.select(1, ["client_0", "client_1"], 2)
+        server.open_round(1, [["client_0"], ["client_1"]])
         for k in range(2):
             content = raw.encode(adapter(k + 1))
             update = offer(f"train-1-client_{k}-0", content, num_examples=10 + k)

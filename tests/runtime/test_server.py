@@ -29,7 +29,7 @@ def load(folder: Path) -> dict[str, np.ndarray]:
 
 def play(server: Any, round: int, clients: tuple[str, ...] = CLIENTS) -> None:
     """One round without its aggregation, updates arriving in the given order."""
-    server.journal.open_round(round, sorted(clients))
+    server.open_round(round, [[client] for client in sorted(clients)])
     for client in clients:
         give(server, f"train-{round}-{client}-0", adapter(100 * round + len(client)), num_examples=SIZES[client])
 
@@ -55,7 +55,7 @@ def test_the_order_of_arrival_does_not_change_a_bit(tmp_path: Path) -> None:
     digests = set()
     for k, order in enumerate(itertools.permutations(values)):
         server = started(tmp_path / str(k), weighting=weighting.uniform)
-        server.journal.open_round(1, sorted(values))
+        server.open_round(1, [[client] for client in sorted(values)])
         for client in order:
             local = {name: np.full_like(array, values[client]) for name, array in adapter(0).items()}
             give(server, f"train-1-{client}-0", local)
@@ -66,7 +66,7 @@ def test_the_order_of_arrival_does_not_change_a_bit(tmp_path: Path) -> None:
 
 def test_one_client_is_taken_as_it_is(tmp_path: Path) -> None:
     server = started(tmp_path)
-    server.journal.open_round(1, ["client_1"])
+    server.journal.open_round(1, [["client_1"]])
     update = give(server, "train-1-client_1-0", adapter(5), num_examples=3)
     server.aggregate(1, ["client_1"])
     assert server.journal.digest(1) == update.blob.digest
@@ -86,7 +86,10 @@ def test_selection_is_drawn_from_the_seed_and_kept(tmp_path: Path) -> None:
     server, other = started(tmp_path / "a"), started(tmp_path / "b", seed=43)
     clients = [f"client_{k}" for k in range(20)]
     chosen = server.select(1, clients, 5)
-    assert server.journal.rounds()[-1]["selected"] == list(chosen) == sorted(chosen)
+    server.open_round(1, [chosen[:2], chosen[2:]])
+    row = server.journal.rounds()[-1]
+    assert row["selected"] == list(chosen) == sorted(chosen)
+    assert row["groups"] == [list(chosen[:2]), list(chosen[2:])]
     assert chosen == started(tmp_path / "c").select(1, clients[::-1], 5)
     assert chosen != other.select(1, clients, 5)
     assert chosen != server.select(2, clients, 5)
@@ -126,7 +129,7 @@ def test_tidying_keeps_what_is_still_needed(tmp_path: Path) -> None:
     for round in (1, 2):
         play(server, round, ("client_1",))
         server.aggregate(round, ["client_1"])
-    server.journal.open_round(3, ["client_1", "client_2"])
+    server.journal.open_round(3, [["client_1"], ["client_2"]])
     coming = give(server, "train-3-client_2-0", adapter(9))
     part = server.blobs.partial("ab" * 32, 100)
     part.append(0, b"x" * 10)
@@ -159,10 +162,10 @@ def test_progress_of_a_new_run(tmp_path: Path) -> None:
 
 def test_progress_with_an_open_round(tmp_path: Path) -> None:
     server = started(tmp_path)
-    server.journal.open_round(1, ["client_1", "client_2"])
+    server.journal.open_round(1, [["client_1", "client_3"], ["client_2"]])
     update = give(server, "train-1-client_2-0", adapter(1))
     assert make_server(tmp_path).progress() == Progress(
-        0, ("client_1", "client_2"), (("client_2", update.blob.digest),), (0,)
+        0, (("client_1", "client_3"), ("client_2",)), (("client_2", update.blob.digest),), (0,)
     )
 
 

@@ -1,7 +1,8 @@
-"""What a trainer refuses in Setup, before any task: in one line, for good; and what it hosts."""
+"""What a trainer refuses in Setup, before any task: in one line, for good; what it hosts; and how it does a group."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from fedmq.config import ExperimentConfig
 from fedmq.data.shards import write_shard
 from fedmq.errors import DataError
 from fedmq.learning.models import LanguageModel
+from fedmq.protocol import messages as m
 from fedmq.protocol import trainer_link as link
+from fedmq.protocol.work import InitWork, TrainWork
 from fedmq.recipe import RunSpec
 from fedmq.runtime.hosting import host
 from fedmq.runtime.pipe import Pipe
@@ -63,19 +66,25 @@ def shard(model: LanguageModel, tmp_path: Path) -> Callable[..., link.Source]:
     return make
 
 
-def answer(setup: link.Setup) -> Any:
-    """What a real trainer, in a thread of this process, says to Setup."""
+def connected() -> Pipe:
+    """The agent's end of a pipe to a real trainer, in a thread of this process."""
     to_trainer, to_agent = os.pipe(), os.pipe()
     agent = Pipe(to_agent[0], to_trainer[1], link.TO_AGENT, link.TO_TRAINER)
     trainer = Trainer(Pipe(to_trainer[0], to_agent[1], link.TO_TRAINER, link.TO_AGENT))
     threading.Thread(target=trainer.run, daemon=True).start()
-    agent.send(setup)
     # The pipe stays open: at its end a trainer ends its process, which here is ours.
     _kept.append(agent)
-    return agent.receive()[0]
+    return agent
 
 
 _kept: list[Pipe] = []
+
+
+def answer(setup: link.Setup) -> Any:
+    """What it says to Setup."""
+    agent = connected()
+    agent.send(setup)
+    return agent.receive()[0]
 
 
 def setup(run: RunSpec, tmp_path: Path, *sources: link.Source, device: str = "cpu", model: str | None = None) -> Any:
@@ -84,19 +93,19 @@ def setup(run: RunSpec, tmp_path: Path, *sources: link.Source, device: str = "cp
 
 def test_a_precision_that_the_device_has_not(run: RunSpec, tmp_path: Path) -> None:
     failed = answer(setup(replace(run, training=replace(run.training, precision="fp16")), tmp_path))
-    assert (failed.code, failed.fatal) == ("MODEL", True)
+    assert (failed.code, failed.task) == ("MODEL", None)
     assert "needs a CUDA device" in failed.text and "\n" not in failed.text
 
 
 def test_prompts_that_are_too_long_for_the_base(run: RunSpec, tmp_path: Path) -> None:
     failed = answer(setup(replace(run, generation=replace(run.generation, max_new_tokens=100_000)), tmp_path))
-    assert (failed.code, failed.fatal) == ("MODEL", True)
+    assert (failed.code, failed.task) == ("MODEL", None)
     assert "with max_new_tokens 100000 that is more than the model's" in failed.text
 
 
 def test_data_that_is_no_data(run: RunSpec, tmp_path: Path) -> None:
     failed = answer(setup(run, tmp_path, link.Source(str(tmp_path / "nowhere"), None)))
-    assert (failed.code, failed.fatal) == ("DATA", True)
+    assert (failed.code, failed.task) == ("DATA", None)
 
 
 def test_loaded_announces_the_examples_that_are_used(
@@ -131,3 +140,77 @@ def test_one_test_shard_and_each_client_once(
         host([a, test, other], model, run, tmp_path, None)
     with pytest.raises(DataError, match="client_a was given twice"):
         host([a, a], model, run, tmp_path, None)
+
+
+# --- a group ---------------------------------------------------------------------------------------
+
+
+class Group:
+    """A trainer that has loaded, and trainings of clients of 2 and 20 texts for it."""
+
+    def __init__(self, run: RunSpec, folder: Path, *sources: link.Source) -> None:
+        self.folder = folder
+        self.agent = connected()
+        self.agent.send(setup(run, folder, *sources))
+        (loaded,) = self.agent.receive()
+        self.clients = [client.client for client in loaded.clients]
+        self.recipe = replace(run.training, num_epochs=1, batch_size=4, warmup_steps=0, num_threads=1)
+
+    def begin(self, *clients: str, **recipe: Any) -> None:
+        work = TrainWork("train", replace(self.recipe, **recipe))
+        tasks = tuple(m.Task(f"train-1-{c}-0", "cd" * 16, 1, c, 7, m.BlobRef("ab" * 32, 1), work) for c in clients)
+        adapter = self.folder / "adapter"
+        if not adapter.exists():
+            first = m.Task("init-0-adapter-0", "cd" * 16, 0, None, 7, None, InitWork("init"))
+            self.agent.send(link.Begin((first,), None, (str(adapter),)))
+            self.answers(1)
+        self.agent.send(link.Begin(tasks, str(adapter), tuple(str(self.folder / t.task) for t in tasks)))
+
+    def answers(self, number: int) -> dict[str, Any]:
+        """By task; progress is left out."""
+        found: dict[str, Any] = {}
+        while len(found) < number:
+            found |= {a.task: a for a in self.agent.receive() if not isinstance(a, link.Stepped)}
+        return found
+
+
+@pytest.fixture
+def group(run: RunSpec, tmp_path: Path, shard: Callable[..., link.Source]) -> Group:
+    return Group(run, tmp_path, shard("a", "client_a", texts=3), shard("b", "client_b", texts=21))
+
+
+def test_each_of_a_group_is_answered_for(group: Group) -> None:
+    group.begin(*group.clients)
+    trained = group.answers(2)
+    assert {t: a.num_examples for t, a in trained.items()} == {"train-1-client_a-0": 2, "train-1-client_b-0": 20}
+    for task, found in trained.items():
+        assert hashlib.sha256((group.folder / task).read_bytes()).hexdigest() == found.digest
+    assert len({found.digest for found in trained.values()}) == 2
+    group.begin(*group.clients)
+    assert {t: a.digest for t, a in group.answers(2).items()} == {t: a.digest for t, a in trained.items()}
+
+
+def test_one_that_diverges_fails_alone(group: Group) -> None:
+    """Its only step leaves the first client's loss what it was; the other's next step sees no number."""
+    group.begin(*group.clients, learning_rate=1e30, max_grad_norm=0.0)
+    answers = group.answers(2)
+    assert isinstance(answers["train-1-client_a-0"], link.Trained)
+    failed = answers["train-1-client_b-0"]
+    assert (type(failed), failed.code) == (link.Failed, "NONFINITE")
+
+
+def test_what_fails_all_of_a_group_is_said_of_each(group: Group) -> None:
+    group.begin("client_a", "client_x", "client_b")
+    assert {t: a.code for t, a in group.answers(3).items()} == {
+        f"train-1-client_{k}-0": "ERROR" for k in ("a", "b", "x")
+    }
+    group.begin("client_b")
+    assert isinstance(group.answers(1)["train-1-client_b-0"], link.Trained), "the trainer goes on"
+
+
+def test_a_group_is_stopped_whole(group: Group) -> None:
+    group.begin(*group.clients, num_epochs=10_000)
+    while not any(isinstance(message, link.Stepped) for message in group.agent.receive()):
+        pass
+    group.agent.send(link.Halt())
+    assert {a.code for a in group.answers(2).values()} == {"CANCELLED"}

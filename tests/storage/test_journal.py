@@ -58,7 +58,7 @@ def test_meta(journal: Journal) -> None:
 
 def test_the_life_of_a_round(journal: Journal) -> None:
     journal.commit_round(0, "d0")
-    journal.open_round(1, ["client_1", "client_2"])
+    journal.open_round(1, [["client_2"], ["client_1"]])
     assert [row["state"] for row in journal.rounds()] == ["committed", "open"]
     assert journal.last_committed() == 0
     journal.add_update(**UPDATE)
@@ -66,12 +66,13 @@ def test_the_life_of_a_round(journal: Journal) -> None:
     journal.commit_round(1, "d1")
     row = journal.rounds(first=1)[0]
     assert (row["state"], row["selected"], row["frozen"]) == ("committed", ["client_1", "client_2"], ["client_1"])
+    assert row["groups"] == [["client_2"], ["client_1"]]
     assert (journal.last_committed(), journal.digest(0), journal.digest(1)) == (1, "d0", "d1")
     assert row["committed_at"] >= row["opened_at"]
 
 
 def test_a_frozen_set_is_fixed_for_ever(journal: Journal) -> None:
-    journal.open_round(1, ["client_1", "client_2"])
+    journal.open_round(1, [["client_1"], ["client_2"]])
     journal.freeze_round(1, ["client_1"])
     journal.freeze_round(1, ["client_1", "client_2"])
     assert journal.rounds()[0]["frozen"] == ["client_1"]
@@ -81,13 +82,13 @@ def test_a_frozen_set_is_fixed_for_ever(journal: Journal) -> None:
 
 
 def test_a_round_is_opened_once(journal: Journal) -> None:
-    journal.open_round(1, ["client_1"])
+    journal.open_round(1, [["client_1"]])
     with pytest.raises(sqlite3.IntegrityError):
-        journal.open_round(1, ["client_2"])
+        journal.open_round(1, [["client_2"]])
 
 
 def test_an_update_counts_once_for_its_round_and_client(journal: Journal) -> None:
-    journal.open_round(1, ["client_1"])
+    journal.open_round(1, [["client_1"]])
     journal.add_update(**UPDATE)
     with pytest.raises(sqlite3.IntegrityError):
         journal.add_update(**UPDATE | {"digest": "cd" * 32, "worker": "other"})
@@ -139,7 +140,7 @@ def test_notes_in_their_order(journal: Journal) -> None:
 
 
 def test_every_write_is_there_for_a_reader_at_once_and_without_a_close(journal: Journal) -> None:
-    journal.open_round(1, ["client_1"])
+    journal.open_round(1, [["client_1"]])
     journal.add_update(**UPDATE)
     reader = Journal.open(journal.path, read_only=True)
     assert reader.updates() == [UPDATE]

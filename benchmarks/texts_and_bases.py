@@ -1,0 +1,115 @@
+"""What the training benchmarks share: real texts, a base of GPT-2's shape, and the frame of a result."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from fedmq.config import resolve_dataset_path
+from fedmq.data.reading import read_filtered
+from fedmq.learning.models import LanguageModel
+from fedmq.learning.tokenizer import BUNDLED, load_tokenizer
+from fedmq.recipe import DataSpec, LoRASpec, TrainingRecipe
+
+MAX_LENGTH = 128
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--base, --texts, --tokenizer, --threads, --repeats, --json."""
+    parser.add_argument(
+        "--base", help="folder or hub id; default: GPT-2 small's shape with random weights, which take the same time"
+    )
+    parser.add_argument("--texts", default="bundled", help="CSV with a column `text`; default: the bundled sample")
+    parser.add_argument("--tokenizer", default=str(BUNDLED["fedmq-tiny"]), help="folder or hub id")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+
+
+def load_texts(arguments: argparse.Namespace) -> list[np.ndarray]:
+    """Token ids of the customers' texts, EOS last, in the file's order."""
+    spec = DataSpec("text", "author_id", 0.8, 0.1, 0.1, 10, True)
+    rows = read_filtered(resolve_dataset_path(arguments.texts), spec).frame["text"].tolist()
+    return load_tokenizer(arguments.tokenizer).encode(rows, MAX_LENGTH)
+
+
+def base_folder(arguments: argparse.Namespace, scratch: Path) -> str:
+    """A folder with the base and the tokenizer; makes one with random weights in `scratch` if none was named."""
+    if arguments.base:
+        return str(arguments.base)
+    torch.manual_seed(0)
+    folder = scratch / "gpt2-small-random"
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config())
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(arguments.tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def lora_spec(layers: tuple[int, ...] | None = None, dropout: float = 0.0) -> LoRASpec:
+    """LoRA of rank 8 on c_attn."""
+    return LoRASpec(8, 16, ("c_attn",), dropout, layers, "none", "CAUSAL_LM")
+
+
+def load_model(base: str, lora: LoRASpec, engine: str = "fast", precision: str = "auto") -> LanguageModel:
+    """A base with a new adapter; the base's own dropout is that of the adapter."""
+    lm = LanguageModel.load(base, lora, max_length=MAX_LENGTH, seed=1, device="cpu", engine=engine, precision=precision)
+    for module in lm.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = lora.lora_dropout
+    return lm
+
+
+def recipe(**changed: Any) -> TrainingRecipe:
+    """One epoch in file order, batches of 8, a constant-size decay from 1e-3."""
+    values: dict[str, Any] = {
+        "num_epochs": 1,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.01,
+        "warmup_steps": 0,
+        "gradient_accumulation_steps": 1,
+        "max_grad_norm": 1.0,
+        "logging_steps": 1,
+        "save_steps": 10**9,
+        "eval_steps": 10**9,
+        "fp16": False,
+        "shuffle_dataset": False,
+        "max_samples_per_client": None,
+        "gradient_checkpointing": False,
+        "engine": "auto",
+        "precision": "auto",
+        "num_threads": None,
+    }
+    return TrainingRecipe(**values | changed)
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Host and versions."""
+    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
+    return {
+        "host": f"{model or platform.machine()}, {os.cpu_count()} cores, {threads} threads",
+        "load": os.getloadavg()[0],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []

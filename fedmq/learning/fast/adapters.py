@@ -1,0 +1,141 @@
+"""The adapters of one or more clients, side by side in one tensor, and their products with packed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmq.tensors import NamedTensors
+
+_PREFIX = "base_model.model."
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
+
+class Adapters:
+    """K adapters of equal shape: float32, with gradients.
+
+    Attributes:
+      flat, grad: float32 (K, P): one client's adapter in a row, tensor after tensor by name.
+      modules: path of a module in the base -> (A, B), float32 (K, r, in) and (K, out, r), views of `flat` whose
+        gradients are views of `grad`.
+      scale: of the product, lora_alpha / r.
+    """
+
+    def __init__(self, adapters: Sequence[NamedTensors], scale: float, device: str) -> None:
+        self.scale = scale
+        self._shapes = {name: adapters[0][name].shape for name in sorted(adapters[0])}
+        rows = [np.concatenate([adapter[name].ravel() for name in self._shapes]) for adapter in adapters]
+        self.flat = torch.from_numpy(np.stack(rows)).to(device)
+        self.grad = torch.zeros_like(self.flat)
+        self.modules: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        views, start = {}, 0
+        for name, shape in self._shapes.items():
+            end = start + int(np.prod(shape))
+            view = self.flat[:, start:end].unflatten(1, shape).requires_grad_()
+            view.grad = self.grad[:, start:end].unflatten(1, shape)
+            views[name], start = view, end
+        for name in self._shapes:
+            if name.endswith(_A):
+                path = name.removesuffix(_A)
+                self.modules[path.removeprefix(_PREFIX)] = (views[name], views[path + _B])
+
+    def rows(self) -> list[torch.Tensor]:
+        """Each client's adapter as one parameter (P,) with its gradient."""
+        rows = []
+        for value, grad in zip(self.flat, self.grad, strict=True):
+            row = value.detach().requires_grad_()
+            row.grad = grad
+            rows.append(row)
+        return rows
+
+    def named(self, k: int) -> dict[str, np.ndarray]:
+        """A copy of client k's adapter, named as in a PEFT state dict."""
+        row, named, start = self.flat[k].detach().cpu().numpy(), {}, 0
+        for name, shape in self._shapes.items():
+            end = start + int(np.prod(shape))
+            named[name] = row[start:end].reshape(shape).copy()
+            start = end
+        return named
+
+
+def lora_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    ab: tuple[torch.Tensor, torch.Tensor],
+    scale: float,
+    bounds: tuple[int, ...],
+    factors: torch.Tensor | None,
+) -> torch.Tensor:
+    """x W + bias + scale (x * factors) A_k^T B_k^T, where k is the client of the row.
+
+    Args:
+      x: (n, in), in the precision of `weight`.
+      weight, bias: frozen, (in, out) and (out,).
+      ab: A (K, r, in) and B (K, out, r), float32; their products and gradients are float32 whatever x is.
+      scale: lora_alpha / r.
+      bounds: K + 1 row numbers.
+      factors: of dropout, (n, in); None is none.
+
+    Returns:
+      (n, out), dtype of x.
+
+    Reference: Hu et al., LoRA (2106.09685), eq. 3; many adapters on one base as in S-LoRA (2311.03285).
+    """
+    result: torch.Tensor = _LoRALinear.apply(x, weight, bias, *ab, scale, bounds, factors)
+    return result
+
+
+class _LoRALinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scale: float,
+        bounds: tuple[int, ...],
+        factors: torch.Tensor | None,
+    ) -> torch.Tensor:
+        y = x @ weight if bias is None else torch.addmm(bias, x, weight)
+        z = _each(_dropped(x, factors), a.mT, bounds).mul_(scale)
+        ctx.save_for_backward(x, weight, a, b, factors, z)
+        ctx.scale, ctx.bounds, ctx.grads = scale, bounds, (a.grad, b.grad)
+        return y.add_(_each(z, b.mT, bounds))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        x, weight, a, b, factors, z = ctx.saved_tensors
+        dy = grads[0].float()
+        dz = _each(dy, b, ctx.bounds).mul_(ctx.scale)
+        # Added where the optimiser reads them: autograd's own sum wants another layout, and a copy for it.
+        _add_outer(ctx.grads[0], dz, _dropped(x, factors), ctx.bounds)
+        _add_outer(ctx.grads[1], dy, z, ctx.bounds)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            through = _each(dz, a, ctx.bounds)
+            dx = (grads[0] @ weight.mT).add_(through if factors is None else through.mul_(factors))
+        return dx, None, None, None, None, None, None, None
+
+
+def _dropped(x: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
+    return x.float() if factors is None else x.float().mul_(factors) if x.dtype != torch.float32 else x * factors
+
+
+def _each(x: torch.Tensor, matrices: torch.Tensor, bounds: tuple[int, ...]) -> torch.Tensor:
+    """Each client's rows times its matrix: (n, i), (K, i, j) -> (n, j)."""
+    if len(bounds) == 2:
+        return x @ matrices[0]
+    return torch.cat([x[start:end] @ m for m, (start, end) in zip(matrices, pairwise(bounds), strict=True)])
+
+
+def _add_outer(total: torch.Tensor, u: torch.Tensor, v: torch.Tensor, bounds: tuple[int, ...]) -> None:
+    """Add each client's sum of outer products over its rows: (n, i), (n, j) into (K, i, j)."""
+    for k, (start, end) in enumerate(pairwise(bounds)):
+        total[k].addmm_(u[start:end].mT, v[start:end])

@@ -1,0 +1,93 @@
+"""One pass over packed texts: what the architectures are written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from fedmq.learning.fast.adapters import Adapters, lora_linear
+from fedmq.learning.fast.attention import attend
+from fedmq.learning.fast.dropout import Dropout
+from fedmq.learning.fast.frozen import Frozen
+from fedmq.learning.fast.packed import Packed
+
+
+class Past:
+    """Keys and values of the tokens of one text that were read before, layer by layer."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        """Tokens read."""
+        return len(self._seen[0][0]) if self._seen else 0
+
+    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        """As `attention.attend`, for new tokens of the text on all of it; they are kept."""
+        if layer in self._seen:
+            k, v = (torch.cat(pair) for pair in zip(self._seen[layer], (k, v), strict=True))
+        self._seen[layer] = k, v
+        visible = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril(len(k) - len(q))
+        mixed = torch.nn.functional.scaled_dot_product_attention(
+            *(x.transpose(0, 1)[None] for x in (q, k, v)),
+            attn_mask=visible,
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        return mixed[0].transpose(0, 1).flatten(1)
+
+
+@dataclass
+class Pass:
+    """Frozen weights and what goes through them; the residual stream is float32, products have the weights' dtype.
+
+    Attributes:
+      frozen: of the base.
+      packed: the texts.
+      adapters: of the texts' clients; None runs the bare base.
+      dropout: None in evaluation and in frozen layers.
+      lora_dropout: probability.
+      past: in generation; then the pass is over one text.
+      rotary: cosines and sines of the rows' positions, where the architecture wants them.
+    """
+
+    frozen: Frozen
+    packed: Packed
+    adapters: Adapters | None = None
+    dropout: Dropout | None = None
+    lora_dropout: float = 0.0
+    past: Past | None = None
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = field(default=None)
+
+    def enter(self, layer: int) -> None:
+        """Begin a layer; -1 is the embedding."""
+        if self.dropout is not None:
+            self.dropout.enter(layer)
+
+    def linear(self, path: str, x: torch.Tensor) -> torch.Tensor:
+        """The linear layer at `path`, with its adapters if it has any: (n, in) -> (n, out)."""
+        weight, bias = self.frozen.linear[path]
+        x = x.to(weight.dtype)
+        ab = self.adapters.modules.get(path) if self.adapters is not None else None
+        if ab is None or self.adapters is None:
+            return x @ weight if bias is None else torch.addmm(bias, x, weight)
+        p = self.lora_dropout
+        factors = self.dropout.rows(x, p) if self.dropout is not None and p > 0 else None
+        return lora_linear(x, weight, bias, ab, self.adapters.scale, self.packed.bounds, factors)
+
+    def dropped(self, x: torch.Tensor, p: float) -> torch.Tensor:
+        """Dropout of rows (n, width)."""
+        return x if self.dropout is None or p == 0 else x * self.dropout.rows(x, p)
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, p: float
+    ) -> torch.Tensor:
+        """Attention of each text on itself: (n, heads, size) three times -> (n, heads * size)."""
+        if self.past is not None:
+            return self.past.attend(layer, q, k, v, scale)
+        factors = None
+        if self.dropout is not None and p > 0:
+            factors = self.dropout.attention(q.shape[1], p, q.device)
+        return attend(q, k, v, self.packed, scale, factors)

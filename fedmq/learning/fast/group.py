@@ -1,0 +1,250 @@
+"""Local training of one or more clients in step, each with its own adapter, data, optimiser state and dropout."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmq.learning.fast.adapters import Adapters
+from fedmq.learning.fast.dropout import Dropout
+from fedmq.learning.fast.model import PackedModel
+from fedmq.learning.fast.schedule import Schedule
+from fedmq.learning.fast.trunk import Recomputed, Trunk
+from fedmq.learning.outcome import Diverged, Stopped, TrainResult, diverged, out_of_memory
+from fedmq.recipe import TrainingRecipe
+from fedmq.rng import derive_seed
+from fedmq.tensors import NamedTensors
+
+log = logging.getLogger(__name__)
+#: A batch that does not fit into memory is cut into halves, and these into halves.
+_MAX_PARTS = 4
+
+
+@dataclass
+class Member:
+    """A client of a group.
+
+    Attributes:
+      texts: 1-D integer arrays of token ids, EOS last.
+      seed, subset_seed: as of `fedmq.learning.train.train`.
+      trunk: cache of its texts' frozen layers, if there is one.
+      evaluate: from an adapter to a record for the log, every `eval_steps`; None does not.
+      save: keeps an adapter of a step, every `save_steps`; None does not.
+    """
+
+    texts: Sequence[np.ndarray]
+    seed: int
+    subset_seed: int
+    trunk: Trunk | Recomputed | None = None
+    evaluate: Callable[[NamedTensors], dict[str, Any]] | None = None
+    save: Callable[[int, NamedTensors], None] | None = None
+
+
+@dataclass
+class _Progress:
+    """How far a member is."""
+
+    member: Member
+    schedule: Schedule
+    steps: Any
+    nll: float = 0.0
+    window: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    failure: Diverged | None = None
+
+    def runs(self, step: int) -> bool:
+        return self.failure is None and step < self.schedule.num_steps
+
+
+def train_group(
+    model: PackedModel,
+    start: NamedTensors,
+    members: Sequence[Member],
+    recipe: TrainingRecipe,
+    *,
+    on_step: Callable[[int, int], None] | None,
+    stopping: Callable[[], bool],
+) -> list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged]:
+    """Train one adapter for each member, all from `start`; texts of all members go through the base together.
+
+    A member's result is that of training it alone but for rounding: nothing that it draws and no step of
+    its optimiser depends on the others.
+
+    Args:
+      model: the frozen base.
+      start: the adapter that all begin with, float32.
+      members: each with two tokens or more to train on.
+      recipe: of all.
+      on_step: called with (steps done, steps in all) of the longest member.
+      stopping: asked before every batch.
+
+    Returns:
+      For each member its result and its adapter, or how it diverged.
+
+    Raises:
+      Stopped: `stopping` said so.
+      MemoryError: a quarter of a batch does not fit into memory.
+    """
+    started = time.monotonic()
+    adapters = model.adapters([start] * len(members))
+    schedules = [Schedule(m.texts, recipe, m.seed, m.subset_seed) for m in members]
+    runs = [_Progress(m, s, s.steps()) for m, s in zip(members, schedules, strict=True)]
+    rows = adapters.rows()
+    optimizer = torch.optim.AdamW(
+        [{"params": [row]} for row in rows], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    # What the optimiser does with a row is decided by whether the row has a gradient.
+    grads = [row.grad for row in rows]
+    worker = _Steps(model, adapters, [derive_seed(m.seed, "dropout") for m in members], recipe, stopping)
+    num_steps = max(schedule.num_steps for schedule in schedules)
+    for step in range(num_steps):
+        batches = [next(run.steps) if run.runs(step) else [] for run in runs]
+        losses = worker.step(step, runs, batches)
+        for k, run in enumerate(runs):
+            rows[k].grad = None
+            if not batches[k]:
+                continue
+            rate = optimizer.param_groups[k]["lr"] = run.schedule.learning_rate(step)
+            targets = sum(len(run.member.texts[int(i)]) - 1 for batch in batches[k] for i in batch)
+            rows[k].grad = grads[k]
+            norm = float(torch.nn.utils.clip_grad_norm_([rows[k]], recipe.max_grad_norm or math.inf))
+            if not math.isfinite(losses[k] + norm):
+                rows[k].grad = None
+                run.failure = diverged(losses[k], norm, step + 1, run.schedule.num_steps, rate)
+                continue
+            run.nll += losses[k]
+            run.window.append(losses[k] / targets)
+            if (step + 1) % recipe.logging_steps == 0:
+                run.history.append(_record(run, step, rate, norm))
+                run.window.clear()
+        optimizer.step()
+        for k, run in enumerate(runs):
+            if batches[k] and run.failure is None:
+                _look(run, step + 1, recipe, lambda k=k: adapters.named(k))  # type: ignore[misc]
+        if on_step is not None:
+            on_step(step + 1, num_steps)
+    return _results(runs, adapters, time.monotonic() - started)
+
+
+class _Steps:
+    """Gradients of one optimiser step after another, in as few parts as memory allows."""
+
+    def __init__(
+        self,
+        model: PackedModel,
+        adapters: Adapters,
+        seeds: list[int],
+        recipe: TrainingRecipe,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._model, self._adapters, self._seeds, self._recipe = model, adapters, seeds, recipe
+        self._stopping = stopping
+        self._parts = 1
+
+    def step(self, step: int, runs: list[_Progress], batches: list[list[np.ndarray]]) -> list[float]:
+        """Leave each member's mean gradient in the adapters; returns its summed losses in nats."""
+        while True:
+            try:
+                return self._gradients(step, runs, batches)
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or self._parts == _MAX_PARTS:
+                    raise
+                self._parts *= 2
+                log.warning(
+                    "out of memory: from step %d on, batches go through in %d parts (same effective batch)",
+                    *(step + 1, self._parts),
+                )
+
+    def _gradients(self, step: int, runs: list[_Progress], batches: list[list[np.ndarray]]) -> list[float]:
+        self._adapters.grad.zero_()
+        targets = [
+            sum(len(run.member.texts[int(i)]) - 1 for batch in own for i in batch)
+            for run, own in zip(runs, batches, strict=True)
+        ]
+        sums = [0.0] * len(runs)
+        every = self._recipe.gradient_accumulation_steps
+        for number in range(max(map(len, batches))):
+            if self._stopping():
+                raise Stopped("training was told to stop")
+            chosen = [(k, int(i)) for k, own in enumerate(batches) for i in (own[number] if number < len(own) else ())]
+            size = -(-len(chosen) // self._parts)
+            for part, start in enumerate(range(0, len(chosen), size)):
+                pass_number = (step * every + number) * _MAX_PARTS + part
+                for k, loss in enumerate(self._pass(runs, chosen[start : start + size], targets, pass_number)):
+                    sums[k] += loss
+        return sums
+
+    def _pass(
+        self, runs: list[_Progress], chosen: list[tuple[int, int]], targets: list[int], number: int
+    ) -> list[float]:
+        model, members = self._model, [run.member for run in runs]
+        own = [[i for owner, i in chosen if owner == k] for k in range(len(runs))]
+        packed = model.pack([[m.texts[i] for i in indices] for m, indices in zip(members, own, strict=True)])
+        trunk = None
+        if model.first_adapted > 0:
+            # In full or not at all: a trunk is either read or computed.
+            with torch.no_grad():
+                if all(m.trunk is not None for m in members):
+                    parts = [m.trunk.rows(indices) for m, indices in zip(members, own, strict=True) if m.trunk]
+                    trunk = torch.cat(parts)
+                else:
+                    trunk = model.trunk(packed)
+        dropout = Dropout(self._seeds, number, packed)
+        bounds = packed.target_bounds
+        each = torch.tensor([1.0 / max(1, count) for count in targets])
+        counts = torch.tensor([end - start for start, end in pairwise(bounds)])
+        weights = each.repeat_interleave(counts).to(model.device)
+        checkpointing = self._recipe.gradient_checkpointing
+        hidden = model.hidden(packed, self._adapters, trunk=trunk, dropout=dropout, checkpointing=checkpointing)
+        total, losses = model.loss(packed, hidden, weights)
+        total.backward()
+        sums = torch.stack([losses[start:end].double().sum() for start, end in pairwise(bounds)])
+        return sums.tolist()  # type: ignore[no-any-return]
+
+
+def _record(run: _Progress, step: int, rate: float, norm: float) -> dict[str, Any]:
+    return {
+        "loss": sum(run.window) / len(run.window),
+        "grad_norm": norm,
+        "learning_rate": rate,
+        "epoch": (step + 1) / run.schedule.steps_per_epoch,
+        "step": step + 1,
+    }
+
+
+def _look(run: _Progress, step: int, recipe: TrainingRecipe, adapter: Callable[[], NamedTensors]) -> None:
+    if run.member.evaluate is not None and step % recipe.eval_steps == 0:
+        epoch = step / run.schedule.steps_per_epoch
+        run.history.append(run.member.evaluate(adapter()) | {"epoch": epoch, "step": step})
+    if run.member.save is not None and step % recipe.save_steps == 0:
+        run.member.save(step, adapter())
+
+
+def _results(
+    runs: list[_Progress], adapters: Adapters, seconds: float
+) -> list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged]:
+    all_tokens = sum(run.schedule.num_tokens for run in runs)
+    results: list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged] = []
+    for k, run in enumerate(runs):
+        if run.failure is not None:
+            results.append(run.failure)
+            continue
+        tokens = run.schedule.num_tokens
+        result = TrainResult(
+            run.nll / tokens,
+            run.schedule.num_examples,
+            tokens,
+            run.schedule.num_steps,
+            seconds * tokens / all_tokens,
+            run.history,
+        )
+        results.append((result, adapters.named(k)))
+    return results

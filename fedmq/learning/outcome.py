@@ -1,0 +1,55 @@
+"""What a local training gives, and how it may end without."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from fedmq.errors import FedmqError
+
+
+class Stopped(FedmqError):
+    """Training ended because it was told to; the adapter is somewhere on its way."""
+
+
+class Diverged(FedmqError):
+    """The loss is not a number any more; the adapter is of no use."""
+
+
+class TrainResult(NamedTuple):
+    """What one local training did.
+
+    Attributes:
+      train_loss: mean negative log-likelihood per target over all steps, in nats.
+      num_examples: texts trained on (each once, however many epochs).
+      num_tokens: targets seen, over all epochs.
+      num_steps: optimiser steps.
+      train_seconds: wall time; of clients trained together, each one's share by targets.
+      log_history: records as the Trainer of transformers keeps them: loss, grad_norm and learning_rate every
+        `logging_steps`, eval_loss and eval_perplexity every `eval_steps`.
+    """
+
+    train_loss: float
+    num_examples: int
+    num_tokens: int
+    num_steps: int
+    train_seconds: float
+    log_history: list[dict[str, Any]]
+
+
+def diverged(loss: float, norm: float, step: int, num_steps: int, learning_rate: float) -> Diverged:
+    """The error for a loss or a gradient that is not finite at optimiser step `step`, counted from 1."""
+    what = f"gradient's norm is {norm}" if math.isfinite(loss) else f"training loss is {loss}"
+    return Diverged(
+        f"the {what} at step {step} of {num_steps} (learning rate {learning_rate:.3g}): training diverged; lower "
+        "training.learning_rate or training.max_grad_norm"
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had, on whatever device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,53 @@
+"""Questions about workers and jobs that change neither: which groups wait, who may have one, who is awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from fedmq.protocol.grouping import Size
+from fedmq.protocol.jobs import Job, JobState, Status, WorkerState, in_words
+
+#: Evaluation first: people want to see the round that is over before the next one is.
+_ORDER = {"init": 0, "evaluate": 1, "train": 2, "generate": 3}
+
+Group = tuple[Job, ...]
+
+
+def waiting(jobs: Mapping[Job, JobState], sizes: Mapping[str, Size]) -> list[Group]:
+    """Groups that somebody should begin with; long trainings first, so that none trails behind.
+
+    Of a group that a worker is at, the rest waits for what comes of that.
+    """
+    begun = {state.group for state in jobs.values() if state.status is Status.ASSIGNED}
+    groups = {state.group for state in jobs.values() if state.status is Status.PENDING} - begun
+    return sorted(groups, key=lambda group: (_ORDER[group[0].kind], -_num_examples(group, sizes), group))
+
+
+def may(worker: WorkerState, group: Group, jobs: Mapping[Job, JobState], workers: Iterable[WorkerState]) -> bool:
+    """Whether the worker can do the group, and has not failed at it, unless there is nobody else."""
+    if not worker.can(group):
+        return False
+    avoid = {name for job in group if jobs[job].status is Status.PENDING for name in jobs[job].avoid}
+    others = (w for w in workers if w.name not in avoid and not w.suspect and not w.greeting)
+    return worker.name not in avoid or not any(w.can(group) for w in others)
+
+
+def awaited(jobs: Mapping[Job, JobState], workers: Mapping[str, WorkerState], now: float) -> list[str]:
+    """Who is awaited, for what, since when: lines for people."""
+    lines = []
+    for group in sorted({s.group for s in jobs.values()}, key=lambda group: (_ORDER[group[0].kind], group)):
+        states = [jobs[job] for job in group]
+        for name in sorted({s.worker for s in states if s.worker is not None}):
+            worker, own = workers[name], [s for s in states if s.worker == name]
+            silent = f", silent for {now - worker.last_heard:.0f} s" if worker.suspect else ""
+            steps = f"step {worker.step}/{worker.total_steps}, for {now - own[0].since:.0f} s"
+            lines.append(f"{name}: {in_words(s.job for s in own)}, {steps}{silent}")
+        since = [s.hostless_since for s in states if s.hostless_since is not None and s.unfinished]
+        if since:
+            whom = in_words(group).partition(" ")[2]
+            lines.append(f"any worker that hosts {whom}, for {now - min(since):.0f} s")
+    return lines
+
+
+def _num_examples(group: Group, sizes: Mapping[str, Size]) -> int:
+    return sum(sizes[job.unit].num_examples for job in group if job.unit in sizes)
