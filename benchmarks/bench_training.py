@@ -121,7 +121,9 @@ def hf_trainer(lm: LanguageModel, texts: Texts, pad_to: int | None, bf16: bool) 
     def pad(batch: Texts) -> dict[str, torch.Tensor]:
         return hf_padding(batch, pad_to or 0)
 
-    return transformers.Trainer(lm.model, settings, data_collator=pad, train_dataset=texts, eval_dataset=texts)
+    made = transformers.Trainer(lm.model, settings, data_collator=pad, train_dataset=texts, eval_dataset=texts)
+    made.remove_callback(transformers.PrinterCallback)
+    return made
 
 
 def hf_padding(batch: Texts, pad_to: int) -> dict[str, torch.Tensor]:

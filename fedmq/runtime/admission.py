@@ -40,17 +40,21 @@ class Admission:
         self._journal.put(base_digest=ready.base_digest, **digests)
         return None
 
-    def introduce(self, worker: str, ready: m.Ready, training: TrainingRecipe) -> Iterator[str]:
-        """What people are told of a worker; of the first one also how much LoRA trains, and of a warm-up too long."""
+    def introduce(self, worker: str, ready: m.Ready, training: TrainingRecipe) -> Iterator[tuple[str, str]]:
+        """What people are told of a worker, each line with its level.
+
+        Of the first one also how much LoRA trains, and whether that is mostly warm-up.
+        """
         examples = sum(client.num_examples for client in ready.clients)
-        yield f"{worker} joined on {ready.device}: {len(ready.clients)} clients, {examples} examples"
+        yield "info", f"{worker} joined on {ready.device}: {len(ready.clients)} clients, {examples} examples"
         if self._journal.get("num_trainable") is None:
             self._journal.put(num_trainable=str(ready.num_trainable), num_parameters=str(ready.num_parameters))
             share = 100 * ready.num_trainable / max(1, ready.num_parameters)
-            yield f"LoRA trains {ready.num_trainable:,} of {ready.num_parameters:,} parameters ({share:.2f} %)"
+            text = f"LoRA trains {ready.num_trainable:,} of {ready.num_parameters:,} parameters ({share:.2f} %)"
+            yield "info", text
             largest = max((client.num_examples for client in ready.clients), default=None)
             if largest is not None and (line := warm_up_too_long(largest, training)) is not None:
-                yield line
+                yield "warning", line
 
 
 def warm_up_too_long(num_examples: int, training: TrainingRecipe) -> str | None:
@@ -60,7 +64,7 @@ def warm_up_too_long(num_examples: int, training: TrainingRecipe) -> str | None:
     if 2 * training.warmup_steps <= steps:
         return None
     return (
-        f"warning: training.warmup_steps is {training.warmup_steps}, and no client here trains for more than {steps} "
+        f"training.warmup_steps is {training.warmup_steps}, and no client here trains for more than {steps} "
         "steps in a round: warm-up begins anew in each, so most of it is spent below learning_rate; lower warmup_steps"
     )
 

@@ -182,8 +182,8 @@ class Coordinator:
             self._links.send(peer, refusal)
             self._events.append(ev.WorkerGone(worker, refusal.text))
             return
-        for line in self._admission.introduce(worker, ready, self.spec.training):
-            self._note("info", line)
+        for level, line in self._admission.introduce(worker, ready, self.spec.training):
+            self._note(level, line)
         self._events.append(as_event(worker, ready))
 
     def _result(self, worker: str, message: m.Offer | m.Evaluated | m.Generated) -> None:

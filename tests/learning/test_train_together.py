@@ -133,7 +133,7 @@ def test_one_that_diverges_harms_no_other(
     healthy = [text for text in texts if SICK not in text]
     own = shares(healthy)
     assert len(own[1].texts) == 12
-    # At the start of its third batch of four, in the longest text of all: with `place` 0 it is the first row of the pass.
+    # At the start of its third batch of four, in the longest text of all: with `place` 0 the first row of a pass.
     sick_text = np.concatenate([[SICK], healthy[0][:30], [0]])
     own[1] = replace(own[1], texts=[*own[1].texts[:8], sick_text, *own[1].texts[9:]])
     own.insert(place, own.pop(1))
@@ -154,6 +154,16 @@ def test_one_that_diverges_harms_no_other(
 def test_all_that_diverge_are_named(sick_lm: LanguageModel, recipe: TrainingRecipe) -> None:
     outcomes = train_together(sick_lm, [Share([np.array([5, SICK, 0])], k) for k in range(2)], recipe)
     assert [type(outcome) for outcome in outcomes] == [Diverged, Diverged]
+
+
+@pytest.mark.parametrize("engine", ["fast"], indirect=True)  # the Trainer clips such a gradient to 0 and goes on
+def test_a_gradient_that_is_no_number_is_a_divergence(lm: LanguageModel, texts: Texts, recipe: TrainingRecipe) -> None:
+    # With A = 0 the adapter does nothing, so the loss is a number; A's gradient has B in it.
+    start = {name: np.full_like(value, 1e30 if "lora_B" in name else 0) for name, value in lm.get_adapter().items()}
+    lm.set_adapter(start)
+    (outcome,) = train_together(lm, [Share(texts, 1)], recipe)
+    assert isinstance(outcome, Diverged)
+    assert re.search(r"the gradient's norm is inf at step 1 of 10 \(learning rate 0\.01\)", str(outcome))
 
 
 def test_scores_and_snapshots_are_each_clients_own(

@@ -78,8 +78,8 @@ def test_the_longest_client_name_fits_into_a_refusal(journal: Journal) -> None:
 def test_introductions(journal: Journal) -> None:
     admission = Admission(journal, ())
     assert list(admission.introduce("w1", ready({"client_1": "a", "client_2": "b"}), TRAINING)) == [
-        "w1 joined on cpu: 2 clients, 20 examples",
-        "LoRA trains 294,912 of 124,734,720 parameters (0.24 %)",
+        ("info", "w1 joined on cpu: 2 clients, 20 examples"),
+        ("info", "LoRA trains 294,912 of 124,734,720 parameters (0.24 %)"),
     ]
     assert len(list(admission.introduce("w2", ready({}), TRAINING))) == 1, "said once a run"
 
@@ -88,6 +88,7 @@ def test_a_warm_up_that_never_ends_is_said(journal: Journal) -> None:
     # 10 texts in batches of 8, 3 epochs: 6 steps.
     long = replace(TRAINING, warmup_steps=4)
     lines = list(Admission(journal, ()).introduce("w1", ready({"client_1": "a"}), long))
-    assert len(lines) == 3 and "warmup_steps is 4" in lines[2] and "more than 6 steps" in lines[2]
+    assert len(lines) == 3 and lines[2][0] == "warning"
+    assert "warmup_steps is 4" in lines[2][1] and "more than 6 steps" in lines[2][1]
     assert warm_up_too_long(10, replace(TRAINING, warmup_steps=3)) is None
     assert warm_up_too_long(10, replace(long, gradient_accumulation_steps=2)) is not None

@@ -107,6 +107,8 @@ def train_group(
     num_steps = max(schedule.num_steps for schedule in schedules)
     for step in range(num_steps):
         batches = [next(run.steps) if run.runs(step) else [] for run in runs]
+        if not any(batches):
+            break
         losses = worker.step(step, runs, batches)
         for k, run in enumerate(runs):
             rows[k].grad = None

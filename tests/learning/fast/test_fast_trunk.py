@@ -72,6 +72,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Computed:
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_without_a_cache_it_is_training_the_top_layers(kind: str, tokenizer: Tokenizer, recipe: TrainingRecipe) -> None:
+    """Computed in every step and not rounded, the frozen layers are exact: engine "hf" agrees."""
     adapters, losses = [], []
     for engine in ("hf", "fast"):
         lora = tiny.spec(kind, layers_to_transform=(1,))
@@ -106,12 +107,10 @@ def test_the_cache_is_what_the_frozen_layers_give(
     chosen = [3, 0, 12, 16]
     cache = lm.trunk(split)
     assert cache is not None
-    computed_now = lm.packed.trunk(lm.packed.pack([[split[i] for i in chosen]])).numpy()
+    exact = lm.packed.trunk(lm.packed.pack([[split[i] for i in chosen]])).numpy()
     rows = cache.rows(chosen).numpy()
-    # Those rows in other company: a float32 rounding may tip one to bfloat16's next value.
-    np.testing.assert_allclose(rows, computed_now, rtol=2**-7, atol=1e-6)
-    assert (rows == computed_now).mean() > 0.99
-    assert np.array_equal(rows, torch.tensor(rows).bfloat16().float().numpy())
+    np.testing.assert_allclose(rows, exact, rtol=2**-8, atol=1e-6)
+    assert rows.dtype == np.float32 and np.array_equal(rows, torch.tensor(rows).bfloat16().float().numpy())
     assert cache.rows([]).shape == (0, lm.packed.width)
 
 
@@ -185,25 +184,34 @@ def test_no_cache_where_there_can_be_none(
 
 def test_no_room_on_the_disk(
     tokenizer: Tokenizer,
-    split: TokenSplit,
     recipe: TrainingRecipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    computed: Computed,
 ) -> None:
-    cached = load(tokenizer, 1)
-    cached.keep_trunks(tmp_path / "roomy")
-    expected = train(cached, split, recipe, seed=1).train_loss
+    """Computed in every step and rounded as in a cache: whether a disk is full decides no result."""
+    splits = [stored(tmp_path / str(k), tiny.random_texts(count, seed=k)) for k, count in enumerate((2, 9))]
+
+    def results(lm: LanguageModel) -> list[float]:
+        outcomes = train_together(lm, [Share(own, k) for k, own in enumerate(splits)], recipe)
+        losses = [outcome[0].train_loss for outcome in outcomes if isinstance(outcome, tuple)]
+        return [*losses, evaluate(lm, splits[1], batch_size=4).eval_loss]
+
+    with_room = load(tokenizer, 1)
+    with_room.keep_trunks(tmp_path / "room")
+    expected = results(with_room)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    lm = load(tokenizer, 1)
-    lm.keep_trunks(tmp_path / "trunks")
+    without = load(tokenizer, 1)
+    without.keep_trunks(tmp_path / "trunks")
+    computed.tokens.clear()
     with caplog.at_level(logging.WARNING):
-        result = train(lm, split, recipe, seed=1)
-    # Rounded as in the cache; only the shapes of the products, and with them their last digits, are others.
-    assert result.train_loss == pytest.approx(expected, rel=1e-5)
-    with caplog.at_level(logging.WARNING):
-        evaluate(lm, split, batch_size=4)
-    (record,) = caplog.records
-    assert "no room for" in record.getMessage() and "computed in every step" in record.getMessage()
+        # Only the shapes of the products, and with them their last digits, are others.
+        assert results(without) == pytest.approx(expected, rel=1e-5)
+    tokens = [sum(map(len, own)) for own in splits]
+    assert sum(computed.tokens) == 2 * sum(tokens) + tokens[1], "in both epochs and in the evaluation"
+    assert len(caplog.records) == 2, "once for each split"
+    for record in caplog.records:
+        assert "no room for" in record.getMessage() and "computed in every step" in record.getMessage()
     assert list((tmp_path / "trunks").iterdir()) == []
