@@ -139,8 +139,8 @@ def centralised(
         train(lm, texts, settings, seed=epoch)
         loss = evaluate(lm, test, batch_size=BATCH).eval_loss
         if loss <= target:
-            break
-    return time.perf_counter() - started, loss
+            return time.perf_counter() - started, loss
+    raise SystemExit(f"{MAX_EPOCHS} epochs did not reach the test loss {target:.4f}: {loss:.4f}")
 
 
 def padded_loop(
@@ -174,8 +174,8 @@ def padded_loop(
             sums = [nll(test[start : start + BATCH]) for start in range(0, len(test), BATCH)]
         loss = sum(float(total) for total, _ in sums) / sum(count for _, count in sums)
         if loss <= target:
-            break
-    return time.perf_counter() - started, loss
+            return time.perf_counter() - started, loss
+    raise SystemExit(f"{MAX_EPOCHS} epochs did not reach the test loss {target:.4f}: {loss:.4f}")
 
 
 def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], losses: dict[str, list[float]]) -> None:

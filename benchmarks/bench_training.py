@@ -36,7 +36,6 @@ from texts_and_bases import (
 from fedmq.learning.batching import IGNORED, collate, token_nll
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.models import LanguageModel
-from fedmq.learning.precision import faster_dtype
 from fedmq.learning.train import train
 
 Texts = list[np.ndarray]
@@ -181,15 +180,16 @@ def fast(lm: LanguageModel, start: dict[str, np.ndarray], texts: Texts) -> float
 def products(lm: LanguageModel, texts: Texts) -> None:
     """x W and dy W^T for every frozen weight and batch, and nothing else."""
     assert lm.packed is not None
-    dtype = faster_dtype("cpu", lm.packed.width)
-    frozen = lm.packed.frozen
+    frozen, dtype = lm.packed.frozen, lm.packed.dtype
     weights = [*(weight for weight, _ in frozen.linear.values()), frozen.head]
     widths = {width for weight in weights for width in weight.shape}
     for batch in (texts[i : i + 8] for i in range(0, len(texts), 8)):
         rows = {width: torch.ones(sum(map(len, batch)), width, dtype=dtype) for width in widths}
         for weight in weights:
-            rows[weight.shape[0]] @ weight
-            rows[weight.shape[1]] @ weight.mT
+            # The last token of a text has no target: the head does not see it.
+            seen = slice(len(batch), None) if weight is frozen.head else slice(None)
+            rows[weight.shape[0]][seen] @ weight
+            rows[weight.shape[1]][seen] @ weight.mT
 
 
 def report(

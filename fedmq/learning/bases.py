@@ -47,19 +47,25 @@ def digest(base: transformers.PreTrainedModel) -> str:
     return sha.hexdigest()
 
 
-def release_pages() -> None:
-    """Take the pages of all mapped weights out of this process; what is used comes back from the page cache.
+def release_pages(base: transformers.PreTrainedModel) -> None:
+    """Take the pages of a frozen base's file out of this process; what is used comes back from the page cache.
 
     The digest has read every page of the base in float32, and of those engine "fast" uses a few rows of the
-    embedding where its own weights are bfloat16. Does nothing where there is no /proc (Linux has it).
+    embedding where its own weights are bfloat16. Does nothing where the weights are not mapped from a
+    file, or where there is no /proc (Linux has it).
+
+    Args:
+      base: nobody has written to its weights, and nobody will.
     """
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return
     advise = ctypes.CDLL(None).madvise
     advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    addresses = [weight.data_ptr() for weight in base.parameters()]
     for line in maps.read_text().splitlines():
-        # Pages of a file that nobody has written to: dropped, they lose nothing.
-        if line.endswith(".safetensors"):
-            start, _, end = line.split()[0].partition("-")
-            advise(int(start, 16), int(end, 16) - int(start, 16), _MADV_DONTNEED)
+        if not line.endswith(".safetensors"):
+            continue
+        start, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if any(start <= address < end for address in addresses):
+            advise(start, end - start, _MADV_DONTNEED)

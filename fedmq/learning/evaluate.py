@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fedmq.errors import DataError
+from fedmq.errors import DataError, LocalProtocolError
 from fedmq.learning.batching import batches_by_length, collate, lengths, token_nll
 from fedmq.learning.models import LanguageModel
 from fedmq.tensors import NamedTensors
@@ -64,6 +64,8 @@ def evaluate(
     Raises:
       DataError: no text has a target.
     """
+    if adapter is not None and lm.packed is None:
+        raise LocalProtocolError('engine "hf" scores the adapter of its model only')
     sizes = lengths(texts)
     if not (sizes >= 2).any():
         raise DataError(f"nothing to evaluate: none of the {len(texts)} texts has two tokens or more")

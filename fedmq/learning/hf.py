@@ -85,6 +85,10 @@ def _train(
         trainer = _Trainer(lm, TextDataset(texts, chosen), arguments, recipe, seed, watch)
         try:
             trainer.train()
+            if not all(np.isfinite(value).all() for value in lm.get_adapter().values()):
+                # Of a gradient of the last step that was not finite: no loss was computed after it.
+                state = trainer.state
+                raise diverged(0.0, math.nan, state.global_step, state.max_steps, recipe.learning_rate)
         finally:
             # The Trainer marks the model as prepared and wraps its forward in autocast: left there, the next call
             # would train in this one's precision, or silently in float32.

@@ -90,7 +90,7 @@ class LanguageModel:
         self.packed = None if dtype is None else PackedModel(base, lora, self._initial, dtype, self.base_digest)
         self._trunks: Trunks | None = None
         if dtype is torch.bfloat16 and device == "cpu":
-            bases.release_pages()
+            bases.release_pages(base)
 
     @classmethod
     def load(

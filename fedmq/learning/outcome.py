@@ -11,7 +11,7 @@ from fedmq.errors import FedmqError
 
 
 class Stopped(FedmqError):
-    """Training ended because it was told to; the adapter is somewhere on its way."""
+    """Training ended because it was told to."""
 
 
 class Diverged(FedmqError):

@@ -32,10 +32,10 @@ def require_precision(recipe: TrainingRecipe, device: str) -> str:
             f'training.fp16 / training.precision "fp16" needs a CUDA device, this worker trains on '
             f'{device!r}: set training.precision to "bf16" or "fp32"'
         )
-    if asked == "bf16" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+    if asked == "bf16" and device.startswith("cuda") and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(f'training.precision "bf16" is not known to {device!r}: set it to "fp16" or "fp32"')
     if recipe.fp16 and asked == "auto":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return asked
 
 

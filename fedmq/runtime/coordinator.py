@@ -196,7 +196,8 @@ class Coordinator:
 
     def _refuse(self, worker: str, task: str, error: RemoteProtocolError) -> None:
         self._verdict(worker, task, "INVALID", str(error))
-        self._events.append(ev.TaskFailed(worker, task, error.code, str(error)))
+        # Not NONFINITE, which a trainer says of a training that diverges anywhere: another worker may do better.
+        self._events.append(ev.TaskFailed(worker, task, "INVALID", str(error)))
 
     def _uploaded(self, worker: str, offer: m.Offer, content: bytes) -> None:
         """A blob is here and durable: check it, journal it, and only then tell the state machine."""

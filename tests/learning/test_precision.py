@@ -47,7 +47,7 @@ def test_what_a_recipe_means(
     recipe: TrainingRecipe,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module.torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(module.torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
     assert require_precision(replace(recipe, precision=precision, fp16=fp16), device) == expected
 
 
@@ -70,6 +70,6 @@ def test_what_a_device_has_not(
     recipe: TrainingRecipe,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module.torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(module.torch.cuda, "is_bf16_supported", lambda **_: False)
     with pytest.raises(ConfigError, match=words):
         require_precision(replace(recipe, precision=precision, fp16=fp16), device)

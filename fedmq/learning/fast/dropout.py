@@ -16,9 +16,10 @@ class Dropout:
     """The masks of one forward pass over packed texts of K clients.
 
     A client's masks come from its own streams, one for each layer, so that a layer that is computed
-    again (gradient checkpointing) gets the same, and so does a client in other company. The
-    probability of keeping is rounded to a multiple of 2^-16, and what is kept is divided by it: numpy's SFC64
-    with 16 bits for each decision takes a tenth of the time of torch's Bernoulli draws on a CPU.
+    again (gradient checkpointing) gets the same, and so does a client in other company (but for batches
+    that were cut for want of memory). The probability of keeping is rounded to a multiple of 2^-16, and
+    what is kept is divided by it: numpy's SFC64 with 16 bits for each decision takes a tenth of the
+    time of torch's Bernoulli draws on a CPU.
 
     Args:
       seeds: of each client, 32 bits.

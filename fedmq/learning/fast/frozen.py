@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -73,13 +74,17 @@ def _shared(
 ) -> dict[str, torch.Tensor]:
     path = cache_folder() / f"{digest}.{str(dtype).removeprefix('torch.')}-{_LAYOUT}.safetensors"
     try:
-        if path.exists():
-            try:
-                return safetensors.torch.load_file(path)
-            except safetensors.SafetensorError as error:
-                log.warning("%s is damaged (%s): it is made again", path, error)
-        atomic.write_bytes(path, safetensors.torch.save(_cast(modules, head, dtype)))
-        return safetensors.torch.load_file(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Workers start together: one makes the file, and all map that one.
+        with open(path.with_suffix(".lock"), "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                try:
+                    return safetensors.torch.load_file(path)
+                except safetensors.SafetensorError as error:
+                    log.warning("%s is damaged (%s): it is made again", path, error)
+            atomic.write_bytes(path, safetensors.torch.save(_cast(modules, head, dtype)))
+            return safetensors.torch.load_file(path)
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         log.warning("%s cannot be used (%s): this process keeps its own copy of the weights", path, error)
         return _cast(modules, head, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -32,6 +33,8 @@ class Trunks:
 
     def __init__(self, folder: Path, model: PackedModel) -> None:
         self._folder, self._model = folder, model
+        for part in folder.glob("*.part"):
+            part.unlink(missing_ok=True)  # of a trainer of this worker that was killed
         self._open: dict[str, Trunk | Recomputed] = {}
 
     def of(self, texts: Sequence[np.ndarray]) -> Trunk | Recomputed | None:
@@ -49,15 +52,23 @@ class Trunks:
     def _make(self, texts: Sequence[np.ndarray], split: str) -> Trunk | Recomputed:
         model, lengths = self._model, texts.lengths  # type: ignore[attr-defined]
         kind = "bf16" if model.dtype is torch.bfloat16 else "fp32"
-        path = self._folder / f"{split[:32]}-{model.digest[:16]}-{kind}-{model.first_adapted}.trunk"
+        path = self._folder / f"{split[:32]}-{model.digest[:16]}-{kind}-{model.first_adapted}"
+        # Products on another number of threads may differ in their last digits.
+        path = path.with_name(f"{path.name}-{torch.get_num_threads()}.trunk")
         shape = (int(lengths.sum()), model.width)
         nbytes = 2 * shape[0] * shape[1]
         if not path.is_file() or path.stat().st_size != nbytes:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(self._folder).free < 2 * nbytes:
-                log.warning("no room for %s (%d MB): the frozen layers are computed in every step", path, nbytes >> 20)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                if shutil.disk_usage(self._folder).free < 2 * nbytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._write(path, shape, texts)
+            except OSError as error:
+                log.warning(
+                    "no room for %s (%d MB; %s): the frozen layers are computed in every step",
+                    *(path, nbytes >> 20, error.strerror),
+                )
                 return Recomputed(model, texts)
-            self._write(path, shape, texts)
             log.info("frozen layers 0 to %d of %d texts computed once: %s", model.first_adapted - 1, len(texts), path)
         rows = np.memmap(path, np.int16, "r", shape=shape)
         return Trunk(rows, np.concatenate([[0], np.cumsum(lengths)]), model.device)
@@ -65,7 +76,10 @@ class Trunks:
     def _write(self, path: Path, shape: tuple[int, int], texts: Sequence[np.ndarray]) -> None:
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            rows = np.memmap(part, np.int16, "w+", shape=shape)
+            with open(part, "wb") as file:
+                # A disk that fills up while a mapping is written to would kill the process.
+                os.posix_fallocate(file.fileno(), 0, 2 * shape[0] * shape[1])
+            rows = np.memmap(part, np.int16, "r+", shape=shape)
             batch: list[np.ndarray] = []
             start = size = 0
             for number in range(len(texts)):
@@ -98,7 +112,10 @@ class Trunk:
 
 
 class Recomputed:
-    """What stands for a cache that has no room: computed in every step, and rounded likewise."""
+    """What stands for a cache that has no room: computed in every step, and rounded likewise.
+
+    The products are of other shapes than those of a cache, so that last digits may differ.
+    """
 
     def __init__(self, model: PackedModel, texts: Sequence[np.ndarray]) -> None:
         self._model, self._texts = model, texts

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tiny
 import torch
 
 from fedmq.learning.evaluate import evaluate
-from fedmq.learning.fast.frozen import Frozen, cache_folder
+from fedmq.learning.fast.frozen import Frozen, cache_folder, frozen_weights
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.tokenizer import Tokenizer
+from fedmq.recipe import LoRASpec
 
 TEXTS = tiny.random_texts(8)
 
@@ -79,7 +82,7 @@ def test_bfloat16_weights_are_the_bases_rounded(kind: str, tokenizer: Tokenizer,
 
 def test_all_models_of_a_host_map_one_file(tokenizer: Tokenizer, cache: Path) -> None:
     first = load(tokenizer)
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.safetensors")
     assert re.fullmatch(rf"{first.base_digest}\.bfloat16-\w+\.safetensors", file.name)
     written = file.stat()
     second = load(tokenizer)
@@ -90,7 +93,7 @@ def test_all_models_of_a_host_map_one_file(tokenizer: Tokenizer, cache: Path) ->
             assert mapped_file(value) == str(file)
     assert evaluate(second, TEXTS, batch_size=4) == evaluate(first, TEXTS, batch_size=4)
     load(tokenizer, "llama")
-    assert len(list(cache.iterdir())) == 2, "another base, another file, and nothing half written"
+    assert len(list(cache.glob("*.safetensors"))) == 2, "another base, another file, and nothing half written"
 
 
 @pytest.mark.parametrize("damage", ["cut short", "no safetensors", "empty"])
@@ -98,21 +101,21 @@ def test_a_damaged_file_is_made_again(
     damage: str, tokenizer: Tokenizer, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = evaluate(load(tokenizer), TEXTS, batch_size=4)
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.safetensors")
     whole = file.read_bytes()
     file.write_bytes({"cut short": whole[:-100], "no safetensors": b"x" * 1000, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
         lm = load(tokenizer)
     (record,) = caplog.records
     assert f"{file} is damaged (" in record.getMessage() and "made again" in record.getMessage()
-    assert file.read_bytes() == whole and [path.name for path in cache.iterdir()] == [file.name]
+    assert file.read_bytes() == whole and [path.name for path in cache.glob("*.safetensors")] == [file.name]
     assert mapped_file(frozen(lm).head) == str(file)
     assert evaluate(lm, TEXTS, batch_size=4) == expected
 
 
 def test_a_file_that_cannot_be_read(tokenizer: Tokenizer, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = evaluate(load(tokenizer), TEXTS, batch_size=4)
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.safetensors")
     file.unlink()
     file.mkdir()
     with caplog.at_level(logging.WARNING):
@@ -135,3 +138,20 @@ def test_a_cache_that_cannot_be_written(
     assert evaluate(lm, TEXTS, batch_size=4) == expected
     assert (tmp_path / "file").read_text() == "not a folder"
     assert np.isfinite(tiny.fast_gradient(lm, TEXTS)[0])
+
+
+def test_workers_that_start_together_map_one_file(tokenizer: Tokenizer, cache: Path) -> None:
+    base = load(tokenizer, precision="fp32").model.get_base_model()
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: frozen_weights(base, torch.bfloat16, "d" * 64), range(4)))
+    (file,) = cache.glob("*.safetensors")
+    assert {mapped_file(one.head) for one in made} == {str(file)}, "none has an older file that was replaced"
+
+
+def test_pages_of_others_stay_as_they_are(tokenizer: Tokenizer, gpt2_folder: Path, lora: LoRASpec) -> None:
+    """Weights that somebody else has mapped and changed do not turn back into those of their file."""
+    others = safetensors.torch.load_file(gpt2_folder / "model.safetensors")
+    name = next(iter(others))
+    changed = others[name].add_(1.0).clone()
+    LanguageModel.load(str(gpt2_folder), lora, max_length=32, seed=1, device="cpu", engine="fast", precision="bf16")
+    assert torch.equal(others[name], changed)
