@@ -2,7 +2,7 @@
 
     python benchmarks/bench_clients.py [--base FOLDER] [--texts CSV --tokenizer FOLDER] [--repeats 5] [--json]
 
-Cohorts of 50 clients train one epoch each from the same adapter (LoRA r = 8 on c_attn, no dropout), in turns:
+Cohorts of clients (50 by default) train one epoch each from the same adapter (LoRA r = 8 on c_attn, no dropout), in turns:
 one after another with the Trainer of transformers (dynamic padding, the base loaded once), one after another with
 engine "fast", and in groups on one base. Memory is the peak of this process after all 1,000 clients have
 their texts open and one cohort has trained in groups, before any of the others is loaded.
@@ -35,19 +35,18 @@ from texts_and_bases import (
 from fedmq.learning.client import FederatedClient, train_clients
 from fedmq.learning.outcome import Diverged
 
-COHORT = 50
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--groups", type=int, nargs="+", default=[1, 4, 16, 50])
+    parser.add_argument("--cohort", type=int, default=50)
+    parser.add_argument("--groups", type=int, nargs="+", default=[1, 4, 16])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    texts = load_texts(arguments)
+    texts, size_of_cohort = load_texts(arguments), arguments.cohort
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as scratch:
         base = base_folder(arguments, Path(scratch))
@@ -60,13 +59,13 @@ def main() -> None:
 
         def together(cohort: list[FederatedClient], size: int) -> float:
             losses = []
-            for start in range(0, COHORT, size):
+            for start in range(0, size_of_cohort, size):
                 part = cohort[start : start + size]
                 outcomes = train_clients(part, recipe(), seeds=[1] * len(part), round=1)
                 losses += [one[0].train_loss for one in outcomes if not isinstance(one, Diverged)]
             return float(np.mean(losses))
 
-        together(clients[:COHORT], max(arguments.groups))
+        together(clients[:size_of_cohort], max(arguments.groups))
         memory_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         library = load_model(base, lora_spec(), "hf")
 
@@ -79,25 +78,25 @@ def main() -> None:
         rates: dict[str, list[float]] = {name: [] for name in ways}
         losses = {}
         for repeat in range(arguments.repeats):
-            cohort = [clients[int(i)] for i in np.random.default_rng(repeat).permutation(len(clients))[:COHORT]]
+            cohort = [clients[int(i)] for i in np.random.default_rng(repeat).permutation(len(clients))[:size_of_cohort]]
             for name, (run, size) in ways.items():
                 started = time.perf_counter()
                 losses[name] = run(cohort, size)
-                rates[name].append(COHORT / (time.perf_counter() - started))
+                rates[name].append(size_of_cohort / (time.perf_counter() - started))
     summaries = {name: summary(rate) for name, rate in rates.items()}
     result = {
         "clients_per_s": summaries,
         "mean_train_loss": losses,
         "peak_memory_gb": memory_gb,
         "clients": arguments.clients,
-        "cohort": COHORT,
+        "cohort": arguments.cohort,
         "repeats": arguments.repeats,
         **machine(arguments.threads),
     }
     if arguments.json:
         print(json.dumps(result))
         return
-    print(f"{result['host']}; {arguments.clients} clients, cohorts of {COHORT}; clients a second")
+    print(f"{result['host']}; {arguments.clients} clients, cohorts of {size_of_cohort}; clients a second")
     for name, rate in summaries.items():
         print(f"{name:40} {rate['median']:6.2f}  ({rate['min']:.2f} to {rate['max']:.2f})  loss {losses[name]:.4f}")
     print(f"peak memory {memory_gb:.2f} GB")

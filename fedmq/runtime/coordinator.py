@@ -1,7 +1,6 @@
 """The coordinator: one thread that owns the sockets, the clock and the state machine.
 
-Messages become events, commands become messages and calls of FederatedServer. Nothing is decided
-here that the state machine could decide.
+Messages become events, commands become messages and calls of FederatedServer; the state machine decides.
 """
 
 from __future__ import annotations
