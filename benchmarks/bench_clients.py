@@ -2,7 +2,7 @@
 
     python benchmarks/bench_clients.py [--base FOLDER] [--texts CSV --tokenizer FOLDER] [--repeats 5] [--json]
 
-Cohorts of clients (50 by default) train one epoch each from the same adapter (LoRA r = 8 on c_attn, no dropout), in turns:
+Cohorts (of 50) train one epoch each from the same adapter (LoRA r = 8 on c_attn, no dropout), in turns:
 one after another with the Trainer of transformers (dynamic padding, the base loaded once), one after another with
 engine "fast", and in groups on one base. Memory is the peak of this process after all 1,000 clients have
 their texts open and one cohort has trained in groups, before any of the others is loaded.
