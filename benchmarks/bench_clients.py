@@ -39,6 +39,7 @@ from fedmq.learning.outcome import Diverged
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--cohort", type=int, default=50)
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 4, 16])

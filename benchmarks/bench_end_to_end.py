@@ -43,7 +43,8 @@ Texts = list[np.ndarray]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.set_defaults(base="fedmq-tiny")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.set_defaults(base="fedmq-tiny", tokenizer=None)  # the base has its own
     parser.add_argument("--learning-rate", type=float, default=6e-3)
     parser.add_argument("--rows", type=int, default=480, help="customers' texts used: 80 %% to train, 10 %% to test")
     arguments = parser.parse_args()

@@ -44,6 +44,7 @@ Texts = list[np.ndarray]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batches", type=int, default=8)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

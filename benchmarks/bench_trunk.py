@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from texts_and_bases import MAX_LENGTH, add_arguments, base_folder, load_texts, machine, recipe, summary
+from texts_and_bases import MAX_LENGTH, add_arguments, base_folder, load_model, load_texts, machine, recipe, summary
 
 from fedmq.data.shards import TokenSplit, open_split, write_shard
 from fedmq.learning.evaluate import evaluate
@@ -30,6 +30,7 @@ from fedmq.recipe import LoRASpec
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--targets", nargs="+", default=["c_attn", "c_proj", "c_fc"])
@@ -38,27 +39,34 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
     transformers.utils.logging.set_verbosity_error()
-    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         base = base_folder(arguments, folder)
         texts, test = shards(arguments, folder)
         depth = load(base, arguments, None).model.config.num_hidden_layers
+        models = {}
         for count in [depth, *(n for n in (6, 4, 2, 1) if n < depth)]:
             layers = None if count == depth else tuple(range(depth - count, depth))
-            lm = load(base, arguments, layers)
+            lm = models["all" if layers is None else f"top {count} of {depth}"] = load(base, arguments, layers)
             lm.keep_trunks(folder / "trunks")
-            losses = {rate: score(lm, texts, test, rate, arguments.epochs) for rate in arguments.learning_rates}
-            best = min(losses, key=losses.__getitem__)
-            rows.append(
-                {
-                    "layers": "all" if layers is None else f"top {count} of {depth}",
-                    "trained": lm.num_trainable,
-                    "test_loss": losses[best],
-                    "learning_rate": best,
-                    "tokens_per_s": summary([speed(lm, texts) for _ in range(arguments.repeats)]),
-                }
-            )
+        losses = {
+            name: {rate: score(lm, texts, test, rate, arguments.epochs) for rate in arguments.learning_rates}
+            for name, lm in models.items()
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in models}
+        for _ in range(arguments.repeats):
+            for name, lm in models.items():
+                speeds[name].append(speed(lm, texts))
+    rows = [
+        {
+            "layers": name,
+            "trained": lm.num_trainable,
+            "test_loss": min(losses[name].values()),
+            "learning_rate": min(losses[name], key=losses[name].__getitem__),
+            "tokens_per_s": summary(speeds[name]),
+        }
+        for name, lm in models.items()
+    ]
     result = {
         "base": Path(base).name,
         "rows": rows,
@@ -99,8 +107,7 @@ def shards(arguments: argparse.Namespace, folder: Path) -> tuple[TokenSplit, Tok
 
 
 def load(base: str, arguments: argparse.Namespace, layers: tuple[int, ...] | None) -> LanguageModel:
-    lora = LoRASpec(8, 16, tuple(arguments.targets), 0.0, layers, "none", "CAUSAL_LM")
-    return LanguageModel.load(base, lora, max_length=MAX_LENGTH, seed=1, device="cpu", engine="fast")
+    return load_model(base, LoRASpec(8, 16, tuple(arguments.targets), 0.0, layers, "none", "CAUSAL_LM"))
 
 
 def score(lm: LanguageModel, texts: TokenSplit, test: TokenSplit, rate: float, epochs: int) -> float:

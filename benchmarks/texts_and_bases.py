@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 import transformers
 
-from fedmq.config import resolve_dataset_path
+from fedmq.config import get_default_config, resolve_dataset_path
 from fedmq.data.reading import read_filtered
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.tokenizer import BUNDLED, load_tokenizer
@@ -23,14 +24,13 @@ MAX_LENGTH = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--base, --texts, --tokenizer, --threads, --repeats, --json."""
+    """--base, --texts, --tokenizer, --threads, --json."""
     parser.add_argument(
         "--base", help="folder or hub id; default: GPT-2 small's shape with random weights, which take the same time"
     )
     parser.add_argument("--texts", default="bundled", help="CSV with a column `text`; default: the bundled sample")
     parser.add_argument("--tokenizer", default=str(BUNDLED["fedmq-tiny"]), help="folder or hub id")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
 
 
@@ -68,27 +68,10 @@ def load_model(base: str, lora: LoRASpec, engine: str = "fast", precision: str =
 
 
 def recipe(**changed: Any) -> TrainingRecipe:
-    """One epoch in file order, batches of 8, a constant-size decay from 1e-3."""
-    values: dict[str, Any] = {
-        "num_epochs": 1,
-        "batch_size": 8,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.01,
-        "warmup_steps": 0,
-        "gradient_accumulation_steps": 1,
-        "max_grad_norm": 1.0,
-        "logging_steps": 1,
-        "save_steps": 10**9,
-        "eval_steps": 10**9,
-        "fp16": False,
-        "shuffle_dataset": False,
-        "max_samples_per_client": None,
-        "gradient_checkpointing": False,
-        "engine": "auto",
-        "precision": "auto",
-        "num_threads": None,
-    }
-    return TrainingRecipe(**values | changed)
+    """One epoch in file order, batches of 8, learning rate from 1e-3 down to 0; else fedmq's defaults."""
+    defaults = get_default_config().to_run_spec().training
+    ours: dict[str, Any] = {"num_epochs": 1, "learning_rate": 1e-3, "warmup_steps": 0, "logging_steps": 1}
+    return replace(defaults, **ours | {"shuffle_dataset": False, **changed})
 
 
 def summary(values: list[float]) -> dict[str, float]:

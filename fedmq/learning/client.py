@@ -13,7 +13,8 @@ from fedmq.errors import DataError
 from fedmq.learning.evaluate import EvaluationResult, evaluate
 from fedmq.learning.generate import generate
 from fedmq.learning.models import LanguageModel
-from fedmq.learning.train import Diverged, Share, TrainResult, never, train_together
+from fedmq.learning.share import Share
+from fedmq.learning.train import Diverged, Outcome, TrainResult, never, train_together
 from fedmq.recipe import TrainingRecipe
 from fedmq.rng import derive_seed
 from fedmq.tensors import NamedTensors
@@ -93,7 +94,7 @@ class FederatedClient:
         return result
 
     def share(self, seed: int, round: int) -> Share:
-        """Its part in a training; see `fedmq.learning.train.Share`."""
+        """Its part in a training; see `fedmq.learning.share.Share`."""
         snapshots = None if self.log_dir is None else self.log_dir / f"round_{round}"
         return Share(self._split("train"), seed, self.subset_seed, self.splits["val"], snapshots)
 
@@ -147,7 +148,7 @@ def train_clients(
     round: int,
     on_step: Callable[[int, int], None] | None = None,
     stopping: Callable[[], bool] = never,
-) -> list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged]:
+) -> list[Outcome]:
     """Train clients of one model together, each from the model's adapter; see `fedmq.learning.train.train_together`."""
     shares = [client.share(seed, round) for client, seed in zip(clients, seeds, strict=True)]
     outcomes = train_together(clients[0].model, shares, recipe, on_step=on_step, stopping=stopping)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from fedmq.learning.evaluate import evaluate
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.outcome import Stopped, TrainResult, diverged, out_of_memory
 from fedmq.learning.precision import require_precision
+from fedmq.learning.share import Share
 from fedmq.learning.tokenizer import library_warnings_to_log
 from fedmq.recipe import TrainingRecipe
 from fedmq.rng import derive
@@ -31,15 +31,10 @@ log = logging.getLogger(__name__)
 
 def train_hf(
     lm: LanguageModel,
-    texts: Sequence[np.ndarray],
+    share: Share,
     recipe: TrainingRecipe,
-    *,
-    seed: int,
-    subset_seed: int,
-    val: Sequence[np.ndarray] | None,
     on_step: Callable[[int, int], None] | None,
     stopping: Callable[[], bool],
-    snapshot_dir: Path | None,
 ) -> TrainResult:
     """Train the adapter of `lm` in place; see `fedmq.learning.train.train`.
 
@@ -48,7 +43,7 @@ def train_hf(
     start = lm.get_adapter()
     for halvings in range(3):
         try:
-            return _train(lm, texts, recipe, seed, subset_seed, val, on_step, stopping, snapshot_dir)
+            return _train(lm, share, recipe, on_step, stopping)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error) or halvings == 2 or recipe.batch_size == 1:
                 raise
@@ -63,32 +58,23 @@ def train_hf(
 
 def _train(
     lm: LanguageModel,
-    texts: Sequence[np.ndarray],
+    share: Share,
     recipe: TrainingRecipe,
-    seed: int,
-    subset_seed: int,
-    val: Sequence[np.ndarray] | None,
     on_step: Callable[[int, int], None] | None,
     stopping: Callable[[], bool],
-    snapshot_dir: Path | None,
 ) -> TrainResult:
     asked = require_precision(recipe, lm.device)
     precision = "fp32" if asked == "auto" else asked
-    sizes = lengths(texts)
-    chosen = usable_texts(sizes, recipe.max_samples_per_client, subset_seed)
-    scored = val if val is not None and (lengths(val) >= 2).any() else None
-    watch = _Watch(lm, recipe, scored, on_step, stopping, snapshot_dir)
+    sizes = lengths(share.texts)
+    chosen = usable_texts(sizes, recipe.max_samples_per_client, share.subset_seed)
+    watch = _Watch(lm, recipe, share.scored, on_step, stopping, share.snapshot_dir)
     use_cache = lm.model.config.use_cache
     started = time.monotonic()
     with _own_random_state(lm), library_warnings_to_log():
-        arguments = _arguments(recipe, lm.device, precision, seed)
-        trainer = _Trainer(lm, TextDataset(texts, chosen), arguments, recipe, seed, watch)
+        arguments = _arguments(recipe, lm.device, precision, share.seed)
+        trainer = _Trainer(lm, TextDataset(share.texts, chosen), arguments, recipe, share.seed, watch)
         try:
             trainer.train()
-            if not all(np.isfinite(value).all() for value in lm.get_adapter().values()):
-                # Of a gradient of the last step that was not finite: no loss was computed after it.
-                state = trainer.state
-                raise diverged(0.0, math.nan, state.global_step, state.max_steps, recipe.learning_rate)
         finally:
             # The Trainer marks the model as prepared and wraps its forward in autocast: left there, the next call
             # would train in this one's precision, or silently in float32.
@@ -150,7 +136,7 @@ class _Trainer(Trainer):
         nll = token_nll(outputs.logits, labels).sum()
         if not torch.isfinite(nll):
             step, rate = self.state.global_step, self._get_learning_rate()
-            raise diverged(float(nll), math.nan, step + 1, self.state.max_steps, rate)
+            raise diverged(f"the training loss is {float(nll)} at", step, self.state.max_steps, rate)
         self.nll += nll.detach()
         return nll / num_items_in_batch
 

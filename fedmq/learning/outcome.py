@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -39,11 +38,10 @@ class TrainResult(NamedTuple):
     log_history: list[dict[str, Any]]
 
 
-def diverged(loss: float, norm: float, step: int, num_steps: int, learning_rate: float) -> Diverged:
-    """The error for a loss or a gradient that is not finite at optimiser step `step`, counted from 1."""
-    what = f"gradient's norm is {norm}" if math.isfinite(loss) else f"training loss is {loss}"
+def diverged(what: str, step: int, num_steps: int, learning_rate: float) -> Diverged:
+    """The error for what is not finite at optimiser step `step`, counted from 0."""
     return Diverged(
-        f"the {what} at step {step} of {num_steps} (learning rate {learning_rate:.3g}): training diverged; lower "
+        f"{what} step {step + 1} of {num_steps} (learning rate {learning_rate:.3g}): training diverged; lower "
         "training.learning_rate or training.max_grad_norm"
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,21 @@ from fedmq.learning.fast.model import PackedModel
 from fedmq.learning.fast.schedule import Schedule
 from fedmq.learning.hf import train_hf
 from fedmq.learning.models import LanguageModel
-from fedmq.learning.outcome import Diverged, Stopped, TrainResult
+from fedmq.learning.outcome import Diverged, Stopped, TrainResult, diverged
 from fedmq.learning.precision import require_precision
+from fedmq.learning.share import Share
 from fedmq.recipe import TrainingRecipe
 from fedmq.tensors import NamedTensors
 
 __all__ = ["Diverged", "Share", "Stopped", "TrainResult", "train", "train_together"]
 
 
+Outcome = tuple[TrainResult, dict[str, np.ndarray]] | Diverged
+
+
 def never() -> bool:
     """The default for `stopping`."""
     return False
-
-
-@dataclass(frozen=True)
-class Share:
-    """One client's part in a training.
-
-    Attributes:
-      texts: 1-D integer arrays of token ids, EOS last.
-      seed: 32 bits; order and dropout are drawn from it.
-      subset_seed: decides which texts `max_samples_per_client` leaves; the same in all rounds of a client.
-      val: scored every `eval_steps` steps, if there are any.
-      snapshot_dir: every `save_steps` steps the adapter is written to snapshot_dir/step_N.
-    """
-
-    texts: Sequence[np.ndarray]
-    seed: int
-    subset_seed: int = 0
-    val: Sequence[np.ndarray] | None = None
-    snapshot_dir: Path | None = None
 
 
 def train(
@@ -99,7 +83,7 @@ def train_together(
     *,
     on_step: Callable[[int, int], None] | None = None,
     stopping: Callable[[], bool] = never,
-) -> list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged]:
+) -> list[Outcome]:
     """Train one adapter for each share, all from that of `lm`, which stays as it is.
 
     Engine "fast" takes them through the base together, engine "hf" one after another. Either way
@@ -121,9 +105,20 @@ def train_together(
     packed = _packed_for(lm, recipe)
     with _threads(recipe.num_threads):
         if packed is None:
-            return _one_by_one(lm, shares, recipe, on_step, stopping)
-        members = [_member(lm, share) for share in shares]
-        return train_group(packed, lm.get_adapter(), members, recipe, on_step=on_step, stopping=stopping)
+            outcomes = _one_by_one(lm, shares, recipe, on_step, stopping)
+        else:
+            members = [_member(lm, share) for share in shares]
+            outcomes = train_group(packed, lm.get_adapter(), members, recipe, on_step=on_step, stopping=stopping)
+    return [_require_finite(share, recipe, outcome) for share, outcome in zip(shares, outcomes, strict=True)]
+
+
+def _require_finite(share: Share, recipe: TrainingRecipe, outcome: Outcome) -> Outcome:
+    """What the last step leaves, no loss is computed of."""
+    if isinstance(outcome, Diverged) or all(np.isfinite(value).all() for value in outcome[1].values()):
+        return outcome
+    schedule = Schedule(share.texts, recipe, share.seed, share.subset_seed)
+    last = schedule.num_steps - 1
+    return diverged("the adapter is not finite after", last, schedule.num_steps, schedule.learning_rate(last))
 
 
 def _packed_for(lm: LanguageModel, recipe: TrainingRecipe) -> PackedModel | None:
@@ -142,7 +137,7 @@ def _packed_for(lm: LanguageModel, recipe: TrainingRecipe) -> PackedModel | None
 
 
 def _member(lm: LanguageModel, share: Share) -> Member:
-    val, folder = _scored(share.val), share.snapshot_dir
+    val, folder = share.scored, share.snapshot_dir
 
     def score(adapter: NamedTensors) -> dict[str, Any]:
         assert val is not None
@@ -163,19 +158,15 @@ def _member(lm: LanguageModel, share: Share) -> Member:
     )
 
 
-def _scored(val: Sequence[np.ndarray] | None) -> Sequence[np.ndarray] | None:
-    return val if val is not None and (lengths(val) >= 2).any() else None
-
-
 def _one_by_one(
     lm: LanguageModel,
     shares: Sequence[Share],
     recipe: TrainingRecipe,
     on_step: Callable[[int, int], None] | None,
     stopping: Callable[[], bool],
-) -> list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged]:
+) -> list[Outcome]:
     start = lm.get_adapter()
-    outcomes: list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged] = []
+    outcomes: list[Outcome] = []
     steps = [Schedule(share.texts, recipe, share.seed, share.subset_seed).num_steps for share in shares]
 
     def report(before: int) -> Callable[[int, int], None] | None:
@@ -185,17 +176,7 @@ def _one_by_one(
         for k, share in enumerate(shares):
             lm.set_adapter(start)
             try:
-                result = train_hf(
-                    lm,
-                    share.texts,
-                    recipe,
-                    seed=share.seed,
-                    subset_seed=share.subset_seed,
-                    val=_scored(share.val),
-                    on_step=report(sum(steps[:k])),
-                    stopping=stopping,
-                    snapshot_dir=share.snapshot_dir,
-                )
+                result = train_hf(lm, share, recipe, report(sum(steps[:k])), stopping)
                 outcomes.append((result, lm.get_adapter()))
             except Diverged as failure:
                 outcomes.append(failure)

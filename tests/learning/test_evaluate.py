@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedmq.errors import DataError
+from fedmq.errors import DataError, LocalProtocolError
 from fedmq.learning import evaluate as module
 from fedmq.learning.evaluate import EvaluationResult, evaluate
 from fedmq.learning.models import LanguageModel
@@ -75,3 +75,9 @@ def test_a_text_of_one_token_is_an_example_without_target(lm: LanguageModel, tex
 
 def test_perplexity_stays_finite_as_json_demands() -> None:
     assert 1e304 < EvaluationResult(8000.0, 10, 1).perplexity < math.inf
+
+
+@pytest.mark.parametrize("engine", ["hf"], indirect=True)
+def test_engine_hf_scores_its_models_adapter_only(lm: LanguageModel, texts: list[np.ndarray]) -> None:
+    with pytest.raises(LocalProtocolError, match="scores the adapter of its model only"):
+        evaluate(lm, texts, batch_size=4, adapter=lm.initial_adapter())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,27 @@ def test_the_probe_says_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WORTH", float("inf"))
     assert faster_dtype("cpu", 64, 0.0) is torch.float32, "not worth it at any"
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(("fp32_s", "bf16_s", "expected"), [(2.6, 2.0, torch.bfloat16), (2.4, 2.0, torch.float32)])
+def test_the_probe_counts_processor_time_of_one_thread(
+    monkeypatch: pytest.MonkeyPatch, fp32_s: float, bf16_s: float, expected: torch.dtype
+) -> None:
+    """Wall time would let other processes decide."""
+    steps, threads = itertools.cycle([0.0, fp32_s, 0.0, bf16_s]), []
+    elapsed = itertools.accumulate(itertools.chain([0.0, 0.0, 0.0], steps))  # at the start, and twice to set up
+
+    def thread_time() -> float:
+        threads.append(torch.get_num_threads())
+        return next(elapsed)
+
+    monkeypatch.setattr(module.time, "thread_time", thread_time)
+    torch.set_num_threads(2)
+    try:
+        assert faster_dtype("cpu", 64, 0.0) is expected
+    finally:
+        torch.set_num_threads(1)
+    assert len(threads) == 1 + 2 + 2 * 4 + 1 and set(threads) == {1}
 
 
 @pytest.mark.parametrize(

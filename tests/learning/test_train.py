@@ -21,7 +21,7 @@ from fedmq.learning.adapter_folder import read_adapter
 from fedmq.learning.bases import digest as base_digest
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.models import LanguageModel
-from fedmq.learning.train import Stopped, TrainResult, train
+from fedmq.learning.train import Diverged, Stopped, TrainResult, train
 from fedmq.recipe import LoRASpec, TrainingRecipe
 from fedmq.tensors import digest
 
@@ -415,3 +415,16 @@ def test_llama_trains(
     result = run(lm, texts, recipe, tmp_path)
     assert evaluate(lm, texts, batch_size=4).eval_loss < before
     assert result.log_history[0]["loss"] == pytest.approx(before, abs=0.2)
+
+
+def test_an_adapter_that_the_last_step_ruins_is_not_handed_out(
+    lm: LanguageModel, texts: Texts, recipe: TrainingRecipe
+) -> None:
+    """Loss and gradient of the only step are finite; what the step makes of the adapter is not."""
+    lm.set_adapter({name: np.full_like(v, 2.0 if "lora_A" in name else 0.0) for name, v in lm.get_adapter().items()})
+    before = digest(lm.get_adapter())
+    # The decay alone multiplies A by 1 - 3e38.
+    recipe = replace(recipe, num_epochs=1, batch_size=len(texts), learning_rate=3e37, weight_decay=10.0)
+    with pytest.raises(Diverged, match=r"adapter is not finite after step 1 of 1 \(learning rate 3e\+37\)"):
+        train(lm, texts, recipe, seed=1)
+    assert digest(lm.get_adapter()) == before

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 from conducting import DOWN, Bench, Script, task_in, training, update_of, verdicts
 from serving import CONFIG, adapter, offer
@@ -76,12 +77,15 @@ def test_a_result_that_cannot_be_one_is_refused_and_the_task_tried_again(
     assert bench.server.journal.updates() == bench.server.journal.evaluations() == []
 
 
-def test_an_update_of_another_shape_is_refused_and_the_task_tried_again(bench: Bench) -> None:
+@pytest.mark.parametrize("spoilt", [np.transpose, lambda value: np.full_like(value, np.nan)])
+def test_an_update_that_cannot_be_one_is_refused_and_the_task_tried_again(
+    bench: Bench, spoilt: Callable[[np.ndarray], np.ndarray]
+) -> None:
     hand = bench.hand()
 
     def script() -> Script:
         yield from training(hand)
-        content = raw.encode({name: value.T for name, value in adapter(1).items()})
+        content = raw.encode({name: spoilt(value) for name, value in adapter(1).items()})
         update = offer("train-1-client_1-0", content, nonce=hand.task.nonce)  # type: ignore[attr-defined]
         hand.say(update)
         yield

@@ -140,6 +140,8 @@ def test_one_test_shard_and_each_client_once(
         host([a, test, other], model, run, tmp_path, None)
     with pytest.raises(DataError, match="client_a was given twice"):
         host([a, a], model, run, tmp_path, None)
+    with pytest.raises(DataError, match="e: client client_e has no text of two tokens or more"):
+        host([a, shard("e", "client_e", texts=1)], model, run, tmp_path, None)
 
 
 # --- a group ---------------------------------------------------------------------------------------
@@ -206,6 +208,13 @@ def test_what_fails_all_of_a_group_is_said_of_each(group: Group) -> None:
     }
     group.begin("client_b")
     assert isinstance(group.answers(1)["train-1-client_b-0"], link.Trained), "the trainer goes on"
+
+
+def test_memory_that_cannot_be_had_is_said_as_such(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator's own error; whether halves of a batch are tried first is the engine's concern."""
+    monkeypatch.setattr("fedmq.runtime.trainer.train_clients", lambda *args, **options: torch.empty(1 << 50))
+    group.begin(*group.clients)
+    assert {answer.code for answer in group.answers(2).values()} == {"OOM"}
 
 
 def test_a_group_is_stopped_whole(group: Group) -> None:

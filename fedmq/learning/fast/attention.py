@@ -8,7 +8,8 @@ import torch
 
 from fedmq.learning.fast.packed import Packed
 
-#: From this length on, the library's fused kernel is faster than the plain product, and saves its memory.
+#: From this length on the library's fused kernel takes over, which keeps no length x length weights for the way back.
+#: On a CPU it is then as fast in float32 and a quarter to a half slower in bfloat16; below, up to 5 times slower.
 _FUSED_FROM = 192
 
 

@@ -109,21 +109,26 @@ def train_group(
         batches = [next(run.steps) if run.runs(step) else [] for run in runs]
         if not any(batches):
             break
-        losses = worker.step(step, runs, batches)
+        targets = [
+            sum(len(run.member.texts[int(i)]) - 1 for batch in own for i in batch)
+            for run, own in zip(runs, batches, strict=True)
+        ]
+        losses = worker.step(step, runs, batches, targets)
         for k, run in enumerate(runs):
             rows[k].grad = None
             if not batches[k]:
                 continue
             rate = optimizer.param_groups[k]["lr"] = run.schedule.learning_rate(step)
-            targets = sum(len(run.member.texts[int(i)]) - 1 for batch in batches[k] for i in batch)
             rows[k].grad = grads[k]
             norm = float(torch.nn.utils.clip_grad_norm_([rows[k]], recipe.max_grad_norm or math.inf))
             if not math.isfinite(losses[k] + norm):
                 rows[k].grad = None
-                run.failure = diverged(losses[k], norm, step + 1, run.schedule.num_steps, rate)
+                finite = math.isfinite(losses[k])
+                what = f"the gradient's norm is {norm} at" if finite else f"the training loss is {losses[k]} at"
+                run.failure = diverged(what, step, run.schedule.num_steps, rate)
                 continue
             run.nll += losses[k]
-            run.window.append(losses[k] / targets)
+            run.window.append(losses[k] / targets[k])
             if (step + 1) % recipe.logging_steps == 0:
                 run.history.append(_record(run, step, rate, norm))
                 run.window.clear()
@@ -151,11 +156,13 @@ class _Steps:
         self._stopping = stopping
         self._parts = 1
 
-    def step(self, step: int, runs: list[_Progress], batches: list[list[np.ndarray]]) -> list[float]:
+    def step(
+        self, step: int, runs: list[_Progress], batches: list[list[np.ndarray]], targets: list[int]
+    ) -> list[float]:
         """Leave each member's mean gradient in the adapters; returns its summed losses in nats."""
         while True:
             try:
-                return self._gradients(step, runs, batches)
+                return self._gradients(step, runs, batches, targets)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self._parts == _MAX_PARTS:
                     raise
@@ -165,12 +172,10 @@ class _Steps:
                     *(step + 1, self._parts),
                 )
 
-    def _gradients(self, step: int, runs: list[_Progress], batches: list[list[np.ndarray]]) -> list[float]:
+    def _gradients(
+        self, step: int, runs: list[_Progress], batches: list[list[np.ndarray]], targets: list[int]
+    ) -> list[float]:
         self._adapters.grad.zero_()
-        targets = [
-            sum(len(run.member.texts[int(i)]) - 1 for batch in own for i in batch)
-            for run, own in zip(runs, batches, strict=True)
-        ]
         sums = [0.0] * len(runs)
         every = self._recipe.gradient_accumulation_steps
         for number in range(max(map(len, batches))):

@@ -18,6 +18,7 @@ import numpy as np
 import tiny
 import torch
 
+from fedmq import get_default_config
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.outcome import out_of_memory
 from fedmq.learning.tokenizer import load_tokenizer
@@ -71,25 +72,9 @@ def trials(engine: str, folder: str, limits: list[int | None]) -> list[dict[str,
     lm = tiny.load(model, load_tokenizer(folder), tiny.spec("gpt2"), engine)
     rng = np.random.default_rng(0)
     texts = [np.append(rng.integers(1, tiny.VOCAB, LENGTH - 1), 0) for _ in range(2 * BATCH)]
-    recipe = TrainingRecipe(
-        num_epochs=1,
-        batch_size=BATCH,
-        learning_rate=1e-3,
-        weight_decay=0.0,
-        warmup_steps=0,
-        gradient_accumulation_steps=1,
-        max_grad_norm=1.0,
-        logging_steps=1,
-        save_steps=1000,
-        eval_steps=1000,
-        fp16=False,
-        shuffle_dataset=True,
-        max_samples_per_client=None,
-        gradient_checkpointing=False,
-        engine="auto",
-        precision="fp32",
-        num_threads=1,
-    )
+    changes = ["num_epochs=1", f"batch_size={BATCH}", "learning_rate=1e-3", "warmup_steps=0", "logging_steps=1"]
+    changes += ["precision=fp32", "num_threads=1"]
+    recipe = get_default_config().with_overrides([f"training.{one}" for one in changes]).to_run_spec().training
     found = [trial(lm, texts, recipe, limit) for limit in limits]
     whole, start = found[0]["adapter"], tiny.flat(tiny.moving(lm.initial_adapter()))
     for one in found:

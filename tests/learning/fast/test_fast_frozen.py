@@ -13,6 +13,7 @@ import safetensors.torch
 import tiny
 import torch
 
+from fedmq.learning.bases import digest, load_base, release_pages
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.fast.frozen import Frozen, cache_folder, frozen_weights
 from fedmq.learning.models import LanguageModel
@@ -155,3 +156,23 @@ def test_pages_of_others_stay_as_they_are(tokenizer: Tokenizer, gpt2_folder: Pat
     changed = others[name].add_(1.0).clone()
     LanguageModel.load(str(gpt2_folder), lora, max_length=32, seed=1, device="cpu", engine="fast", precision="bf16")
     assert torch.equal(others[name], changed)
+
+
+def test_pages_of_the_base_are_released_and_come_back(gpt2_folder: Path) -> None:
+    base = load_base(str(gpt2_folder), gpt2_folder)
+    before = digest(base)
+    assert resident_bytes(base) > 0, "the digest reads all weights"
+    release_pages(base)
+    assert resident_bytes(base) == 0
+    assert digest(base) == before
+
+
+def resident_bytes(base: torch.nn.Module) -> int:
+    """What this process has in memory of the mapping that holds the base's first weight."""
+    address, inside = next(base.parameters()).data_ptr(), False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no mapping holds {address:x}")

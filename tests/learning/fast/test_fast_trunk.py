@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -182,7 +184,9 @@ def test_no_cache_where_there_can_be_none(
     assert tiny.load(tiny.base("gpt2"), tokenizer, tiny.spec("gpt2"), "hf").trunk(split) is None
 
 
+@pytest.mark.parametrize("full", ["from the start", "meanwhile"])
 def test_no_room_on_the_disk(
+    full: str,
     tokenizer: Tokenizer,
     recipe: TrainingRecipe,
     tmp_path: Path,
@@ -202,7 +206,14 @@ def test_no_room_on_the_disk(
     with_room.keep_trunks(tmp_path / "room")
     expected = results(with_room)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+
+    def refuse(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if full == "from the start":
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refuse)
     without = load(tokenizer, 1)
     without.keep_trunks(tmp_path / "trunks")
     computed.tokens.clear()
@@ -215,3 +226,24 @@ def test_no_room_on_the_disk(
     for record in caplog.records:
         assert "no room for" in record.getMessage() and "computed in every step" in record.getMessage()
     assert list((tmp_path / "trunks").iterdir()) == []
+
+
+def test_without_room_a_group_whose_members_end_at_different_steps(
+    tokenizer: Tokenizer, recipe: TrainingRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    lm = load(tokenizer, 1)
+    lm.keep_trunks(tmp_path / "trunks")
+    splits = [stored(tmp_path / str(k), TEXTS[:count]) for k, count in enumerate((4, 12))]
+    together = train_together(lm, [Share(split, k) for k, split in enumerate(splits)], recipe)
+    for k, split in enumerate(splits):
+        (alone,) = train_together(lm, [Share(split, k)], recipe)
+        assert tiny.distance(tiny.flat(together[k][1]), tiny.flat(alone[1])) < 1e-4  # type: ignore[index]
+
+
+def test_what_a_killed_trainer_left_half_written_is_removed(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    (tmp_path / "trunks").mkdir()
+    (tmp_path / "trunks" / "x.trunk.4711.part").write_bytes(b"half")
+    load(tokenizer, 1).keep_trunks(tmp_path / "trunks")
+    assert not list((tmp_path / "trunks").iterdir())
