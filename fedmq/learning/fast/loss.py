@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-#: Logits in memory at once: 32 MiB of float32. A chunk of few rows would be slow: each reads all the head's weights.
-_MAX_LOGITS = 1 << 23
+#: Of logits in memory at once. A chunk of few rows would be slow: each reads all the head's weights.
+_MAX_BYTES = 1 << 25
+#: Logits in hand at once on a CPU: 4 MiB of float32, which stay in the cache from the softmax to the gradient.
+_BLOCK = 1 << 20
 
 
 def token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -21,8 +23,8 @@ def token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor
     Returns:
       float32 (m,).
     """
-    losses = [_chunk(rows, head, wanted)[0] for rows, wanted in _chunks(hidden, targets, head.shape[1])]
-    return torch.cat(losses)
+    chunks = _chunks(hidden, targets, head)
+    return torch.cat([_losses(rows @ head, wanted, into_gradients=False) for rows, wanted in chunks])
 
 
 def weighted_loss(
@@ -30,7 +32,7 @@ def weighted_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The weighted sum of the targets' negative log-likelihoods, with a gradient to `hidden`, and each of them.
 
-    Logits, softmax and the gradient are computed chunk by chunk in one go, while a chunk is in the cache.
+    Logits and their gradient are computed in one go, chunk by chunk and in one place.
 
     Args:
       hidden: (m, d), in the precision of `head`.
@@ -52,35 +54,38 @@ class _WeightedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        gradient, losses, start = torch.empty_like(hidden), [], 0
-        for rows, wanted in _chunks(hidden, targets, head.shape[1]):
-            end = start + len(rows)
-            loss, probabilities = _chunk(rows, head, wanted)
-            probabilities[torch.arange(len(rows), device=rows.device), wanted] -= 1
-            probabilities.mul_(weights[start:end, None])
-            torch.mm(probabilities.to(head.dtype), head.mT, out=gradient[start:end])
-            losses.append(loss)
-            start = end
-        ctx.save_for_backward(gradient)
+        losses, gradients = [], []
+        for rows, wanted in _chunks(hidden, targets, head):
+            logits = rows @ head
+            losses.append(_losses(logits, wanted, into_gradients=True))
+            gradients.append(logits @ head.mT)
         nll = torch.cat(losses)
+        ctx.save_for_backward(torch.cat(gradients), weights)
         ctx.mark_non_differentiable(nll)
         return (nll * weights).sum(), nll
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0], None, None, None
+        gradients, weights = ctx.saved_tensors
+        return (gradients * (weights * grads[0])[:, None]).to(gradients.dtype), None, None, None
 
 
-def _chunks(hidden: torch.Tensor, targets: torch.Tensor, vocabulary: int) -> Any:
-    count = -(-len(targets) * vocabulary // _MAX_LOGITS)
+def _chunks(hidden: torch.Tensor, targets: torch.Tensor, head: torch.Tensor) -> Any:
+    count = -(-len(targets) * head.shape[1] * head.itemsize // _MAX_BYTES)
     size = -(-len(targets) // count)
     return zip(hidden.split(size), targets.split(size), strict=True)
 
 
-def _chunk(rows: torch.Tensor, head: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = rows @ head
-    probabilities = logits.softmax(1, dtype=torch.float32)
-    # log of the sum of exponentials, from the largest of both: a kernel less over the vocabulary than logsumexp.
-    normaliser = logits.amax(1).float() - probabilities.amax(1).log()
-    return normaliser - logits.gather(1, wanted[:, None])[:, 0].float(), probabilities
+def _losses(logits: torch.Tensor, targets: torch.Tensor, into_gradients: bool) -> torch.Tensor:
+    """The targets' losses, float32 (m,); the logits (m, vocabulary) may become the losses' gradients to them."""
+    size = len(logits) if logits.is_cuda else max(1, _BLOCK // logits.shape[1])
+    losses = []
+    for block, wanted in zip(logits.split(size), targets.split(size), strict=True):
+        probabilities = block.softmax(1, dtype=torch.float32)
+        # log of the sum of exponentials, from the largest of both: a kernel less over the vocabulary than logsumexp.
+        normaliser = block.amax(1).float() - probabilities.amax(1).log()
+        losses.append(normaliser - block.gather(1, wanted[:, None])[:, 0].float())
+        if into_gradients:
+            probabilities[torch.arange(len(block), device=block.device), wanted] -= 1
+            block.copy_(probabilities)
+    return torch.cat(losses)

@@ -25,8 +25,12 @@ def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("max_logits", [1 << 24, 7 * VOCAB, VOCAB + 1, 1])
-def test_equals_cross_entropy_in_value_and_gradient(max_logits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_LOGITS", max_logits)
+@pytest.mark.parametrize("block", [1 << 20, 3 * VOCAB, 1])
+def test_equals_cross_entropy_in_value_and_gradient(
+    max_logits: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MAX_BYTES", max_logits * 4)
+    monkeypatch.setattr(module, "_BLOCK", block)
     hidden, head, targets, weights = problem()
     ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
     total, each = weighted_loss(ours, head, targets, weights)
@@ -78,7 +82,7 @@ class _Largest(TorchDispatchMode):
 
 
 def test_never_holds_the_logits_of_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_LOGITS", 8 * VOCAB)
+    monkeypatch.setattr(module, "_MAX_BYTES", 4 * 8 * VOCAB)
     hidden, head, targets, weights = problem()
     with _Largest() as largest:
         total, _ = weighted_loss(hidden.requires_grad_(), head, targets, weights)
@@ -92,7 +96,7 @@ def test_a_training_step_never_does(tokenizer: Tokenizer, monkeypatch: pytest.Mo
     lm = tiny.load(model, tokenizer, tiny.spec("gpt2"), "fast")
     texts = tiny.random_texts(20, longest=20, vocab=5000)
     whole = tiny.fast_gradient(lm, texts)
-    monkeypatch.setattr(module, "_MAX_LOGITS", 20 * 5000)
+    monkeypatch.setattr(module, "_MAX_BYTES", 4 * 20 * 5000)
     with _Largest() as largest:
         loss, gradient = tiny.fast_gradient(lm, texts)
     tokens = sum(map(len, texts))
