@@ -6,6 +6,8 @@ import argparse
 import os
 import platform
 import statistics
+import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,17 +82,25 @@ def summary(values: list[float]) -> dict[str, float]:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Host and versions."""
+    """Host, load, commit, time and versions."""
     model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
     return {
         "host": f"{model or platform.machine()}, {os.cpu_count()} cores, {threads} threads",
         "load": os.getloadavg()[0],
+        "commit": _commit(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
     }
+
+
+def _commit() -> str:
+    """With a + if the files differ from it."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _cpuinfo() -> list[str]:

@@ -105,18 +105,20 @@ class _LoRALinear(torch.autograd.Function):
     ) -> torch.Tensor:
         y = x @ weight if bias is None else torch.addmm(bias, x, weight)
         z = _each(_dropped(x, factors), a.mT, bounds).mul_(scale)
-        ctx.save_for_backward(x, weight, a, b, factors, z)
+        # A product with a long and narrow matrix takes up to three times as long as with a short and wide one.
+        b_wide = b.mT.contiguous()
+        ctx.save_for_backward(x, weight, a, b_wide, factors, z)
         ctx.scale, ctx.bounds, ctx.grads = scale, bounds, (a.grad, b.grad)
-        return y.add_(_each(z, b.mT, bounds))
+        return y.add_(_each(z, b_wide, bounds))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        x, weight, a, b, factors, z = ctx.saved_tensors
+        x, weight, a, b_wide, factors, z = ctx.saved_tensors
         dy = grads[0].float()
-        dz = _each(dy, b, ctx.bounds).mul_(ctx.scale)
+        dz = _each(dy, b_wide.mT, ctx.bounds).mul_(ctx.scale)
         # Added where the optimiser reads them: autograd's own sum wants another layout, and a copy for it.
         _add_outer(ctx.grads[0], dz, _dropped(x, factors), ctx.bounds)
-        _add_outer(ctx.grads[1], dy, z, ctx.bounds)
+        _add_outer(ctx.grads[1].mT, z, dy, ctx.bounds)
         dx = None
         if ctx.needs_input_grad[0]:
             through = _each(dz, a, ctx.bounds)
@@ -138,4 +140,4 @@ def _each(x: torch.Tensor, matrices: torch.Tensor, bounds: tuple[int, ...]) -> t
 def _add_outer(total: torch.Tensor, u: torch.Tensor, v: torch.Tensor, bounds: tuple[int, ...]) -> None:
     """Add each client's sum of outer products over its rows: (n, i), (n, j) into (K, i, j)."""
     for k, (start, end) in enumerate(pairwise(bounds)):
-        total[k].addmm_(u[start:end].mT, v[start:end])
+        total[k].add_(u[start:end].mT @ v[start:end])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -11,6 +11,7 @@ from fedmq.learning.fast.attention import attend
 from fedmq.learning.fast.dropout import Dropout
 from fedmq.learning.fast.frozen import Frozen
 from fedmq.learning.fast.packed import Packed
+from fedmq.learning.fast.slots import Slots, slots
 
 
 class Past:
@@ -24,8 +25,10 @@ class Past:
         """Tokens read."""
         return len(self._seen[0][0]) if self._seen else 0
 
-    def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+    def attend(self, layer: int, qkv: torch.Tensor, heads: int, scale: float) -> torch.Tensor:
         """As `attention.attend`, for new tokens of the text on all of it; they are kept."""
+        q, kv = qkv[:, :heads], qkv[:, heads:]
+        k, v = kv.chunk(2, 1)
         if layer in self._seen:
             k, v = (torch.cat(pair) for pair in zip(self._seen[layer], (k, v), strict=True))
         self._seen[layer] = k, v
@@ -51,6 +54,7 @@ class Pass:
       lora_dropout: probability.
       past: in generation; then the pass is over one text.
       rotary: cosines and sines of the rows' positions, where the architecture wants them.
+      slots: of the texts' heads, the same in all layers.
     """
 
     frozen: Frozen
@@ -59,7 +63,8 @@ class Pass:
     dropout: Dropout | None = None
     lora_dropout: float = 0.0
     past: Past | None = None
-    rotary: tuple[torch.Tensor, torch.Tensor] | None = field(default=None)
+    rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    slots: Slots | None = None
 
     def enter(self, layer: int) -> None:
         """Begin a layer; -1 is the embedding."""
@@ -81,13 +86,13 @@ class Pass:
         """Dropout of rows (n, width)."""
         return x if self.dropout is None or p == 0 else x * self.dropout.rows(x, p)
 
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, p: float
-    ) -> torch.Tensor:
-        """Attention of each text on itself: (n, heads, size) three times -> (n, heads * size)."""
+    def attend(self, layer: int, qkv: torch.Tensor, heads: int, scale: float, p: float) -> torch.Tensor:
+        """Attention of each text on itself: (n, heads + 2 key heads, size) -> (n, heads * size)."""
         if self.past is not None:
-            return self.past.attend(layer, q, k, v, scale)
+            return self.past.attend(layer, qkv, heads, scale)
+        if self.slots is None:
+            self.slots = slots(self.packed, heads, (qkv.shape[1] - heads) // 2)
         factors = None
         if self.dropout is not None and p > 0:
-            factors = self.dropout.attention(q.shape[1], p, q.device)
-        return attend(q, k, v, self.packed, scale, factors)
+            factors = self.dropout.attention(heads, p, qkv.device)
+        return attend(qkv, self.slots, scale, factors)

@@ -64,8 +64,8 @@ class GPT2:
         run.enter(i)
         block, path = self._trunk.h[i], f"transformer.h.{i}"
         qkv = run.linear(f"{path}.attn.c_attn", _norm(x, block.ln_1))
-        q, k, v = (part.unflatten(1, (self._heads, -1)) for part in qkv.chunk(3, 1))
-        mixed = run.attend(i, q, k, v, self._scale(i, q.shape[2]), block.attn.attn_dropout.p)
+        qkv = qkv.unflatten(1, (3 * self._heads, -1))
+        mixed = run.attend(i, qkv, self._heads, self._scale(i, qkv.shape[2]), block.attn.attn_dropout.p)
         x = x + run.dropped(run.linear(f"{path}.attn.c_proj", mixed), block.attn.resid_dropout.p)
         inner = self._activation(run.linear(f"{path}.mlp.c_fc", _norm(x, block.ln_2)))
         return x + run.dropped(run.linear(f"{path}.mlp.c_proj", inner), block.mlp.dropout.p)

@@ -55,9 +55,9 @@ class Llama:
         block, path = self._trunk.layers[i], f"model.layers.{i}"
         h = _norm(x, block.input_layernorm)
         q, k, v = (run.linear(f"{path}.self_attn.{p}_proj", h).unflatten(1, (-1, self._size)) for p in "qkv")
-        dtype = q.dtype
-        q, k = (part.to(dtype) for part in apply_rotary_pos_emb(q, k, *run.rotary))
-        mixed = run.attend(i, q, k, v, self._size**-0.5, block.self_attn.attention_dropout)
+        turned = (part.to(v.dtype) for part in apply_rotary_pos_emb(q, k, *run.rotary))
+        qkv = torch.cat([*turned, v], 1)
+        mixed = run.attend(i, qkv, q.shape[1], self._size**-0.5, block.self_attn.attention_dropout)
         x = x + run.linear(f"{path}.self_attn.o_proj", mixed)
         h = _norm(x, block.post_attention_layernorm)
         gated = F.silu(run.linear(f"{path}.mlp.gate_proj", h)) * run.linear(f"{path}.mlp.up_proj", h)

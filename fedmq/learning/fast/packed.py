@@ -17,7 +17,7 @@ class Packed:
     """n tokens of t texts of K clients: the texts of a client stand together, the clients in order.
 
     Everything but attention works on the n rows as they are. Attention works on buckets of texts
-    of like length, padded to the longest: slot s of all buckets holds row `spread[s]`.
+    of like length, padded to the longest.
 
     Attributes:
       ids, positions: int64 (n,); the position counts from the start of each text.
@@ -28,9 +28,6 @@ class Packed:
       target_bounds: K + 1 numbers, the same of `rows`.
       text_bounds: K + 1 numbers, the same of `lengths`.
       buckets: the texts of each bucket, by number, longest first.
-      spread: int64 (s,), a row for each slot; for padding one of the same text.
-      padding: bool (s, 1), True where the slot holds no token.
-      gather: int64 (n,), the slot of each row.
     """
 
     ids: torch.Tensor
@@ -42,9 +39,6 @@ class Packed:
     target_bounds: tuple[int, ...]
     text_bounds: tuple[int, ...]
     buckets: tuple[tuple[int, ...], ...]
-    spread: torch.Tensor
-    padding: torch.Tensor
-    gather: torch.Tensor
 
 
 def pack(clients: Sequence[Sequence[np.ndarray]], device: str = "cpu", first_position: int = 0) -> Packed:
@@ -77,34 +71,20 @@ def pack(clients: Sequence[Sequence[np.ndarray]], device: str = "cpu", first_pos
         if not buckets or lengths[text] < _MIN_FILL * lengths[buckets[-1][0]]:
             buckets.append([])
         buckets[-1].append(text)
-    spread, padding, gather, base = [], [], np.empty(len(ids), np.int64), 0
-    for bucket in buckets:
-        sizes = lengths[bucket][:, None]
-        place = np.arange(sizes[0, 0])
-        # Padding repeats the text's own last row: weights of 0 do not stop what is no number, and a client whose
-        # training diverges must not reach the others.
-        slots = (starts[bucket][:, None] + np.minimum(place, sizes - 1)).ravel()
-        filled = np.flatnonzero(place < sizes)
-        gather[slots[filled]] = base + filled
-        spread.append(slots)
-        padding.append((place >= sizes).ravel())
-        base += len(slots)
-
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        value = torch.from_numpy(np.ascontiguousarray(array))
-        return value if device == "cpu" else value.pin_memory().to(device, non_blocking=True)
-
     return Packed(
-        ids=tensor(ids),
-        positions=tensor(np.arange(len(ids)) - np.repeat(starts - first_position, lengths)),
-        rows=tensor(np.flatnonzero(is_target) - 1),
-        targets=tensor(ids[is_target]),
+        ids=on_device(ids, device),
+        positions=on_device(np.arange(len(ids)) - np.repeat(starts - first_position, lengths), device),
+        rows=on_device(np.flatnonzero(is_target) - 1, device),
+        targets=on_device(ids[is_target], device),
         lengths=tuple(lengths.tolist()),
         bounds=tuple(bounds.tolist()),
         target_bounds=tuple((bounds - text_bounds).tolist()),
         text_bounds=tuple(text_bounds.tolist()),
         buckets=tuple(tuple(bucket) for bucket in buckets),
-        spread=tensor(np.concatenate(spread)),
-        padding=tensor(np.concatenate(padding))[:, None],
-        gather=tensor(gather),
     )
+
+
+def on_device(array: np.ndarray, device: str) -> torch.Tensor:
+    """A tensor of the array; towards a card it goes from pinned memory, without waiting."""
+    value = torch.from_numpy(np.ascontiguousarray(array))
+    return value if device == "cpu" else value.pin_memory().to(device, non_blocking=True)

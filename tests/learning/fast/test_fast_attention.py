@@ -8,6 +8,7 @@ import torch
 
 from fedmq.learning.fast import attention
 from fedmq.learning.fast.packed import Packed, pack
+from fedmq.learning.fast.slots import slots
 
 LENGTHS = (5, 12, 1, 7, 11, 3, 30)
 
@@ -19,6 +20,13 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def packed_texts() -> Packed:
     return pack([[np.arange(length) for length in LENGTHS[:3]], [np.arange(length) for length in LENGTHS[3:]]])
+
+
+def attend(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, factors: list[torch.Tensor] | None = None
+) -> torch.Tensor:
+    places = slots(packed_texts(), q.shape[1], k.shape[1])
+    return attention.attend(torch.cat([q, k, v], 1), places, scale, factors)
 
 
 def inputs(heads: int, key_heads: int) -> list[torch.Tensor]:
@@ -47,7 +55,7 @@ def one_by_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) 
 def test_equals_attention_text_by_text(heads: int, key_heads: int) -> None:
     ours, plain = inputs(heads, key_heads), inputs(heads, key_heads)
     weights = torch.randn(sum(LENGTHS), heads * 8, generator=torch.Generator().manual_seed(1))
-    output = attention.attend(*ours, packed_texts(), 0.3)
+    output = attend(*ours, 0.3)
     expected = one_by_one(*plain, 0.3)
     torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
     (output * weights).sum().backward()
@@ -65,7 +73,7 @@ def test_what_is_no_number_in_one_text_stays_there(sick: int) -> None:
     well, ill = inputs(4, 2), inputs(4, 2)
     for value in ill:
         value.data[own] = float("nan")
-    outputs = [attention.attend(*values, packed_texts(), 0.3) for values in (well, ill)]
+    outputs = [attend(*values, 0.3) for values in (well, ill)]
     for output in outputs:
         output.sum().backward()
     assert outputs[1][own].isnan().all()
@@ -77,16 +85,16 @@ def test_what_is_no_number_in_one_text_stays_there(sick: int) -> None:
 def test_dropout_takes_the_weights_after_the_softmax() -> None:
     packed, (q, k, v) = packed_texts(), inputs(4, 4)
     zero = [torch.zeros(len(b), 4, packed.lengths[b[0]], packed.lengths[b[0]]) for b in packed.buckets]
-    assert not attention.attend(q, k, v, packed, 0.3, zero).any()
+    assert not attend(q, k, v, 0.3, zero).any()
     twice = [torch.full_like(factors, 2) for factors in zero]
-    plain = attention.attend(q, k, v, packed, 0.3)
-    torch.testing.assert_close(attention.attend(q, k, v, packed, 0.3, twice), 2 * plain)
+    plain = attend(q, k, v, 0.3)
+    torch.testing.assert_close(attend(q, k, v, 0.3, twice), 2 * plain)
 
 
 @pytest.mark.usefixtures("path")
 def test_bfloat16_comes_back_as_bfloat16() -> None:
     q, k, v = (value.detach().bfloat16() for value in inputs(4, 2))
-    output = attention.attend(q, k, v, packed_texts(), 0.3)
+    output = attend(q, k, v, 0.3)
     assert output.dtype == torch.bfloat16
     expected = one_by_one(q.float(), k.float(), v.float(), 0.3)
     torch.testing.assert_close(output.float(), expected, atol=2e-2, rtol=2e-2)
