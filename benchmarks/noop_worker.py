@@ -1,4 +1,4 @@
-"""A real worker agent whose trainer computes nothing: python noop_worker.py ADDRESS NAME WORK_DIR."""
+"""A real worker agent whose trainer computes nothing: python noop_worker.py ADDRESS NAME WORK_DIR [KEY SERVER_KEY]."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from fedmq.protocol.trainer_link import Source
 from fedmq.runtime.memory import keep_freed_memory
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
+from fedmq.runtime.worker_process import read_keys
 from fedmq.transport.zeromq import ZmqWorkerTransport
 
 
 def main() -> None:
-    address, name, work_dir = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    address, name, work_dir, *keys = sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:]
     work_dir.mkdir(parents=True, exist_ok=True)
     options = WorkerOptions(
         name=name,
@@ -26,7 +27,7 @@ def main() -> None:
         trainer=(sys.executable, str(Path(__file__).with_name("noop_trainer.py"))),
     )
     keep_freed_memory()
-    agent = WorkerAgent(options, ZmqWorkerTransport(address))
+    agent = WorkerAgent(options, ZmqWorkerTransport(address, read_keys(*keys) if keys else None))
     signal.signal(signal.SIGTERM, lambda *_: agent.leave("terminated"))
     end = agent.run()
     print(end.reason, file=sys.stderr)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from fedmq.cli_config import config_group, data_group, json_option, load_config, set_option
+from fedmq.cli_keys import keys_group
 from fedmq.errors import FedmqError
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -67,8 +68,7 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
     with closing(fed):
         fed.setup()
         if options.get("local_workers") == 0 and fed.address is not None:
-            start = f"start workers with `fedmq worker --connect {fed.address} --data ...`"
-            click.echo(f"listening on {fed.address}: {start}", err=as_json)
+            click.echo(f"listening on {fed.address}: {_how_to_join(fed.address, fed.keys)}", err=as_json)
         fed.train()
     summary = fed.summary()
     if as_json:
@@ -83,6 +83,16 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
         )
     view.say(f"adapter SHA-256 {summary['digest']}")
     view.say(f"results in {summary['output_dir']}, logs in {summary['log_dir']}")
+
+
+def _how_to_join(address: str, keys: Path | None) -> str:
+    from fedmq.transport.allowed import allowed
+
+    if keys is None:
+        return f"start workers with `fedmq worker --connect {address} --data ...`"
+    names = ", ".join(key.name for key in allowed(keys))
+    who = f"{names} may join" if names else f"nobody may join yet: `fedmq keys allow NAME.pub --dir {keys}`"
+    return f"{who}; workers need --key and --server-key"
 
 
 @main.command()
@@ -120,6 +130,7 @@ def run(
     metavar="tcp://HOST:PORT",
     help="Where to listen; the data plane takes PORT + 1 if it is free.",
 )
+@click.option("--keys", metavar="DIR", help="Folder of `fedmq keys`; needed off loopback.")
 @set_option
 @_output_dir
 @_resume
@@ -128,6 +139,7 @@ def run(
 def coordinator(
     config: str,
     bind: str,
+    keys: str | None,
     assignments: tuple[str, ...],
     output_dir: str | None,
     resume: bool,
@@ -136,7 +148,7 @@ def coordinator(
 ) -> None:
     """Coordinate CONFIG for workers that are started by hand, here or on other hosts."""
     settings = load_config(config, assignments, output_dir)
-    _run(settings, as_json, resume=resume, overwrite=overwrite, bind=bind, local_workers=0)
+    _run(settings, as_json, resume=resume, overwrite=overwrite, bind=bind, keys=keys, local_workers=0)
 
 
 @main.command()
@@ -159,6 +171,8 @@ def coordinator(
 @click.option("--work-dir", metavar="DIR", help="Outbox, adapters and shards; default: ./fedmq_NAME.")
 @click.option("--log-dir", metavar="DIR", help="Logs of the trainer and of each client; default: the work dir.")
 @click.option("--num-threads", type=click.IntRange(1), help="CPU threads of the trainer; default: all cores.")
+@click.option("--key", metavar="FILE", help="This worker's NAME.key; NAME is then its name.")
+@click.option("--server-key", metavar="FILE", help="The coordinator's .pub: nobody else is talked to.")
 @click.option("--parent-fd", type=int, hidden=True)
 def worker(**options: Any) -> None:
     """Train for a coordinator, on this host's device and data."""
@@ -239,3 +253,4 @@ def inspect(run_dir: str, as_json: bool) -> None:
 
 main.add_command(config_group)
 main.add_command(data_group)
+main.add_command(keys_group)

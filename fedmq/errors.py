@@ -6,6 +6,8 @@
     |   `-- ModelError            exit 2   the user's base model: not found, no such target module
     |-- RunError                  exit 1   the run cannot go on: port in use, no worker, quorum lost
     |-- StorageError              exit 1   the run's folder: unreadable, locked, damaged
+    |-- KeyRefused                exit 3   the coordinator does not allow this worker's key
+    |-- ServerKeyMismatch         exit 5   whoever answers has not the coordinator's key
     |-- RemoteProtocolError       exit 1   a peer sent what the protocol does not allow
     |   `-- VersionMismatch       exit 4   a peer speaks another protocol version
     `-- LocalProtocolError        exit 1   we did (a bug of ours)
@@ -42,6 +44,18 @@ class RunError(FedmqError):
 
 class StorageError(FedmqError):
     """The run's folder cannot be used."""
+
+
+class KeyRefused(FedmqError):
+    """The coordinator does not allow this worker's key, or wants one."""
+
+    exit_code = 3
+
+
+class ServerKeyMismatch(FedmqError):
+    """Whoever answers has not the secret of the server key that this worker was given."""
+
+    exit_code = 5
 
 
 class RemoteProtocolError(FedmqError):

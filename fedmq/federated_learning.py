@@ -35,6 +35,7 @@ class FederatedLearning:
       resume: go on with the run in output_dir; starts it if there is none.
       overwrite: replace the run in output_dir.
       bind: where to listen; local workers need loopback only.
+      keys: folder of `fedmq keys`: only workers whose key is allowed there join; needed off loopback.
       local_workers: processes to start here; None takes federated.num_workers or what fits the machine,
         0 starts none: workers come from elsewhere, with their own data.
       view: who is told of the progress; None prints to standard output.
@@ -53,12 +54,13 @@ class FederatedLearning:
         resume: bool = False,
         overwrite: bool = False,
         bind: str = "tcp://127.0.0.1:0",
+        keys: str | Path | None = None,
         local_workers: int | None = None,
         view: ConsoleView | None = None,
     ) -> None:
         self.config = config or get_default_config()
         self.resume, self.overwrite, self.bind = resume, overwrite, bind
-        self.local_workers = local_workers
+        self.keys, self.local_workers = None if keys is None else Path(keys), local_workers
         self.view = view or ConsoleView(Console())
         self.run_dir = Path(self.config.output_dir)
         self._run: OpenRun | None = None
@@ -110,7 +112,7 @@ class FederatedLearning:
         config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"
         log_dir.mkdir(parents=True, exist_ok=True)
         self._log = _log_to(log_dir / "coordinator.log")
-        transport = ZmqCoordinatorTransport(self.bind)
+        transport = ZmqCoordinatorTransport(self.bind, self.keys)
         named: frozenset[str] = frozenset()
         try:
             if self.local_workers != 0:

@@ -93,7 +93,7 @@ class Welcome:
 class Reject:
     """The link is refused, for good unless the code is REHELLO."""
 
-    code: Literal["VERSION", "REHELLO", "NAME_TAKEN", "BASE", "DATA"]
+    code: Literal["VERSION", "REHELLO", "NAME_TAKEN", "NAME", "REVOKED", "BASE", "DATA"]
     text: Text
     versions: tuple[Count, ...]
 

@@ -19,6 +19,8 @@ from fedmq.protocol.hand import Hand
 from fedmq.protocol.jobs import parse_task
 from fedmq.recipe import RunSpec
 
+#: The longest wait for an answer to a hello.
+_MAX_HELLO_S = 16.0
 FINAL = ("ACCEPTED", "DUPLICATE", "LATE", "UNKNOWN_TASK", "INVALID")
 
 
@@ -92,7 +94,11 @@ class WorkerState:
         if self.link is Link.HELLO:
             if now < self.next_hello_at:
                 return []
-            self.next_hello_at, self.hello_wait_s = now + self.hello_wait_s, min(2 * self.hello_wait_s, 10.0)
+            if self.hello_wait_s > _MAX_HELLO_S:
+                # Some links that fail are given up by libzmq without a word: the next hello goes by a new one.
+                self.next_hello_at, self.hello_wait_s = now + 1.0, 1.0
+                return [we.Rebuild()]
+            self.next_hello_at, self.hello_wait_s = now + self.hello_wait_s, 2 * self.hello_wait_s
             return [we.Send(m.Hello((m.PROTOCOL_VERSION,), self.worker, self.boot_id))]
         assert self.welcome is not None
         if now - self.heard_at >= self.welcome.silence_s:
@@ -116,7 +122,8 @@ class WorkerState:
                 if code == "REHELLO":
                     return self._say_hello(now) if self.link is not Link.HELLO else []
                 self.link = Link.ENDED
-                return [we.Exit(4 if code == "VERSION" else 1, f"the coordinator refuses this worker: {text}")]
+                exit_code = {"VERSION": 4, "REVOKED": 3}.get(code, 1)
+                return [we.Exit(exit_code, f"the coordinator refuses this worker: {text}")]
             case m.Shutdown(outcome, reason):
                 self.link = Link.ENDED
                 exit_code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]

@@ -27,7 +27,7 @@ from fedmq.runtime.links import Links
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.tasks import check_kind, check_task, make_tasks
 from fedmq.runtime.view import View, live_status
-from fedmq.transport.base import CoordinatorTransport, Incoming
+from fedmq.transport.base import CoordinatorTransport, Incoming, Notice
 
 log = logging.getLogger("fedmq.coordinator")
 #: Silence after which a worker rebuilds its sockets; longer than any fsync or aggregation of ours.
@@ -94,6 +94,8 @@ class Coordinator:
             received = self.transport.receive(0.005 if self._untidy else 0.1)
             if self._untidy and not received.messages:
                 self._tidy()
+            for notice in received.notices:
+                self._at_the_door(notice)
             for incoming in received.messages:
                 for stored in self._take(incoming):
                     self._uploaded(*stored)
@@ -126,7 +128,9 @@ class Coordinator:
                 return self._intake.take(incoming)
             message, worker = self._links.decode(incoming), self._links.worker(incoming.peer)
             if isinstance(message, m.Hello):
-                self._hello(incoming.peer, message)
+                restarted = self._links.bind(incoming, message)
+                self._events.append(ev.WorkerGreeted(message.worker, restarted))
+                self._links.send(incoming.peer, self._welcome)
             elif worker is None:
                 self._links.send(incoming.peer, m.Reject("REHELLO", "say hello first", ()))
             else:
@@ -145,16 +149,11 @@ class Coordinator:
                 self._note("warning", f"a message of {who} was refused: {error} (time {count})")
         return []
 
-    def _hello(self, peer: bytes, hello: m.Hello) -> None:
-        if m.PROTOCOL_VERSION not in hello.versions:
-            raise VersionMismatch("VERSION", f"{hello.worker} speaks {hello.versions[:8]}")
-        try:
-            restarted = self._links.bind(peer, hello.worker, hello.boot_id)
-        except RemoteProtocolError as error:
-            self._links.send(peer, m.Reject("NAME_TAKEN", str(error), ()))
-            raise
-        self._events.append(ev.WorkerGreeted(hello.worker, restarted))
-        self._links.send(peer, self._welcome)
+    def _at_the_door(self, notice: Notice) -> None:
+        self._note("warning", notice.text)
+        if notice.kind == "revoked":
+            self._links.revoke(notice.worker, notice.text)
+            self._events.append(ev.WorkerGone(notice.worker, "its key was revoked"))
 
     def _control(self, worker: str, peer: bytes, message: Any) -> None:
         if isinstance(message, m.Offer | m.Evaluated | m.Generated | m.TaskFailed):

@@ -64,7 +64,7 @@ class Intake:
         if isinstance(message, m.Get):
             self._serve(incoming.peer, message)
             return []
-        return self._put(incoming.peer, message, payload)
+        return self._put(incoming, message, payload)
 
     def forget(self, round: int) -> None:
         """No upload of this round or an earlier one is wanted any more."""
@@ -88,10 +88,12 @@ class Intake:
         piece = memoryview(content)[get.offset : get.offset + min(get.nbytes, self.chunk_nbytes)]
         self._transport.send("data", peer, self._out.encode(m.Chunk(get.digest, get.offset, len(content))), piece)
 
-    def _put(self, peer: bytes, put: m.Put, payload: bytes) -> list[Stored]:
+    def _put(self, incoming: Incoming, put: m.Put, payload: bytes) -> list[Stored]:
+        peer, owner = incoming.peer, incoming.owner
         wanted = {key: offer for key, offer in self._uploads.items() if offer.blob.digest == put.digest}
         part = self._parts.get(put.digest)
-        if part is None or put.nonce not in {offer.nonce for offer in wanted.values()}:
+        # A nonce opens the door only to the worker that it was given to.
+        if part is None or put.nonce not in {o.nonce for (name, _), o in wanted.items() if owner in ("", name)}:
             if not self._blobs.has(put.digest):
                 raise RemoteProtocolError("PUT", "bytes that nobody asked for")
             # Another worker's upload of the very same bytes was complete first: this one need not go on.

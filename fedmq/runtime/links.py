@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal, NoReturn
 
-from fedmq.errors import RemoteProtocolError
+from fedmq.errors import RemoteProtocolError, VersionMismatch
 from fedmq.protocol import messages as m
+from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.frames import Codec
 from fedmq.transport.base import CoordinatorTransport, Incoming
 
@@ -32,14 +33,21 @@ class Links:
             raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
         return self._in.decode(incoming.frames[0])
 
-    def bind(self, peer: bytes, worker: str, boot_id: str) -> bool:
+    def bind(self, incoming: Incoming, hello: m.Hello) -> bool:
         """This worker speaks on this link from now on. Returns whether it is another process than last time.
 
         Raises:
-          RemoteProtocolError: NAME_TAKEN, a process that was replaced by another of its name is not gone after all.
+          VersionMismatch: it does not speak our version.
+          RemoteProtocolError: the link's key is another worker's, or a process that was replaced by another of its
+            name is not gone after all; it has been told.
         """
+        peer, worker, boot_id = incoming.peer, hello.worker, hello.boot_id
+        if m.PROTOCOL_VERSION not in hello.versions:
+            raise VersionMismatch("VERSION", f"{worker} speaks {hello.versions[:8]}")
+        if incoming.owner not in ("", worker):
+            self._reject(peer, "NAME", f"its key is that of {incoming.owner}: start it under that --name")
         if boot_id in self._replaced:
-            raise RemoteProtocolError("NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
+            self._reject(peer, "NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
         self.drop(worker)
         self._workers[peer], self._peers[worker] = worker, peer
         before, self._boots[worker] = self._boots.get(worker, boot_id), boot_id
@@ -50,6 +58,11 @@ class Links:
     def drop(self, worker: str) -> None:
         """Forget the worker's link: it must say hello again."""
         self._workers.pop(self._peers.pop(worker, b""), None)
+
+    def revoke(self, worker: str, text: str) -> None:
+        """Tell the worker that it may not be here any more, and forget its link."""
+        self.tell(worker, m.Reject("REVOKED", text[:MAX_TEXT], ()))
+        self.drop(worker)
 
     def worker(self, peer: bytes) -> str | None:
         """Who speaks on this link; None before its hello."""
@@ -84,6 +97,10 @@ class Links:
                     told = not self._says_goodbye(incoming) and self.send(incoming.peer, message)
                     if not told and (name := self.worker(incoming.peer)) is not None:
                         self.drop(name)
+
+    def _reject(self, peer: bytes, code: Literal["NAME", "NAME_TAKEN"], text: str) -> NoReturn:
+        self.send(peer, m.Reject(code, text[:MAX_TEXT], ()))
+        raise RemoteProtocolError(code, text)
 
     def _says_goodbye(self, incoming: Incoming) -> bool:
         try:

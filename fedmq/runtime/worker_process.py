@@ -20,7 +20,9 @@ from fedmq.protocol.worker_events import Exit
 from fedmq.runtime.local import num_cores
 from fedmq.runtime.memory import keep_freed_memory
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
-from fedmq.transport.zeromq import ZmqWorkerTransport, is_loopback
+from fedmq.transport.addresses import is_loopback
+from fedmq.transport.keys import KeyPair, PublicKey, read_pair, read_public
+from fedmq.transport.zeromq import ZmqWorkerTransport
 
 
 def run_worker(
@@ -35,14 +37,20 @@ def run_worker(
     work_dir: str | None,
     log_dir: str | None,
     num_threads: int | None,
+    key: str | None,
+    server_key: str | None,
     parent_fd: int | None,
 ) -> tuple[int, str]:
     """Run a worker; returns its exit code and the reason in words.
 
     Raises:
       ConfigError: the options cannot be used.
+      KeyRefused, ServerKeyMismatch: the coordinator does not let it in, or is another.
     """
-    lock = None
+    lock, keys = None, read_keys(key, server_key)
+    if keys is not None:
+        # Whoever has the key is that worker: another name would be refused.
+        name = name or keys[0].public.name
     if name is None:
         name, lock = _free_name(default_name(socket.gethostname(), data, clients))
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}", name):
@@ -67,13 +75,28 @@ def run_worker(
     )
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    agent = WorkerAgent(options, ZmqWorkerTransport(connect))
+    agent = WorkerAgent(options, ZmqWorkerTransport(connect, keys))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: agent.leave(f"interrupted by {signal.Signals(n).name}"))
     end: Exit = agent.run()
     if lock is not None:
         lock.close()
     return end.code, end.reason
+
+
+def read_keys(key: str | None, server_key: str | None) -> tuple[KeyPair, PublicKey] | None:
+    """This worker's pair and the coordinator's public key.
+
+    Raises:
+      ConfigError: one of them is missing or cannot be used.
+    """
+    if key is None and server_key is None:
+        return None
+    if key is None or server_key is None:
+        raise ConfigError(
+            "--key NAME.key and --server-key FILE.pub go together: this worker's own key, and the coordinator's"
+        )
+    return read_pair(Path(key)), read_public(Path(server_key))
 
 
 def default_name(host: str, data: Sequence[str], clients: Sequence[str]) -> str:

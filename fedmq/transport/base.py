@@ -15,18 +15,33 @@ Payload = bytes | memoryview
 
 
 class Incoming(NamedTuple):
-    """What came in. `peer` is a handle good for answering on the same plane while the link lasts."""
+    """What came in.
+
+    Attributes:
+      peer: a handle good for answering on the same plane while the link lasts.
+      owner: the worker whose key the link has; "" where there are no keys.
+    """
 
     plane: Plane
     peer: bytes
     frames: tuple[bytes, ...]
+    owner: str = ""
+
+
+class Notice(NamedTuple):
+    """What happened at the door: a worker's key was revoked, a stranger knocked, or the list cannot be read."""
+
+    kind: Literal["revoked", "stranger", "list"]
+    worker: str
+    text: str
 
 
 class Received(NamedTuple):
-    """The result of one wait: messages in order of arrival, and which of the asked file descriptors are readable."""
+    """The result of one wait: messages in order of arrival, readable ones of the asked file descriptors, notices."""
 
     messages: list[Incoming]
     readable: list[int]
+    notices: Sequence[Notice] = ()
 
 
 class CoordinatorTransport(Protocol):
@@ -61,7 +76,11 @@ class WorkerTransport(Protocol):
         ...
 
     def receive(self, timeout_s: float, fds: Sequence[int] = ()) -> Received:
-        """Wait until something comes, a descriptor is readable, or the time is over."""
+        """Wait until something comes, a descriptor is readable, or the time is over.
+
+        Raises:
+          KeyRefused, ServerKeyMismatch: we shall never be let in.
+        """
         ...
 
     def rebuild(self) -> None:

@@ -7,77 +7,38 @@ HANDOVER be taken over by another peer. Options not explained here: docs/protoco
 from __future__ import annotations
 
 import errno
-import ipaddress
-from collections.abc import Sequence
-from urllib.parse import urlsplit
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import zmq
 
-from fedmq.errors import ConfigError, RunError
-from fedmq.transport.base import Incoming, Payload, Plane, Received
+from fedmq.errors import RunError
+from fedmq.transport.addresses import parse_address, require_secure
+from fedmq.transport.allowed import AllowList
+from fedmq.transport.base import Incoming, Notice, Payload, Plane, Received
+from fedmq.transport.curve import Door, Ticket
+from fedmq.transport.keys import KeyPair, PublicKey, coordinator_pair
 
 CHUNK_NBYTES = 1 << 20
-_MAX_MESSAGE = {"control": 256 * 1024, "data": CHUNK_NBYTES + 4096}
+#: CURVE adds 33 bytes to a frame.
+_MAX_MESSAGE = {"control": 256 * 1024 + 33, "data": CHUNK_NBYTES + 4096 + 33}
 _HIGH_WATER = {"control": 256, "data": 16}
-#: One wait returns at most this many messages, so that timers are looked at under a flood too.
+#: One wait returns at most this many messages of a plane, so that timers are looked at under a flood too.
 _BATCH = 256
-
-
-def parse_address(address: str) -> tuple[str, int]:
-    """(host, port) of tcp://HOST:PORT; port 0 or * lets the system choose.
-
-    Raises:
-      ConfigError: it is something else.
-
-    Example:
-      >>> parse_address("tcp://127.0.0.1:5555")
-      ('127.0.0.1', 5555)
-    """
-    parts = urlsplit(address.replace(":*", ":0"))
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "tcp" or not parts.hostname or port is None or parts.path:
-        raise ConfigError(f"address {address!r}: expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555")
-    return (f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname), port
-
-
-def is_loopback(address: str) -> bool:
-    """Whether the address stays on this machine: a loopback IP address, or localhost.
-
-    Example:
-      >>> is_loopback("tcp://127.0.0.1:5555"), is_loopback("tcp://127.0.0.1.example.com:5555")
-      (True, False)
-    """
-    host = parse_address(address)[0]
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def require_loopback(address: str) -> None:
-    """Nothing here is encrypted or authenticated yet, so nothing leaves this machine in the clear.
-
-    Raises:
-      ConfigError: the address is not on loopback.
-    """
-    if not is_loopback(address):
-        raise ConfigError(
-            f"address {address}: without encryption only loopback is allowed; between hosts, use tcp://127.0.0.1:PORT "
-            "at both ends of an SSH tunnel that forwards PORT and PORT + 1"
-        )
+#: How often the list of workers that may join is looked at.
+_WATCH_EVERY_S = 0.5
 
 
 class _Sockets:
-    """A context, the sockets of both planes, and one poller."""
+    """A context, the sockets of both planes, those on which libzmq tells of handshakes, and one poller."""
 
     def __init__(self, kind: int, host: str) -> None:
         self._kind = kind
         self._ipv6 = host.startswith("[")
         self._context = zmq.Context(io_threads=1)
         self._sockets: dict[Plane, zmq.Socket[bytes]] = {}
+        self._told: dict[zmq.Socket[bytes], Callable[[], None]] = {}
 
     def _open(self, plane: Plane) -> zmq.Socket[bytes]:
         socket = self._context.socket(self._kind)
@@ -117,37 +78,67 @@ class _Sockets:
         return True
 
     def receive(self, timeout_s: float, fds: Sequence[int] = ()) -> Received:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            ready = self._poll(deadline - time.monotonic(), fds)
+            for socket in [socket for socket in self._told if socket in ready]:
+                self._told[socket]()
+            received = Received(self._messages(ready), [fd for fd in fds if fd in ready], self._notices())
+            # A handshake, or a message of nobody, is nothing that anybody waits for.
+            if any(received) or time.monotonic() >= deadline:
+                return received
+
+    def _poll(self, timeout_s: float, fds: Sequence[int]) -> set[object]:
         poller = zmq.Poller()
-        for socket in self._sockets.values():
-            poller.register(socket, zmq.POLLIN)
-        for fd in fds:
-            poller.register(fd, zmq.POLLIN)
-        ready = {key for key, _ in poller.poll(max(0, int(timeout_s * 1000)))}
+        for waited_for in [*self._sockets.values(), *self._told, *fds]:
+            poller.register(waited_for, zmq.POLLIN)
+        return {key for key, _ in poller.poll(max(0, int(timeout_s * 1000)))}
+
+    def _messages(self, ready: set[object]) -> list[Incoming]:
         messages: list[Incoming] = []
         for plane, socket in self._sockets.items():
-            while socket in ready and len(messages) < _BATCH:
+            for _ in range(_BATCH if socket in ready else 0):
                 try:
-                    frames = socket.recv_multipart(zmq.DONTWAIT)
+                    incoming = self._read(plane, socket)
                 except zmq.Again:
                     break
-                peer = frames.pop(0) if self._kind == zmq.ROUTER else b""
-                messages.append(Incoming(plane, peer, tuple(frames)))
-        return Received(messages, [fd for fd in fds if fd in ready])
+                if incoming is not None:
+                    messages.append(incoming)
+        return messages
+
+    def _read(self, plane: Plane, socket: zmq.Socket[bytes]) -> Incoming | None:
+        raise NotImplementedError
+
+    def _notices(self) -> tuple[Notice, ...]:
+        return ()
 
     def close(self, linger_s: float = 0.0) -> None:
+        for socket in self._told:
+            socket.close(linger=0)
         for socket in self._sockets.values():
             socket.close(linger=int(linger_s * 1000))
-        self._sockets = {}
+        self._sockets, self._told = {}, {}
         self._context.term()
 
 
 class ZmqCoordinatorTransport(_Sockets):
-    """Listens on tcp://HOST:PORT; the data plane takes PORT + 1 if it is free, else another."""
+    """Listens on tcp://HOST:PORT; the data plane takes PORT + 1 if it is free, else another.
 
-    def __init__(self, bind: str) -> None:
-        require_loopback(bind)
+    Args:
+      bind: the address.
+      keys: folder with the coordinator's pair and the list of workers that may join; None on loopback only.
+    """
+
+    def __init__(self, bind: str, keys: Path | None = None) -> None:
+        require_secure(bind, keys is not None)
         host, port = parse_address(bind)
+        self._door = None if keys is None else Door(coordinator_pair(keys), AllowList(keys))
+        self._news: list[Notice] = []
+        self._next_watch_at = 0.0
         super().__init__(zmq.ROUTER, host)
+        if self._door is not None:
+            asked = self._door.open(self._context)
+            self._told[asked] = lambda: self._answer(asked)
         try:
             self.address = self._bind("control", host, port)
             try:
@@ -168,31 +159,80 @@ class ZmqCoordinatorTransport(_Sockets):
 
     def _bind(self, plane: Plane, host: str, port: int) -> str:
         socket = self._open(plane)
+        if self._door is not None:
+            self._door.guard(socket)
         socket.bind(f"tcp://{host}:{port or '*'}")
         return str(socket.get_string(zmq.LAST_ENDPOINT))
 
     def send(self, plane: Plane, peer: bytes, header: bytes, payload: Payload = b"") -> bool:
         return self._send(plane, [peer, header] if plane == "control" else [peer, header, payload])
 
+    def _read(self, plane: Plane, socket: zmq.Socket[bytes]) -> Incoming | None:
+        if self._door is None:
+            peer, *content = socket.recv_multipart(zmq.DONTWAIT)
+            return Incoming(plane, peer, tuple(content))
+        # Only a frame that is not copied tells whose it is, as libzmq had it from `answer`.
+        first, *rest = socket.recv_multipart(zmq.DONTWAIT, copy=False)
+        owner = self._door.owner(rest[0]["User-Id"]) if rest else None
+        return None if owner is None else Incoming(plane, first.bytes, tuple(frame.bytes for frame in rest), owner)
+
+    def _answer(self, asked: zmq.Socket[bytes]) -> None:
+        assert self._door is not None
+        self._news += self._door.answer(asked)
+
+    def _notices(self) -> tuple[Notice, ...]:
+        now = time.monotonic()
+        if self._door is not None and now >= self._next_watch_at:
+            self._next_watch_at = now + _WATCH_EVERY_S
+            self._news += self._door.watch()
+        news, self._news = self._news, []
+        return tuple(news)
+
 
 class ZmqWorkerTransport(_Sockets):
-    """Dials tcp://HOST:PORT; connecting goes on in the background for as long as it takes."""
+    """Dials tcp://HOST:PORT; connecting goes on in the background for as long as it takes.
 
-    def __init__(self, connect: str) -> None:
-        require_loopback(connect)
+    Args:
+      connect: the address.
+      keys: the worker's pair and the coordinator's public key; None on loopback only.
+    """
+
+    def __init__(self, connect: str, keys: tuple[KeyPair, PublicKey] | None = None) -> None:
+        require_secure(connect, keys is not None)
         self._host, port = parse_address(connect)
+        self._ticket = Ticket(keys, connect)
         super().__init__(zmq.DEALER, self._host)
         self._ports: dict[Plane, int] = {"control": port}
+        self._monitors: dict[Plane, zmq.Socket[bytes]] = {}
         self._dial("control")
 
     def _dial(self, plane: Plane) -> None:
-        self._open(plane).connect(f"tcp://{self._host}:{self._ports[plane]}")
+        socket = self._open(plane)
+        monitor = self._monitors[plane] = self._ticket.show(socket)
+        self._told[monitor] = lambda: self._hear(plane, monitor)
+        socket.connect(f"tcp://{self._host}:{self._ports[plane]}")
+
+    def _hear(self, plane: Plane, monitor: zmq.Socket[bytes]) -> None:
+        if self._ticket.hear(monitor):
+            self._hang_up(plane)
+            self._dial(plane)
+
+    def _hang_up(self, plane: Plane) -> None:
+        socket = self._sockets.pop(plane)
+        monitor = self._monitors.pop(plane)
+        del self._told[monitor]
+        socket.disable_monitor()
+        monitor.close(linger=0)
+        socket.close()
+
+    def _read(self, plane: Plane, socket: zmq.Socket[bytes]) -> Incoming | None:
+        return Incoming(plane, b"", tuple(socket.recv_multipart(zmq.DONTWAIT)))
 
     def dial_data(self, port: int) -> None:
         if self._ports.get("data") == port and "data" in self._sockets:
             return
         if "data" in self._sockets:
-            self._sockets.pop("data").close()
+            self._hang_up("data")
         self._ports["data"] = port
         self._dial("data")
 
@@ -202,6 +242,6 @@ class ZmqWorkerTransport(_Sockets):
     def rebuild(self) -> None:
         planes = list(self._sockets)
         for plane in planes:
-            self._sockets.pop(plane).close()
+            self._hang_up(plane)
         for plane in planes:
             self._dial(plane)

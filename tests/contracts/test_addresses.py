@@ -7,12 +7,14 @@ import socket
 import pytest
 
 from fedmq.errors import ConfigError
-from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport, is_loopback, require_loopback
+from fedmq.transport.addresses import is_loopback, require_secure
+from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "localhost", "LOCALHOST", "[::1]"])
 def test_loopback(host: str) -> None:
-    require_loopback(f"tcp://{host}:5555")
+    assert is_loopback(f"tcp://{host}:5555")
+    require_secure(f"tcp://{host}:5555", with_keys=False)
 
 
 @pytest.mark.parametrize(
@@ -24,8 +26,8 @@ def test_loopback(host: str) -> None:
 )
 def test_another_host_is_not_loopback_whatever_its_name_begins_with(host: str) -> None:
     address = f"tcp://{host}:5555"
-    for refuses in (require_loopback, ZmqCoordinatorTransport, ZmqWorkerTransport):
-        with pytest.raises(ConfigError):
+    for refuses in (ZmqCoordinatorTransport, ZmqWorkerTransport):
+        with pytest.raises(ConfigError, match="off loopback only with keys"):
             refuses(address)
 
 

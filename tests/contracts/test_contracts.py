@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from check_aggregator import check_aggregator
 from check_codec import CodecUnderTest, check_codec
@@ -9,6 +11,8 @@ from check_transport import Dial, Listen, check_transport
 
 from fedmq.build import AGGREGATORS
 from fedmq.codec import raw
+from fedmq.transport.allowed import allow
+from fedmq.transport.keys import KeyPair, PublicKey, new_pair
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
 from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
 
@@ -20,6 +24,15 @@ TRANSPORTS: dict[str, tuple[Listen, Dial]] = {
         lambda listener: ZmqWorkerTransport(listener.address),
     ),
 }
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[KeyPair, PublicKey]]:
+    """A coordinator's folder, and what a worker that may join was given."""
+    folder = tmp_path_factory.mktemp("keys")
+    worker, coordinator = new_pair("north", folder / "north"), new_pair("coordinator", folder / "coordinator")
+    allow(worker.public, folder / "coordinator")
+    return folder / "coordinator", (worker, coordinator.public)
 
 
 @pytest.mark.parametrize("name", AGGREGATORS)
@@ -35,3 +48,10 @@ def test_codec(name: str) -> None:
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_transport(name: str) -> None:
     check_transport(*TRANSPORTS[name])
+
+
+def test_transport_with_keys(keys: tuple[Path, tuple[KeyPair, PublicKey]]) -> None:
+    check_transport(
+        lambda: ZmqCoordinatorTransport("tcp://127.0.0.1:0", keys[0]),
+        lambda listener: ZmqWorkerTransport(listener.address, keys[1]),
+    )

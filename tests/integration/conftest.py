@@ -9,7 +9,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,12 @@ class Federation:
         process = self.fedmq("coordinator", config, "--bind", f"tcp://127.0.0.1:{port}", *arguments, **env)
         return Coordinating(process, process.wait_line(r"^listening on (tcp://\S+):")[1])
 
-    def noop_worker(self, address: str, name: str, env: Mapping[str, str] = {}, **options: Any) -> Running:
+    def noop_worker(
+        self, address: str, name: str, env: Mapping[str, str] = {}, keys: Sequence[Path] = (), **options: Any
+    ) -> Running:
         """A worker agent whose trainer computes nothing; `options` as in benchmarks/noop_trainer.py."""
         options = {"clients": ["client_0", "client_1"], "shape": [64]} | options
-        command = (sys.executable, NOOP_WORKER, address, name, self.folder / "noop" / name)
+        command = (sys.executable, NOOP_WORKER, address, name, self.folder / "noop" / name, *keys)
         return self.start(*command, FEDMQ_NOOP=json.dumps(options), **env)
 
     def gate(self, name: str) -> Gate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -60,11 +61,11 @@ def test_a_whole_life() -> None:
 
 def test_hello_is_repeated_ever_more_slowly() -> None:
     agent, sent = Agent(), []
-    for tenth in range(600):
-        if agent.at(tenth / 10):
-            sent.append(tenth / 10)
-    gaps = [round(b - a, 1) for a, b in zip(sent, sent[1:], strict=False)]
-    assert gaps == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0]
+    for tenth in range(700):
+        sent += [(tenth / 10, type(command).__name__) for command in agent.at(tenth / 10)]
+    gaps = [(round(b - a, 1), what) for (a, _), (b, what) in pairwise(sent)]
+    slower = [(1.0, "Send"), (2.0, "Send"), (4.0, "Send"), (8.0, "Send"), (16.0, "Rebuild")]
+    assert gaps[:13] == [(0.5, "Send"), *slower, (1.0, "Send"), *slower, (1.0, "Send")]
 
 
 def test_a_second_welcome_changes_nothing() -> None:
@@ -73,7 +74,7 @@ def test_a_second_welcome_changes_nothing() -> None:
     assert agent.state.link is Link.READY
 
 
-@pytest.mark.parametrize(("code", "exit_code"), [("VERSION", 4), ("BASE", 1), ("DATA", 1)])
+@pytest.mark.parametrize(("code", "exit_code"), [("VERSION", 4), ("REVOKED", 3), ("BASE", 1), ("DATA", 1)])
 def test_a_refusal_ends_the_agent(code: Any, exit_code: int) -> None:
     agent = Agent()
     agent.say(we.Tick())

@@ -212,3 +212,11 @@ def test_an_adapter_that_rotted_is_not_sent(bench: Bench) -> None:
 def test_frames_that_are_none(bench: Bench, frames: tuple[bytes, ...]) -> None:
     with pytest.raises(RemoteProtocolError, match="MALFORMED"):
         bench.intake.take(Incoming("data", b"1", frames))
+
+
+def test_a_nonce_counts_for_the_worker_that_it_was_given_to(bench: Bench) -> None:
+    update = bench.granted("north")
+    frames = (OUT.encode(m.Put(NONCE, DIGEST, 0)), CONTENT)
+    with pytest.raises(RemoteProtocolError, match="PUT"):
+        bench.intake.take(Incoming("data", b"1", frames, "south"))
+    assert bench.intake.take(Incoming("data", b"2", frames, "north")) == [("north", update, CONTENT)]
