@@ -48,7 +48,7 @@ def fingerprint(z85: str) -> str:
 
     Example:
       >>> fingerprint("rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7")
-      'f9fbd9da9dc5e5a3'
+      '84112785d1092a7e'
     """
     return hashlib.sha256(z85.encode()).hexdigest()[:16]
 
