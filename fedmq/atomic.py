@@ -23,13 +23,21 @@ def fsync(path: Path) -> None:
         os.close(fd)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds either the old or the whole new content, also after a power cut."""
+def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
+    """Write `content` so that `path` holds either the old or the whole new content, also after a power cut.
+
+    Args:
+      path: the file.
+      content: all of it.
+      mode: of the new file; None is what the umask leaves.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps two writers apart; a temp file that a crash left is overwritten or harmless.
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temp, "wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -40,9 +48,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     fsync(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, mode: int | None = None) -> None:
     """Write indented JSON with sorted-as-given keys and a final newline. NaN is refused: it is not JSON."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(), mode)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fedmq import build
 from fedmq.config import ExperimentConfig, get_default_config
-from fedmq.errors import DataError, RunError
+from fedmq.errors import ConfigError, DataError, RunError
 from fedmq.runtime import stop_signals
 from fedmq.runtime.console import ConsoleView
 from fedmq.runtime.coordinator import Coordinator
@@ -87,12 +87,14 @@ class FederatedLearning:
         """Open the run's folder, listen, start the local workers and prepare their data.
 
         Raises:
-          ConfigError, DataError, ModelError: the config, the data or the base cannot be used.
+          ConfigError, DataError, ModelError: the config, the keys, the data or the base cannot be used.
           RunError: the port is in use.
           KeyboardInterrupt: SIGINT or SIGTERM came; as after any error, the folder is as it was.
         """
         config = self.config
         config.validate_all()
+        if self.keys is not None and self.local_workers != 0:
+            raise ConfigError("keys are for workers that are started by hand: local_workers=0")
         text, decisive = json.dumps(config.to_dict()), json.dumps(config.decisive(), sort_keys=True)
         with stop_signals.raised():
             try:

@@ -142,7 +142,7 @@ class Coordinator:
             if incoming.plane == "control":
                 self._links.send(incoming.peer, m.Reject("VERSION", ours, (m.PROTOCOL_VERSION,)))
         except RemoteProtocolError as error:
-            who = self._links.worker(incoming.peer) or "an unknown peer"
+            who = incoming.owner or self._links.worker(incoming.peer) or "an unknown peer"
             self._refusals[who, error.code] += 1
             # Every note is a durable write: a flood must not become one of those.
             if (count := self._refusals[who, error.code]).bit_count() == 1:
@@ -153,6 +153,7 @@ class Coordinator:
         self._note("warning", notice.text)
         if notice.kind == "revoked":
             self._links.revoke(notice.worker, notice.text)
+            self._intake.revoke(notice.worker)
             self._events.append(ev.WorkerGone(notice.worker, "its key was revoked"))
 
     def _control(self, worker: str, peer: bytes, message: Any) -> None:

@@ -55,6 +55,11 @@ class Intake:
         """The offer, if there was one, is not wanted."""
         self._offers.pop((worker, task), None)
 
+    def revoke(self, worker: str) -> None:
+        """Nothing that this worker offered is wanted any more."""
+        self._offers = {key: offer for key, offer in self._offers.items() if key[0] != worker}
+        self._uploads = {key: offer for key, offer in self._uploads.items() if key[0] != worker}
+
     def take(self, incoming: Incoming) -> list[Stored]:
         """Serve one data message; the uploads that it completed."""
         if len(incoming.frames) != 2:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from fedmq.errors import ConfigError
+from fedmq.protocol.fields import WORKER_NAME
 from fedmq.protocol.trainer_link import Source
 from fedmq.protocol.worker_events import Exit
 from fedmq.runtime.local import num_cores
@@ -53,7 +54,7 @@ def run_worker(
         name = name or keys[0].public.name
     if name is None:
         name, lock = _free_name(default_name(socket.gethostname(), data, clients))
-    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}", name):
+    if not re.fullmatch(WORKER_NAME, name):
         raise ConfigError(f"--name {name!r}: at most 63 letters, digits, dots, dashes and underscores, no leading dot")
     given, loopback = sources(data, clients), is_loopback(connect)
     folder = Path(work_dir or f"fedmq_{name}")

@@ -6,7 +6,11 @@ whatever it says of itself.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedmq import atomic
@@ -28,7 +32,7 @@ class AllowList:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / _LIST
-        self._seen = self._stamp()
+        self._seen = self._failed = self._stamp()
         self._names = _load(self.path)
 
     def name(self, z85: str) -> str | None:
@@ -44,8 +48,18 @@ class AllowList:
         stamp = self._stamp()
         if stamp == self._seen:
             return []
+        try:
+            names = _load(self.path)
+        except ConfigError as error:
+            # What is damaged stays so until it changes; what could not be read now is tried again.
+            if not isinstance(error.__cause__, OSError):
+                self._seen = stamp
+            known, self._failed = self._failed == stamp, stamp
+            if known:
+                return []
+            raise
         self._seen = stamp
-        before, self._names = self._names, _load(self.path)
+        before, self._names = self._names, names
         return sorted(name for key, name in before.items() if self._names.get(key) != name)
 
     def _stamp(self) -> tuple[int, int, int] | None:
@@ -62,12 +76,13 @@ def allow(public: PublicKey, folder: Path) -> None:
     Raises:
       ConfigError: the name or the key is there already with another.
     """
-    names = _load(folder / _LIST)
-    if names.get(public.z85, public.name) != public.name:
-        raise ConfigError(f"this key is there already, under the name {names[public.z85]}")
-    if public.name in names.values() and public.z85 not in names:
-        raise ConfigError(f"another key has the name {public.name}: revoke that first, or make one of another name")
-    _store(folder, names | {public.z85: public.name})
+    with _locked(folder):
+        names = _load(folder / _LIST)
+        if names.get(public.z85, public.name) != public.name:
+            raise ConfigError(f"this key is there already, under the name {names[public.z85]}")
+        if public.name in names.values() and public.z85 not in names:
+            raise ConfigError(f"another key has the name {public.name}: revoke that first, or make one of another name")
+        _store(folder, names | {public.z85: public.name})
 
 
 def revoke(name: str, folder: Path) -> None:
@@ -76,12 +91,13 @@ def revoke(name: str, folder: Path) -> None:
     Raises:
       ConfigError: nobody has that name.
     """
-    names = _load(folder / _LIST)
-    left = {key: other for key, other in names.items() if other != name}
-    if left == names:
-        known = ", ".join(sorted(names.values())) or "nobody"
-        raise ConfigError(f"{folder}: no worker {name!r} is allowed (allowed: {known})")
-    _store(folder, left)
+    with _locked(folder):
+        names = _load(folder / _LIST)
+        left = {key: other for key, other in names.items() if other != name}
+        if left == names:
+            known = ", ".join(sorted(names.values())) or "nobody"
+            raise ConfigError(f"{folder}: no worker {name!r} is allowed (allowed: {known})")
+        _store(folder, left)
 
 
 def allowed(folder: Path) -> list[PublicKey]:
@@ -93,14 +109,32 @@ def allowed(folder: Path) -> list[PublicKey]:
     return sorted(PublicKey(name, key) for key, name in _load(folder / _LIST).items())
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One change at a time: a revocation must not be undone by an older list."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = open(folder / ".allowed.lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        raise ConfigError(f"{folder / _LIST}: cannot be written ({error.strerror})") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _load(path: Path) -> dict[str, str]:
     """Key -> name. A list that is not there allows nobody."""
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            found, content = os.fstat(file.fileno()), file.read()
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"{path}: others could let anybody in: it has to be yours, and nobody else's to write: chmod 600"
+        )
     try:
         value = json.loads(content)
         entries = value["allowed"]
@@ -108,15 +142,14 @@ def _load(path: Path) -> dict[str, str]:
         names = {key: name for name, key in keys}
         if isinstance(entries, list) and len(names) == len(set(names.values())) == len(keys):
             return names
-    except (ValueError, KeyError, TypeError, ConfigError):
+    except (ValueError, KeyError, TypeError, RecursionError, ConfigError):
         pass
     raise ConfigError(f"{path} is damaged: expected what `fedmq keys allow` writes, each name and each key once")
 
 
 def _store(folder: Path, names: dict[str, str]) -> None:
     try:
-        atomic.write_json(
-            folder / _LIST, {"allowed": [{"name": name, "public": key} for key, name in sorted(names.items())]}
-        )
+        entries = [{"name": name, "public": key} for key, name in sorted(names.items())]
+        atomic.write_json(folder / _LIST, {"allowed": entries}, mode=0o600)
     except OSError as error:
         raise ConfigError(f"{folder / _LIST}: cannot be written ({error.strerror})") from None

@@ -7,6 +7,7 @@ the handler is a socket of the coordinator's own thread: where that does not ans
 from __future__ import annotations
 
 import time
+from typing import NoReturn
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -22,6 +23,10 @@ _DOMAIN = b"fedmq"
 #: is: some three seconds. A coordinator that is busy lets them wait for five seconds each; those do not count.
 _MAX_SILENT = 30
 _AT_ONCE_S = 2.0
+#: Refusals in a row before a worker that was let in once believes them.
+_MAX_REFUSED = 3
+#: Strangers' keys that are counted one by one; keys are free to make.
+_MAX_STRANGERS = 32
 _FAILURES = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 
 
@@ -84,8 +89,7 @@ class Door:
             return [Notice("list", "", f"{error}; the list of before stays in force")]
 
     def _note(self, key: str, address: str) -> list[Notice]:
-        # Keys are free to make: the count of strangers is bounded, and each is noted ever more rarely.
-        if key not in self._refused and len(self._refused) >= 1000:
+        if key not in self._refused and len(self._refused) >= _MAX_STRANGERS:
             key = ""
         count = self._refused[key] = self._refused.get(key, 0) + 1
         if count.bit_count() != 1:
@@ -106,7 +110,7 @@ class Ticket:
         if keys is not None:
             require_curve()
         self._keys, self._address = keys, address
-        self._silent, self._failed_at, self._entered = 0, 0.0, False
+        self._silent, self._refused, self._failed_at, self._entered = 0, 0, 0.0, False
 
     def show(self, socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
         """Set the keys on a socket before it connects; returns the socket on which its handshakes are told."""
@@ -126,21 +130,29 @@ class Ticket:
         """
         event = parse_monitor_message(monitor.recv_multipart())["event"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._silent, self._entered = 0, True
+            self._silent, self._refused, self._entered = 0, 0, True
             return False
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            assert self._keys is not None
-            own = self._keys[0].public
-            raise KeyRefused(
-                f"{self._address} does not allow this worker's key ({own.name}, fingerprint {fingerprint(own.z85)}): "
-                f"on the coordinator's host, `fedmq keys allow {own.name}.pub`"
-            )
+            # libzmq believes it of whoever is on the line; one word of that does not end a worker that was let in.
+            self._refused += 1
+            if self._refused >= _MAX_REFUSED or not self._entered:
+                self._explain_refusal()
+            return True
         now = time.monotonic()
         self._silent = self._silent + 1 if now < self._failed_at + _AT_ONCE_S else 1
         self._failed_at = now
         if self._silent >= _MAX_SILENT and not self._entered:
             self._explain(event)
         return bool(event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+
+    def _explain_refusal(self) -> NoReturn:
+        if self._keys is None:
+            raise KeyRefused(f"{self._address} refuses a worker without keys: --key NAME.key --server-key FILE.pub")
+        own = self._keys[0].public
+        raise KeyRefused(
+            f"{self._address} does not allow this worker's key ({own.name}, fingerprint {fingerprint(own.z85)}): "
+            f"on the coordinator's host, `fedmq keys allow {own.name}.pub`"
+        )
 
     def _explain(self, event: int) -> None:
         if self._keys is not None:

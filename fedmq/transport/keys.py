@@ -7,16 +7,16 @@ import json
 import os
 import re
 import stat
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import zmq
+from zmq.utils import z85
 
 from fedmq import atomic
 from fedmq.errors import ConfigError
 from fedmq.protocol.fields import WORKER_NAME
-
-_Z85 = re.compile(r"[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
 
 
 class Secret:
@@ -66,7 +66,11 @@ def new_pair(name: str, folder: Path) -> KeyPair:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _create(folder / f"{name}.key", 0o600, {"name": name, "public": public, "secret": secret})
-        _create(folder / f"{name}.pub", 0o644, {"name": name, "public": public})
+        try:
+            _create(folder / f"{name}.pub", 0o644, {"name": name, "public": public})
+        except OSError:
+            (folder / f"{name}.key").unlink()
+            raise
     except FileExistsError as error:
         raise ConfigError(f"{error.filename} exists: a key is never replaced; take another name or folder") from None
     except OSError as error:
@@ -84,7 +88,7 @@ def read_public(path: Path) -> PublicKey:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a NAME.pub made by `fedmq keys new NAME`") from None
-    if path.suffix == ".key" or b"secret" in content:
+    if path.suffix == ".key" or b'"secret":' in content:
         raise ConfigError(f"{path} is a secret key: it stays where it was made; only NAME.pub is given away")
     return PublicKey(*parse_key(content, path, ("name", "public")))
 
@@ -96,17 +100,20 @@ def read_pair(path: Path) -> KeyPair:
       ConfigError: there is none, it is no such file, or others have access.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         what = "is a symbolic link" if path.is_symlink() else error.strerror
         raise ConfigError(f"{path}: {what}; expected a NAME.key made by `fedmq keys new NAME`") from None
-    with open(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise ConfigError(f"{path}: a secret key has to be a file of yours that nobody else can read: chmod 600")
         if path.absolute().parent.stat().st_mode & 0o022:
             raise ConfigError(f"{path}: others can write to its folder, and so replace it: chmod go-w {path.parent}")
-        name, public, secret = parse_key(file.read(), path, ("name", "public", "secret"))
+        content = os.read(fd, 4096)
+    finally:
+        os.close(fd)
+    name, public, secret = parse_key(content, path, ("name", "public", "secret"))
     if zmq.curve_public(secret.encode()).decode() != public:
         raise ConfigError(f"{path} is damaged: its two halves do not belong together")
     return KeyPair(PublicKey(name, public), Secret(secret))
@@ -126,16 +133,6 @@ def coordinator_pair(folder: Path) -> KeyPair:
     return read_pair(found[0])
 
 
-def _create(path: Path, mode: int, content: dict[str, str]) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    with open(fd, "w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(fd)
-    atomic.fsync(path.parent)
-
-
 def parse_key(content: bytes, path: Path, fields: tuple[str, ...]) -> list[str]:
     """The values of exactly these fields: the name, then keys.
 
@@ -145,8 +142,23 @@ def parse_key(content: bytes, path: Path, fields: tuple[str, ...]) -> list[str]:
     try:
         value: Any = json.loads(content)
         found = [value[field] for field in fields]
-        if set(value) == set(fields) and re.fullmatch(WORKER_NAME, found[0]) and all(map(_Z85.fullmatch, found[1:])):
+        keys = [z85.decode(key) for key in found[1:]]
+        if set(value) == set(fields) and re.fullmatch(WORKER_NAME, found[0]) and all(len(key) == 32 for key in keys):
             return found
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
         pass
     raise ConfigError(f"{path} is no key file, or damaged: expected what `fedmq keys new NAME` writes")
+
+
+def _create(path: Path, mode: int, content: dict[str, str]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        with open(fd, "w") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(fd)
+    except OSError:
+        path.unlink()
+        raise
+    atomic.fsync(path.parent)

@@ -83,7 +83,9 @@ class _Sockets:
             ready = self._poll(deadline - time.monotonic(), fds)
             for socket in [socket for socket in self._told if socket in ready]:
                 self._told[socket]()
-            received = Received(self._messages(ready), [fd for fd in fds if fd in ready], self._notices())
+            # First the list, then the messages: what a revoked key had sent before is not read either.
+            notices = self._notices()
+            received = Received(self._messages(ready), [fd for fd in fds if fd in ready], notices)
             # A handshake, or a message of nobody, is nothing that anybody waits for.
             if any(received) or time.monotonic() >= deadline:
                 return received

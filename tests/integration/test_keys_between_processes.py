@@ -75,6 +75,8 @@ def test_who_is_not_allowed_is_told_so_by_the_exit_code_and_whoever_is_trains(
     running.ended_well()
     assert {row["worker"] for row in accepted(home / "run", 1)} == {"north"}
     running.process.wait_line(r"a key that is not allowed \(fingerprint [0-9a-f]{16}\) knocked from 127\.0\.0\.1")
+    for process in (running.process, *(process for process, _ in refused.values())):
+        assert not any(secret.decode() in process.output() for secret in secrets(home))
     for path in [*(home / "run").rglob("*"), *(home / "run_logs").rglob("*"), *(home / "noop").rglob("*")]:
         if path.is_file():
             content = path.read_bytes()

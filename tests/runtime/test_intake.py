@@ -220,3 +220,11 @@ def test_a_nonce_counts_for_the_worker_that_it_was_given_to(bench: Bench) -> Non
     with pytest.raises(RemoteProtocolError, match="PUT"):
         bench.intake.take(Incoming("data", b"1", frames, "south"))
     assert bench.intake.take(Incoming("data", b"2", frames, "north")) == [("north", update, CONTENT)]
+
+
+def test_what_a_revoked_worker_offered_is_not_wanted_from_another(bench: Bench) -> None:
+    bench.granted("north", num_examples=10**6)
+    bench.intake.offered("north", offer("train-1-client_0-0", b"later"))
+    bench.intake.revoke("north")
+    own = bench.granted("south")
+    assert bench.put(0, nbytes=len(CONTENT)) == [("south", own, CONTENT)]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,47 @@ def test_a_running_coordinator_follows(tmp_path: Path) -> None:
     assert names.reload() == []
     (tmp_path / "allowed.json").unlink()
     assert names.reload() == ["south"]
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o666])
+def test_a_list_that_others_can_write_is_refused(mode: int, tmp_path: Path) -> None:
+    allow(NORTH, tmp_path)
+    (tmp_path / "allowed.json").chmod(mode)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        AllowList(tmp_path)
+
+
+def test_the_list_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        allow(NORTH, tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "allowed.json").stat().st_mode) == 0o600
+
+
+def test_a_list_that_cannot_be_read_for_a_moment_is_read_later(tmp_path: Path) -> None:
+    allow(NORTH, tmp_path)
+    names = AllowList(tmp_path)
+    revoke("north", tmp_path)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
+    try:
+        with pytest.raises(ConfigError, match="Too many open files"):
+            names.reload()
+        assert names.reload() == [], "it is complained of once"
+        assert names.name(NORTH.z85) == "north"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert names.reload() == ["north"] and names.name(NORTH.z85) is None
+
+
+def test_changes_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    keys = [PublicKey(f"w{k}", f"{k:04d}" * 10) for k in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: allow(key, tmp_path), keys))
+    assert allowed(tmp_path) == sorted(keys)
 
 
 def test_allowing_twice_changes_nothing(tmp_path: Path) -> None:
@@ -60,6 +105,7 @@ DAMAGED = {
     "a name twice": json.dumps({"allowed": [ENTRY, ENTRY | {"public": "x" * 40}]}),
     "a key twice": json.dumps({"allowed": [ENTRY, ENTRY | {"name": "south"}]}),
     "no key": json.dumps({"allowed": [{"name": "north", "public": ""}]}),
+    "nested without end": "[" * 100_000,
     "a path for a name": json.dumps({"allowed": [ENTRY | {"name": "../x"}]}),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import zmq
 
 from fedmq.errors import ConfigError, KeyRefused, ServerKeyMismatch
 from fedmq.transport.allowed import allow, revoke
-from fedmq.transport.base import Incoming, Notice
+from fedmq.transport.base import Incoming, Notice, Received
 from fedmq.transport.keys import KeyPair, new_pair
 from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
 
@@ -104,6 +106,60 @@ def test_a_revoked_key_is_dumb_on_a_live_link_and_cannot_come_back(door: Door) -
         worker.close()
 
 
+def test_what_a_key_sent_before_it_was_revoked_is_not_read_after(door: Door) -> None:
+    worker = ZmqWorkerTransport(door.listener.address, (door.north, door.pair.public))
+    try:
+        knock(door, worker)
+        door.until(lambda: door.messages)
+        assert worker.send("control", b"one") and worker.send("control", b"two")
+        revoke("north", door.keys)
+        door.listener._next_watch_at = 0.0  # as after half a second of other work
+        received = door.listener.receive(PATIENCE_S)
+        assert [notice.kind for notice in received.notices] == ["revoked"] and received.messages == []
+        assert door.listener.receive(0.2) == Received([], [])
+    finally:
+        worker.close()
+
+
+def forged_refusal(server: socket.socket) -> None:
+    """ZMTP 3.1, CURVE greeting, and an ERROR command that nobody signed, to whoever connects."""
+    while True:
+        try:
+            link, _ = server.accept()
+        except OSError:
+            return
+        with link:
+            link.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31))
+            link.recv(4096)
+            link.sendall(b"\x04\x0a" + b"\x05ERROR" + b"\x03400")
+            link.recv(4096)
+
+
+def test_one_forged_refusal_does_not_end_a_worker_that_was_let_in(door: Door) -> None:
+    worker = ZmqWorkerTransport(door.listener.address, (door.north, door.pair.public))
+    server = socket.create_server(("127.0.0.1", 0))
+    liar = threading.Thread(target=forged_refusal, args=(server,))
+    liar.start()
+    try:
+        knock(door, worker)
+        # The same words to one that was never let in are believed, so that they are known to arrive.
+        never_in = ZmqWorkerTransport(f"tcp://127.0.0.1:{server.getsockname()[1]}", (door.north, door.pair.public))
+        with contextlib.closing(never_in), pytest.raises(KeyRefused):
+            never_in.receive(PATIENCE_S)
+        right, worker._ports = worker._ports, {"control": server.getsockname()[1]}
+        worker.rebuild()
+        worker._ports = right
+        while not worker._ticket._refused:
+            worker.receive(0.01)
+        knock(door, worker, b"again")
+        door.until(lambda: door.messages[-1].frames == (b"again",))
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        liar.join(PATIENCE_S)
+        worker.close()
+
+
 def test_a_key_that_is_allowed_later_comes_in_with_a_new_socket(door: Door) -> None:
     late = new_pair("late", door.folder / "late")
     for attempt in range(2):
@@ -112,7 +168,7 @@ def test_a_key_that_is_allowed_later_comes_in_with_a_new_socket(door: Door) -> N
             if attempt == 0:
                 with pytest.raises(KeyRefused, match=r"fedmq keys allow late\.pub"):
                     knock(door, worker)
-                assert [notice.kind for notice in door.notices] == ["stranger"]
+                assert {notice.kind for notice in door.notices} == {"stranger"}
                 allow(late.public, door.keys)
             else:
                 knock(door, worker)
@@ -183,7 +239,7 @@ def test_strangers_get_no_message_in_and_cost_the_others_nothing(mechanism: str,
         knock(door, worker)
         door.until(lambda: door.messages)
         assert [(m.owner, m.frames) for m in door.messages] == [("north", (b"hello",))]
-        assert [notice.kind for notice in door.notices] == (["stranger"] if mechanism == "curve" else [])
+        assert {notice.kind for notice in door.notices} == ({"stranger"} if mechanism == "curve" else set())
     finally:
         stranger.close()
         worker.close()

@@ -74,6 +74,11 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "a field too many": (lambda path: edit(path, note="mine"), "no key file, or damaged"),
     "a short key": (lambda path: edit(path, public="x" * 39), "no key file, or damaged"),
     "a bad name": (lambda path: edit(path, name="../x"), "no key file, or damaged"),
+    "a key beyond 32 bytes": (lambda path: edit(path, secret="#" * 40), "no key file, or damaged"),
+    "a key that is none": (lambda path: edit(path, secret="~" * 40), "no key file, or damaged"),
+    "nested without end": (lambda path: path.write_text("[" * 4000), "no key file, or damaged"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "a file of yours"),
+    "a pipe": (lambda path: (path.unlink(), os.mkfifo(path, 0o600)), "a file of yours"),
     "another half": (lambda path: edit(path, public="0" * 40), "halves"),
 }
 
@@ -94,6 +99,18 @@ def test_a_secret_key_is_not_taken_for_a_public_one(tmp_path: Path) -> None:
     (tmp_path / "north.key").rename(tmp_path / "given.pub")
     with pytest.raises(ConfigError, match="it stays where it was made"):
         read_public(tmp_path / "given.pub")
+
+
+def test_a_public_key_may_have_any_name(tmp_path: Path) -> None:
+    pair = new_pair("secretariat", tmp_path)
+    assert read_public(tmp_path / "secretariat.pub") == pair.public
+
+
+def test_where_half_a_pair_cannot_be_made_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "north.pub").write_text("theirs")
+    with pytest.raises(ConfigError, match=r"north\.pub exists"):
+        new_pair("north", tmp_path)
+    assert not (tmp_path / "north.key").exists() and (tmp_path / "north.pub").read_text() == "theirs"
 
 
 def test_a_coordinators_folder_holds_one_secret_key(tmp_path: Path) -> None:

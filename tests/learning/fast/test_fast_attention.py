@@ -91,6 +91,32 @@ def test_dropout_takes_the_weights_after_the_softmax() -> None:
     torch.testing.assert_close(attend(q, k, v, 0.3, twice), 2 * plain)
 
 
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (3, 1)])
+def test_gradients_through_dropout(heads: int, key_heads: int) -> None:
+    packed, ours, plain = packed_texts(), inputs(heads, key_heads), inputs(heads, key_heads)
+    generator = torch.Generator().manual_seed(2)
+    factors = [
+        2.0 * (torch.rand(len(b), heads, *[packed.lengths[b[0]]] * 2, generator=generator) < 0.5)
+        for b in packed.buckets
+    ]
+    where = {text: (number, row) for number, b in enumerate(packed.buckets) for row, text in enumerate(b)}
+    starts, outputs = np.cumsum([0, *LENGTHS]), []
+    for text, length in enumerate(LENGTHS):
+        own = slice(starts[text], starts[text + 1])
+        q, k, v = (x[own].transpose(0, 1) for x in plain)
+        k, v = (x.repeat_interleave(heads // key_heads, 0) for x in (k, v))
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        weights = (q @ k.mT * 0.3).masked_fill(later, float("-inf")).softmax(-1)
+        number, row = where[text]
+        outputs.append(((weights * factors[number][row, :, :length, :length]) @ v).transpose(0, 1).flatten(1))
+    expected, output = torch.cat(outputs), attend(*ours, 0.3, factors)
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+    (output * output).sum().backward()
+    (expected * expected).sum().backward()
+    for value, wanted in zip(ours, plain, strict=True):
+        torch.testing.assert_close(value.grad, wanted.grad, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.usefixtures("path")
 def test_bfloat16_comes_back_as_bfloat16() -> None:
     q, k, v = (value.detach().bfloat16() for value in inputs(4, 2))
