@@ -130,7 +130,9 @@ def forged_refusal(server: socket.socket) -> None:
             return
         with link:
             link.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31))
-            link.recv(4096)
+            heard = b""
+            while len(heard) < 64 + 200 and (piece := link.recv(4096)):  # its greeting and its HELLO
+                heard += piece
             link.sendall(b"\x04\x0a" + b"\x05ERROR" + b"\x03400")
             link.recv(4096)
 
@@ -149,8 +151,10 @@ def test_one_forged_refusal_does_not_end_a_worker_that_was_let_in(door: Door) ->
         right, worker._ports = worker._ports, {"control": server.getsockname()[1]}
         worker.rebuild()
         worker._ports = right
-        while not worker._ticket._refused:
+        deadline = time.monotonic() + PATIENCE_S
+        while not worker._ticket._refused and time.monotonic() < deadline:
             worker.receive(0.01)
+        assert worker._ticket._refused == 1
         knock(door, worker, b"again")
         door.until(lambda: door.messages[-1].frames == (b"again",))
     finally:
