@@ -162,4 +162,6 @@ class Ticket:
                 f"({server.name}, fingerprint {fingerprint(server.z85)}), or is no coordinator with keys"
             )
         if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            raise KeyRefused(f"the coordinator at {self._address} wants keys: --key NAME.key --server-key FILE.pub")
+            raise KeyRefused(
+                f"the coordinator at {self._address} wants keys: --key NAME.key --server-key FILE.pub (or it is none)"
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _BATCH = 256
 _WATCH_EVERY_S = 0.5
 
 
-class _Sockets:
+class _Sockets(ABC):
     """A context, the sockets of both planes, those on which libzmq tells of handshakes, and one poller."""
 
     def __init__(self, kind: int, host: str) -> None:
@@ -108,8 +109,9 @@ class _Sockets:
                     messages.append(incoming)
         return messages
 
+    @abstractmethod
     def _read(self, plane: Plane, socket: zmq.Socket[bytes]) -> Incoming | None:
-        raise NotImplementedError
+        """The next message; None for one that counts as nobody's. Raises zmq.Again when there is none."""
 
     def _notices(self) -> tuple[Notice, ...]:
         return ()

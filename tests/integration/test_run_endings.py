@@ -18,7 +18,7 @@ from running import command_line, descendants, eventually, fedmq, wait_gone
 
 from fedmq import build
 from fedmq.config import ExperimentConfig
-from fedmq.errors import RunError, StorageError
+from fedmq.errors import ConfigError, RunError, StorageError
 from fedmq.federated_learning import FederatedLearning
 from fedmq.finished_run import FinishedRun
 from fedmq.inspection import inspect_run
@@ -173,3 +173,10 @@ def test_a_model_between_two_checkpoints_is_used_without_writing_into_the_run(fi
     before = sorted(run.rglob("*"))
     assert FinishedRun(str(run)).generate(["My order"], seed=3) == kept
     assert sorted(run.rglob("*")) == before
+
+
+def test_keys_are_for_workers_that_are_started_by_hand(federation: Federation) -> None:
+    fed = FederatedLearning(ExperimentConfig.load(federation.config(**NEW)), keys=federation.folder / "keys")
+    with pytest.raises(ConfigError, match="local_workers=0"):
+        fed.setup()
+    assert not (federation.folder / "run").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from fedmq.runtime import server as server_module
 from fedmq.runtime.intake import Intake
 from fedmq.runtime.local import LocalWorkers
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
+from fedmq.transport.base import Notice, Received
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
 
 
@@ -95,6 +96,37 @@ def test_a_commit_ends_the_uploads_of_its_round(bench: Bench) -> None:
     bench.play(script())
     assert bench.server.journal.last_committed() == 1
     assert list(bench.server.blobs.folder.glob("*.part")) == []
+
+
+def test_a_revoked_worker_is_told_and_what_it_was_asked_for_is_not_taken(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, notices, receive = bench.hand(), [Notice("stranger", "", "somebody knocked")], bench.listener.receive
+
+    def with_notices(timeout_s: float, fds: Sequence[int] = ()) -> Received:
+        told = tuple(notices)
+        notices.clear()
+        return receive(timeout_s, fds)._replace(notices=told)
+
+    monkeypatch.setattr(bench.listener, "receive", with_notices)
+
+    def script() -> Script:
+        yield from training(hand)
+        update, content = update_of(hand)
+        hand.say(update)
+        yield
+        assert verdicts(hand.heard()) == ["UPLOAD"]
+        notices.append(Notice("revoked", "w0", "the key of w0 was revoked"))
+        yield
+        yield
+        assert [(r.code, r.text) for r in hand.heard()] == [("REVOKED", "the key of w0 was revoked")]
+        hand.put(update, content)
+        yield
+
+    bench.play(script())
+    assert list(bench.server.journal.updates(1)) == []
+    assert "somebody knocked" in bench.view.notes
+    assert any("PUT: bytes that nobody asked for" in note for note in bench.view.notes)
 
 
 def test_updates_kept_decoded_and_updates_read_again_fold_to_the_same(
