@@ -27,7 +27,7 @@ from fedmq.transport.base import CoordinatorTransport
 T = TypeVar("T")
 
 AGGREGATORS: Mapping[str, Callable[..., Aggregator]] = {"fedavg": aggregate.fedavg}
-SERVER_OPTIMIZERS: Mapping[str, Callable[..., ServerOptimizer]] = {"none": server_opt.none}
+SERVER_OPTIMIZERS = server_opt.BY_NAME
 SAMPLERS: Mapping[str, Sampler] = {"uniform": sampling.uniform}
 WEIGHTINGS: Mapping[str, Weighting] = {
     "examples": weighting.by_examples,
@@ -48,7 +48,11 @@ def aggregator(name: str, **params: Any) -> Aggregator:
 
 
 def server_optimizer(name: str, **params: Any) -> ServerOptimizer:
-    """A server optimiser by name."""
+    """A server optimiser by name.
+
+    Example:
+      >>> rule = server_optimizer("nesterov", lr=0.7, momentum=0.6)
+    """
     return _pick("server optimizer", SERVER_OPTIMIZERS, name)(**params)
 
 
@@ -64,7 +68,7 @@ def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> Federat
         run_dir,
         journal,
         aggregator=aggregator(federated.aggregation_method),
-        server_optimizer=server_optimizer("none"),
+        server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         sampler=sampler("uniform"),
         weighting=_pick("weighting", WEIGHTINGS, federated.weighting),
         seed=config.seed,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field
 
 from fedmq import atomic, config_files, recipe
-from fedmq.config_section import PathText, Section, Text, Texts, described
+from fedmq.config_section import Options, PathText, Section, Text, Texts, described, nearest
 from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
 from fedmq.errors import ConfigError
 
@@ -34,6 +34,12 @@ class FederatedConfig(Section):
         "iid", "how rows become shards: equal random parts, by text length, or one client per author"
     )
     aggregation_method: Literal["fedavg"] = described("fedavg", "how updates become the next global model")
+    server_optimizer: Literal["none", "avgm", "nesterov", "adagrad", "adam", "yogi"] = described(
+        "none", "how the mean update moves the global model; docs/algorithms.md"
+    )
+    server_optimizer_options: Options = described(
+        {}, "its options by name, such as lr and momentum; what is missing takes its default"
+    )
     min_samples_per_client: int = described(100, "by_author: fewest training rows of an author", "rows", ge=1)
     num_workers: int | None = described(
         None, "worker processes; null = one per CUDA device, else one per core, at most clients_per_round", ge=1
@@ -58,6 +64,24 @@ class FederatedConfig(Section):
                 f"federated.min_clients: {self.min_clients} is more than clients_per_round {self.clients_per_round}; "
                 "lower min_clients, or raise clients_per_round, first"
             )
+        return self._server_optimizer_conflict()
+
+    def _server_optimizer_conflict(self) -> str | None:
+        if not self.server_optimizer_options:
+            return None
+        from fedmq.algorithms import server_opt  # and numpy, which most commands have no use for
+
+        known = server_opt.options(self.server_optimizer)
+        for name in self.server_optimizer_options:
+            if name not in known:
+                return (
+                    f"federated.server_optimizer_options: {self.server_optimizer} has no option {name!r}; "
+                    + nearest(name, known)
+                )
+        try:
+            server_opt.BY_NAME[self.server_optimizer](**self.server_optimizer_options)
+        except (TypeError, ValueError) as error:
+            return f"federated.server_optimizer_options: {self.server_optimizer}: {error}"
         return None
 
 

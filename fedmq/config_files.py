@@ -73,7 +73,7 @@ def override(values: dict[str, Any], assignments: list[str]) -> None:
             if not isinstance(inner, dict):
                 raise ConfigError(f"{key}: unknown key; {section} is no section")
             target = inner
-        if isinstance(target.get(name), dict):
+        if not sections and isinstance(target.get(name), dict):
             raise ConfigError(
                 f"{key}: is a section; set one of its keys, such as {key}.{next(iter(target[name]))}=VALUE"
             )

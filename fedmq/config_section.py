@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -28,10 +29,19 @@ def _path_as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def _number_or_name(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)):
+        return value
+    raise ValueError("should be a finite number or a name")
+
+
 Text = Annotated[str, Field(min_length=1)]
 PathText = Annotated[Text, BeforeValidator(_path_as_text)]
 #: strict in its items; a tuple will do as a list
 Texts = Annotated[list[Text], Field(strict=False)]
+
+#: of a method, by the names of its factory's parameters
+Options = dict[str, Annotated[float | str, BeforeValidator(_number_or_name)]]
 
 
 def described(default: Any, description: str, unit: str | None = None, **limits: Any) -> Any:

@@ -67,6 +67,8 @@ DEFAULTS = {
         "clients_per_round": 3,
         "data_distribution": "iid",
         "aggregation_method": "fedavg",
+        "server_optimizer": "none",
+        "server_optimizer_options": {},
         "min_samples_per_client": 100,
         "num_workers": None,
         "weighting": "examples",
@@ -167,6 +169,19 @@ def test_toml(tmp_path: Path) -> None:
             "did you mean by_author?",
         ),
         ({"federated": {"aggregation_method": "krum"}}, "got \"krum\", should be 'fedavg'"),
+        ({"federated": {"server_optimizer": "nestorov"}}, "did you mean nesterov?"),
+        (
+            {"federated": {"server_optimizer": "avgm", "server_optimizer_options": {"momentumm": 0.5}}},
+            "federated.server_optimizer_options: avgm has no option 'momentumm'; did you mean momentum?",
+        ),
+        (
+            {"federated": {"server_optimizer": "adam", "server_optimizer_options": {"beta1": 1}}},
+            "federated.server_optimizer_options: adam: need beta1 in [0, 1), got 1",
+        ),
+        (
+            {"federated": {"server_optimizer_options": {"lr": True}}},
+            "federated.server_optimizer_options.lr: got true, should be a finite number or a name",
+        ),
         ({"training": {"engine": "fst"}}, "should be 'auto', 'fast' or 'hf'"),
         (
             {"training": {"clients_per_batch": 65}},
@@ -330,6 +345,14 @@ def test_overrides() -> None:
     assert changed.lora.target_modules == ["q_proj"]
     assert changed.training.learning_rate == 1e-3
     assert config == get_default_config()
+
+
+def test_options_are_set_whole_or_one_by_one() -> None:
+    chosen = get_default_config().with_overrides(["federated.server_optimizer=nesterov"])
+    whole = chosen.with_overrides(['federated.server_optimizer_options={"lr": 1, "momentum": 0.5}'])
+    parts = ["federated.server_optimizer_options.lr=1", "federated.server_optimizer_options.momentum=0.5"]
+    assert chosen.with_overrides(parts) == whole
+    assert whole.federated.server_optimizer_options == {"lr": 1, "momentum": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from fedmq import atomic, rng, tensors
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
-from fedmq.errors import RemoteProtocolError
+from fedmq.errors import RemoteProtocolError, RunError
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
@@ -65,10 +65,10 @@ class FederatedServer:
         self._adapter_config = run_dir / "blobs" / CONFIG
         #: the newest version's adapter, so that a round reads from disk only what clients sent
         self._params: tuple[int, NamedTensors] | None = None
+        self._optimizer: tuple[int, NamedTensors] = (0, {})
         self._delta: NamedTensors | None = None
         #: the open round's first updates, as they were checked: few and small ones need not be read again
         self._decoded: dict[str, NamedTensors] = {}
-        self._opt_state: object = None
 
     # --- where the run stands ------------------------------------------------------------------
 
@@ -179,13 +179,15 @@ class FederatedServer:
             delta = tensors.subtract(local, params, out=self._delta)
             update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
             state = self.aggregator.fold(state, update, self.weighting(update.num_examples, update.num_tokens))
-        if self._opt_state is None:
-            self._opt_state = self.server_optimizer.init(params)
-        stepped, self._opt_state = self.server_optimizer.step(params, self.aggregator.finish(state), self._opt_state)
+        remembered = self._remembered(round - 1) or self.server_optimizer.init(params)
+        stepped, remembered = self.server_optimizer.step(params, self.aggregator.finish(state), remembered)
         self._decoded = {}
-        adapter = tensors.astype(stepped, np.float32)
-        self._commit(round, raw.encode(adapter))
-        self._params = (round, adapter)
+        with np.errstate(over="ignore"):  # said below, in words that help
+            adapter = tensors.astype(stepped, np.float32)
+        if not all(np.isfinite(value).all() for value in adapter.values()):
+            raise RunError(f"round {round}: the server's step gave NaN or infinity: lower the server's learning rate")
+        self._commit(round, raw.encode(adapter), remembered)
+        self._params, self._optimizer = (round, adapter), (round, remembered)
 
     def evaluated(self, result: Evaluated, worker: str) -> None:
         """A version was scored on one unit.
@@ -227,7 +229,7 @@ class FederatedServer:
         last = self.journal.last_committed()
         assert last is not None
         self._keep_client_adapters(last)
-        keep = {self.journal.digest(version) for version in {*pinned_versions, last}}
+        keep = {self.journal.digest(version) for version in {*pinned_versions, last}} | {self.journal.optimizer(last)}
         keep |= {row["digest"] for row in self.journal.updates(last + 1)}
         for path in self.blobs.folder.iterdir():
             if path.suffix == "" and not path.name.startswith(".") and path.name not in keep:
@@ -262,17 +264,26 @@ class FederatedServer:
             if not folder.is_dir() and blob.is_file():
                 write_checkpoint(folder, blob, self._adapter_config)
 
-    def _commit(self, round: int, content: bytes) -> None:
+    def _commit(self, round: int, content: bytes, remembered: NamedTensors | None = None) -> None:
         digest = self.blobs.add(content)
+        optimizer = self.blobs.add(raw.encode(remembered)) if remembered else None
         if round % self.save_every == 0 or round == self.num_rounds:
             self._checkpoint(f"round_{round}", digest)
         if round == self.num_rounds:
             self._checkpoint("round_final", digest)
         # Last: a round is committed only when all that it promises is on disk.
-        self.journal.commit_round(round, digest)
+        self.journal.commit_round(round, digest, optimizer)
 
     def _checkpoint(self, name: str, digest: str) -> None:
         write_checkpoint(self.run_dir / "global_model" / name, self.blobs.path(digest), self._adapter_config)
+
+    def _remembered(self, version: int) -> NamedTensors:
+        """What the server optimiser knew after a version: all of it is durable, so that a resumed run goes on."""
+        if self._optimizer[0] != version:
+            digest = self.journal.optimizer(version)
+            content = None if digest is None else self.blobs.read(digest)
+            self._optimizer = (version, {} if content is None else raw.decode(content, raw.read_spec(content)))
+        return self._optimizer[1]
 
     def _newest(self) -> NamedTensors:
         last = self.journal.last_committed()

@@ -18,13 +18,13 @@ from typing import Any
 from fedmq import atomic
 from fedmq.errors import StorageError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
-    groups TEXT NOT NULL, frozen TEXT, digest TEXT, opened_at REAL NOT NULL, committed_at REAL);
+    groups TEXT NOT NULL, frozen TEXT, digest TEXT, optimizer TEXT, opened_at REAL NOT NULL, committed_at REAL);
 CREATE TABLE updates (
     round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
     num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
@@ -188,13 +188,13 @@ class Journal:
             (json.dumps(list(clients)), round),
         )
 
-    def commit_round(self, round: int, digest: str) -> None:
-        """The round's model is durable under `digest`."""
+    def commit_round(self, round: int, digest: str, optimizer: str | None = None) -> None:
+        """The round's model is durable under `digest`, and what the server optimiser remembers under `optimizer`."""
         self._db.execute(
-            "INSERT INTO rounds (round, state, groups, digest, opened_at, committed_at) "
-            "VALUES (?, 'committed', '[]', ?, ?, ?) ON CONFLICT (round) DO UPDATE SET "
-            "state = 'committed', digest = excluded.digest, committed_at = excluded.committed_at",
-            (round, digest, time.time(), time.time()),
+            "INSERT INTO rounds (round, state, groups, digest, optimizer, opened_at, committed_at) "
+            "VALUES (?, 'committed', '[]', ?, ?, ?, ?) ON CONFLICT (round) DO UPDATE SET state = 'committed', "
+            "digest = excluded.digest, optimizer = excluded.optimizer, committed_at = excluded.committed_at",
+            (round, digest, optimizer, time.time(), time.time()),
         )
 
     def rounds(self, first: int = 0) -> list[dict[str, Any]]:
@@ -218,6 +218,11 @@ class Journal:
         if row is None:
             raise StorageError(f"{self.path}: round {round} is not committed")
         return str(row["digest"])
+
+    def optimizer(self, round: int) -> str | None:
+        """SHA-256 of what the server optimiser remembered after a committed round; None when that was nothing."""
+        row = self._db.execute("SELECT optimizer FROM rounds WHERE round = ?", (round,)).fetchone()
+        return None if row is None or row["optimizer"] is None else str(row["optimizer"])
 
     # --- what came in --------------------------------------------------------------------------
 

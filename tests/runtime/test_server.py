@@ -13,9 +13,9 @@ import safetensors.numpy
 from serving import CONFIG, adapter, give, make_server, offer, started
 
 from fedmq import tensors
-from fedmq.algorithms import weighting
+from fedmq.algorithms import server_opt, weighting
 from fedmq.codec import raw
-from fedmq.errors import RemoteProtocolError, StorageError
+from fedmq.errors import RemoteProtocolError, RunError, StorageError
 from fedmq.protocol import messages as m
 from fedmq.protocol.phases import Progress
 
@@ -209,6 +209,35 @@ def test_rounds_go_on_after_a_resume_as_without(tmp_path: Path) -> None:
         broken.aggregate(round, CLIENTS)
         broken = make_server(tmp_path / "b")
     assert broken.journal.digest(3) == whole.journal.digest(3)
+
+
+@pytest.mark.parametrize("rule", [server_opt.nesterov(), server_opt.adam(), server_opt.yogi(convention="flower")])
+def test_what_the_server_optimiser_remembers_survives(tmp_path: Path, rule: server_opt.ServerOptimizer) -> None:
+    """Killed after each step of three rounds, once with a set that is frozen and not yet folded."""
+    whole, broken = (started(tmp_path / name, server_optimizer=rule) for name in "ab")
+    for round in (1, 2, 3):
+        play(whole, round)
+        whole.aggregate(round, CLIENTS)
+        play(broken, round)
+        broken.journal.freeze_round(round, sorted(CLIENTS))
+        broken = make_server(tmp_path / "b", server_optimizer=rule)
+        assert broken.progress().version == round
+        broken.tidy([])
+        broken = make_server(tmp_path / "b", server_optimizer=rule)
+    assert broken.journal.digest(3) == whole.journal.digest(3)
+    plain = started(tmp_path / "c")
+    for round in (1, 2, 3):
+        play(plain, round)
+        plain.aggregate(round, CLIENTS)
+    assert plain.journal.digest(3) != whole.journal.digest(3)
+
+
+def test_a_server_step_that_leads_to_infinity_fails_the_run_and_commits_nothing(tmp_path: Path) -> None:
+    server = started(tmp_path, server_optimizer=server_opt.none(lr=1e40))
+    play(server, 1)
+    with pytest.raises(RunError, match="round 1: the server's step gave NaN or infinity: lower"):
+        server.aggregate(1, CLIENTS)
+    assert server.journal.last_committed() == 0
 
 
 def test_an_adapter_edited_by_hand_is_refused(tmp_path: Path) -> None:
