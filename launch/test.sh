@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # Makes the environment and runs the tests, two at a time. Arguments go to pytest, as from the checkout's folder.
+# --nightly, first: also the tests that take long, and many more seeds and examples of the others; hours.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
+if [[ "${1-}" == --nightly ]]; then
+    shift
+    export FEDMQ_NIGHTLY=1
+fi
 exec python -m pytest -n 2 "$@"

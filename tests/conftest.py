@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-# The same examples on every machine and in every run, and no verdict by the clock.
+NIGHTLY = os.environ.get("FEDMQ_NIGHTLY") == "1"
+
+# The same examples on every machine and in every run, and no verdict by the clock. At night others, and many.
 settings.register_profile("fedmq", deadline=None, derandomize=True)
-settings.load_profile("fedmq")
+settings.register_profile("nightly", deadline=None, max_examples=5000, print_blob=True)
+settings.load_profile("nightly" if NIGHTLY else "fedmq")
 
 REPO = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long is skipped by day."""
+    for item in items:
+        if "nightly" in item.keywords and not NIGHTLY:
+            item.add_marker(pytest.mark.skip(reason="takes long: ./launch/test.sh --nightly"))
+        elif NIGHTLY and not any(item.iter_markers("timeout")):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.fixture(scope="session")
+def nightly() -> bool:
+    """Whether there is time for many seeds."""
+    return NIGHTLY
 
 
 @pytest.fixture(scope="session", autouse=True)
