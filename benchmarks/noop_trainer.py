@@ -28,7 +28,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fedmq.atomic import disk_failures
 from fedmq.codec import raw
+from fedmq.errors import StorageError
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol.messages import HostedClient, Task
 from fedmq.runtime.pipe import Pipe, PipeClosed
@@ -55,8 +57,12 @@ def main() -> None:
             if isinstance(message, link.Setup):
                 pipe.send(loaded(options))
             elif isinstance(message, link.Begin):
-                for task, result in zip(message.tasks, message.results, strict=True):
-                    pipe.send(answer(task, result, message.tasks, options))
+                try:
+                    with disk_failures(Path.cwd()):
+                        for task, result in zip(message.tasks, message.results, strict=True):
+                            pipe.send(answer(task, result, message.tasks, options))
+                except StorageError as error:
+                    pipe.send(link.Failed(None, "ERROR", str(error)))
 
 
 def loaded(options: dict) -> link.Loaded:

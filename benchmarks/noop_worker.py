@@ -6,6 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
+from fedmq import crash_points
+from fedmq.atomic import disk_failures
 from fedmq.protocol.trainer_link import Source
 from fedmq.runtime.memory import keep_freed_memory
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
@@ -27,9 +29,11 @@ def main() -> None:
         trainer=(sys.executable, str(Path(__file__).with_name("noop_trainer.py"))),
     )
     keep_freed_memory()
+    crash_points.arm("worker")
     agent = WorkerAgent(options, ZmqWorkerTransport(address, read_keys(*keys) if keys else None))
     signal.signal(signal.SIGTERM, lambda *_: agent.leave("terminated"))
-    end = agent.run()
+    with disk_failures(work_dir):
+        end = agent.run()
     print(end.reason, file=sys.stderr)
     sys.exit(end.code)
 

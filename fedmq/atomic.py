@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,16 +12,52 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
+
+#: no space, quota used up, file too large, read-only, input or output error
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+REMEDY = "put that right and give the same command again (a run: with --resume); nothing that was accepted is lost"
+
+
+@contextmanager
+def disk_failures(folder: Path) -> Iterator[None]:
+    """What a disk refuses in the block, because it is full, read-only or broken, becomes a StorageError.
+
+    It is not tried again: after a failed fsync nobody knows what is on the disk, but a new start finds out.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise _refused(error.filename or folder, error) from error
+
+
+def _refused(where: object, error: OSError) -> StorageError:
+    remedy = f": {REMEDY}" if error.errno in _DISK else ""
+    return StorageError(f"{where} cannot be written ({error.strerror or error}){remedy}")
 
 
 def fsync(path: Path) -> None:
     """Make a file's content, or the renames and links in a folder, durable."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
+
+
+def sync(fd: int) -> None:
+    """Make the content of an open file durable."""
+    with durable_step():
+        os.fsync(fd)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Put a file under its name, over what is there. It is durable when the folder is synced."""
+    with durable_step():
+        os.replace(source, target)
 
 
 def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
@@ -40,8 +77,8 @@ def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
                 os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
+            sync(file.fileno())
+        rename(temp, path)
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
@@ -75,16 +112,16 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         # A folder cannot be renamed onto a full one. A crash between the two renames leaves the old one as `old`.
         try:
             if folder.is_dir():
-                os.rename(folder, old)
-            os.rename(temp, folder)
+                rename(folder, old)
+            rename(temp, folder)
         except BaseException:
             if old.is_dir() and not folder.exists():
-                os.rename(old, folder)
+                rename(old, folder)
             raise
         fsync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise _refused(folder, error) from error
     finally:
         shutil.rmtree(temp, ignore_errors=True)
 
@@ -96,7 +133,7 @@ def _sweep(folder: Path) -> None:
         if found is None or _runs_elsewhere(int(found[1])) or not path.is_dir():
             continue
         if found[2] == "old" and not folder.exists():
-            os.rename(path, folder)
+            rename(path, folder)
         else:
             shutil.rmtree(path)
 

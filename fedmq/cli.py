@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
+from fedmq import crash_points
 from fedmq.cli_config import config_group, data_group, json_option, load_config, set_option
 from fedmq.cli_keys import keys_group
 from fedmq.errors import FedmqError
@@ -63,6 +64,7 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
     from fedmq.runtime.memory import keep_freed_memory
 
     keep_freed_memory()
+    crash_points.arm("coordinator")
     view = ConsoleView(Console(stderr=as_json), quiet=as_json)
     fed = FederatedLearning(config, view=view, **options)
     with closing(fed):

@@ -74,7 +74,7 @@ def data_group() -> None:
 def data_partition(config: str, out: str, assignments: tuple[str, ...], as_json: bool, parent_fd: int | None) -> None:
     """Split, deal and tokenise the data of CONFIG into shards that workers take by --data."""
     from fedmq import build
-    from fedmq.federated_learning import statistics_lines
+    from fedmq.runtime.console import statistics_lines
     from fedmq.runtime.local import end_with_parent
 
     if parent_fd is not None:
@@ -97,7 +97,7 @@ def data_check(config: str, assignments: tuple[str, ...], as_json: bool) -> None
     import tempfile
 
     from fedmq import build
-    from fedmq.federated_learning import statistics_lines
+    from fedmq.runtime.console import statistics_lines
 
     settings = load_config(config, assignments)
     with tempfile.TemporaryDirectory() as folder:

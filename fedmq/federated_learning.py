@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fedmq import build
+from fedmq import atomic, build
 from fedmq.config import ExperimentConfig, get_default_config
-from fedmq.errors import ConfigError, DataError, RunError
+from fedmq.errors import ConfigError, DataError, RunError, StorageError
 from fedmq.runtime import stop_signals
-from fedmq.runtime.console import ConsoleView
+from fedmq.runtime.console import ConsoleView, statistics_lines
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
 from fedmq.runtime.server import FederatedServer
@@ -98,17 +98,21 @@ class FederatedLearning:
         text, decisive = json.dumps(config.to_dict()), json.dumps(config.decisive(), sort_keys=True)
         with stop_signals.raised():
             try:
-                run = self._run = open_run(self.run_dir, text, decisive, resume=self.resume, overwrite=self.overwrite)
-                self._server = build.server(config, self.run_dir, run.journal)
-                if run.finished:
-                    # It may have been killed just before it wrote them.
-                    build.write_derived(self._server, config)
-                    self.close()
-                else:
-                    self._listen()
+                with atomic.disk_failures(self.run_dir):
+                    self._open(text, decisive)
             except BaseException as error:
                 self._give_up(error)
                 raise
+
+    def _open(self, config: str, decisive: str) -> None:
+        run = self._run = open_run(self.run_dir, config, decisive, resume=self.resume, overwrite=self.overwrite)
+        self._server = build.server(self.config, self.run_dir, run.journal)
+        if run.finished:
+            # It may have been killed just before it wrote them.
+            build.write_derived(self._server, self.config)
+            self.close()
+        else:
+            self._listen()
 
     def _listen(self) -> None:
         config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"
@@ -176,7 +180,7 @@ class FederatedLearning:
             return server.rounds()
         with stop_signals.asked_for() as stopping:
             try:
-                with self.view:
+                with self.view, atomic.disk_failures(self.run_dir):
                     finish = coordinator.run(stopping, workers.failure if workers else lambda: None)
                 if finish.outcome != "done":
                     raised = RunError if finish.outcome == "failed" else KeyboardInterrupt
@@ -216,12 +220,14 @@ class FederatedLearning:
     def _give_up(self, error: BaseException) -> None:
         run, coordinator = self._run, self._coordinator
         self._ended = str(error) or type(error).__name__
-        try:
-            if run is not None and not run.finished and (coordinator is None or coordinator.finish is None):
-                status = "failed" if isinstance(error, Exception) else "interrupted"
-                run.journal.put(status=status, reason=self._ended)
-        finally:
-            self.close()
+        # On a disk that is full neither can be done, and why it is so is in `error` already.
+        with suppress(StorageError, OSError):
+            try:
+                if run is not None and not run.finished and (coordinator is None or coordinator.finish is None):
+                    status = "failed" if isinstance(error, Exception) else "interrupted"
+                    run.journal.put(status=status, reason=self._ended)
+            finally:
+                self.close()
 
     def _leave(self, run: OpenRun, has_run: bool) -> None:
         if run.created and run.journal.last_committed() is None:
@@ -258,27 +264,6 @@ class FederatedLearning:
         for result in results:
             self.view.say(" ".join((result["prompt"] + result["generated"]).split()))
         return results
-
-
-def statistics_lines(statistics: dict[str, Any]) -> Iterator[str]:
-    """The split's statistics, for people."""
-    splits, test = statistics["splits"], statistics.get("test", {})
-    dropped = ", ".join(f"{count} {reason}" for reason, count in statistics["dropped"].items() if count)
-    yield f"data: {statistics['rows_read']} rows read, {statistics['rows_kept']} kept" + (
-        f" (dropped: {dropped})" if dropped else ""
-    )
-    rows = ", ".join(f"{name} {splits[name]}" for name in ("train", "val", "test"))
-    yield f"      {rows} rows; test {test.get('tokens', 0)} tokens"
-    if statistics.get("truncated"):
-        yield f"      {statistics['truncated']} texts cut to max_length"
-    for client in statistics["clients"][:20]:
-        author = f", author {client['author']}" if client.get("author") else ""
-        yield (
-            f"      {client['client_id']:<12} {client['rows']:>6} rows  {client.get('tokens', 0):>8} tokens"
-            f"  {client['authors'] or '?':>5} authors{author}"
-        )
-    if len(statistics["clients"]) > 20:
-        yield f"      ... and {len(statistics['clients']) - 20} more clients"
 
 
 def _log_to(path: Path) -> logging.Handler:

@@ -77,14 +77,14 @@ def test_an_old_folder_is_put_back_when_the_new_one_cannot_take_its_place(
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "old").write_text("old")
-    rename = os.rename
+    rename = os.replace
 
     def refused(source: Path, target: Path) -> None:
         if source.name.endswith(".tmp"):
             raise OSError(5, "Input/output error")
         rename(source, target)
 
-    monkeypatch.setattr(os, "rename", refused)
+    monkeypatch.setattr(os, "replace", refused)
     with pytest.raises(StorageError, match="cannot be written"), atomic.replacing_folder(folder) as temp:
         (temp / "new").write_text("new")
     assert [p.name for p in tmp_path.rglob("*")] == ["folder", "old"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -117,3 +118,24 @@ class ConsoleView:
 def _as_it_is(text: str) -> Text:
     """No markup is looked for, and no control character gets through: a text may be a model's, or a peer's."""
     return Text("".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" else c for c in text))
+
+
+def statistics_lines(statistics: dict[str, Any]) -> Iterator[str]:
+    """The split's statistics, for people."""
+    splits, test = statistics["splits"], statistics.get("test", {})
+    dropped = ", ".join(f"{count} {reason}" for reason, count in statistics["dropped"].items() if count)
+    yield f"data: {statistics['rows_read']} rows read, {statistics['rows_kept']} kept" + (
+        f" (dropped: {dropped})" if dropped else ""
+    )
+    rows = ", ".join(f"{name} {splits[name]}" for name in ("train", "val", "test"))
+    yield f"      {rows} rows; test {test.get('tokens', 0)} tokens"
+    if statistics.get("truncated"):
+        yield f"      {statistics['truncated']} texts cut to max_length"
+    for client in statistics["clients"][:20]:
+        author = f", author {client['author']}" if client.get("author") else ""
+        yield (
+            f"      {client['client_id']:<12} {client['rows']:>6} rows  {client.get('tokens', 0):>8} tokens"
+            f"  {client['authors'] or '?':>5} authors{author}"
+        )
+    if len(statistics["clients"]) > 20:
+        yield f"      ... and {len(statistics['clients']) - 20} more clients"

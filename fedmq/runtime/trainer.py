@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from fedmq import atomic
+from fedmq import atomic, crash_points
 from fedmq.codec import raw
-from fedmq.errors import ConfigError, DataError, FedmqError, LocalProtocolError
+from fedmq.errors import ConfigError, DataError, FedmqError, LocalProtocolError, StorageError
 from fedmq.learning.client import train_clients
 from fedmq.learning.devices import resolve_device
 from fedmq.learning.generate import encode_prompts, generate
@@ -53,6 +53,7 @@ class Trainer:
         self._halt = threading.Event()
         self._model: LanguageModel | None = None
         self._hosted: Hosted | None = None
+        self._work_dir = Path()
         self._next_step_at = 0.0
         #: tasks that the agent still waits for an answer to; None stands for Setup
         self._open: list[str | None] = []
@@ -63,18 +64,23 @@ class Trainer:
         while True:
             message = self._inbox.get()
             try:
-                if isinstance(message, link.Setup):
-                    self._open = [None]
-                    self._pipe.send(self._setup(message))
-                else:
-                    self._open = [task.task for task in message.tasks]
-                    self._answer(message)
+                with atomic.disk_failures(self._work_dir):
+                    if isinstance(message, link.Setup):
+                        self._open, self._work_dir = [None], Path(message.work_dir)
+                        self._pipe.send(self._setup(message))
+                    else:
+                        self._open = [task.task for task in message.tasks]
+                        self._answer(message)
             except Stopped:
                 self._fail("CANCELLED", "on request")
             except Diverged as error:
                 self._fail("NONFINITE", str(error))
             except ConfigError as error:
                 self._fail("DATA" if isinstance(error, DataError) else "MODEL", str(error))
+            except StorageError as error:
+                # Whatever this worker is given next would fail as well: it ends.
+                self._open = [None]
+                self._fail("ERROR", str(error))
             except FedmqError as error:
                 self._fail("ERROR", str(error))
             except Exception as error:
@@ -236,6 +242,7 @@ def main() -> None:
     parser.add_argument("--num-threads", type=int, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    crash_points.arm("trainer")
     torch.set_num_threads(arguments.num_threads)
     torch.set_num_interop_threads(1)
     Trainer(Pipe(arguments.read_fd, arguments.write_fd, link.TO_TRAINER, link.TO_AGENT)).run()

@@ -267,7 +267,7 @@ class WorkerAgent:
             adapter_config=trained.adapter_config,
         )
         # The update's file is durable already, but for its name; this makes both so, before anybody hears of it.
-        self._file(offer.task, "made").replace(self._file(offer.task, "safetensors"))
+        atomic.rename(self._file(offer.task, "made"), self._file(offer.task, "safetensors"))
         atomic.write_bytes(self._file(offer.task, "offer"), self._out.encode(offer))
         self._handle(we.Finished(offer))
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from fedmq import crash_points
+from fedmq.atomic import disk_failures
 from fedmq.errors import ConfigError
 from fedmq.protocol.fields import WORKER_NAME
 from fedmq.protocol.trainer_link import Source
@@ -75,11 +77,13 @@ def run_worker(
         parent_fd=parent_fd,
     )
     keep_freed_memory()
+    crash_points.arm("worker")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    agent = WorkerAgent(options, ZmqWorkerTransport(connect, keys))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: agent.leave(f"interrupted by {signal.Signals(n).name}"))
-    end: Exit = agent.run()
+    with disk_failures(folder):
+        agent = WorkerAgent(options, ZmqWorkerTransport(connect, keys))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda n, _: agent.leave(f"interrupted by {signal.Signals(n).name}"))
+        end: Exit = agent.run()
     if lock is not None:
         lock.close()
     return end.code, end.reason

@@ -57,7 +57,7 @@ class BlobStore:
             written = disk.submit(_write_durably, temp, content)
             digest = hashlib.sha256(content).hexdigest()
             written.result()
-        os.replace(temp, self.path(digest))
+        atomic.rename(temp, self.path(digest))
         atomic.fsync(self.folder)
         self.checked.add(digest)
         return digest
@@ -76,7 +76,7 @@ def _write_durably(path: Path, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        atomic.sync(file.fileno())
 
 
 class PartialBlob:
@@ -111,12 +111,12 @@ class PartialBlob:
         """
         self._file.flush()
         if self._store.durable:
-            os.fsync(self._file.fileno())
+            atomic.sync(self._file.fileno())
         self._file.close()
         if self._hash.hexdigest() != self._digest:
             self._part.unlink()
             raise RemoteProtocolError("BLOB", "the bytes do not have the digest they were announced with")
-        os.replace(self._part, self._store.path(self._digest))
+        atomic.rename(self._part, self._store.path(self._digest))
         if self._store.durable:
             atomic.fsync(self._store.folder)
         self._store.checked.add(self._digest)

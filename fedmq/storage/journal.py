@@ -11,11 +11,13 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedmq import atomic
+from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
 
 SCHEMA_VERSION = 3
@@ -108,11 +110,14 @@ class Journal:
         """A new run.db with these meta values. The file appears whole or not at all."""
         temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         temp.unlink(missing_ok=True)
-        database = sqlite3.connect(temp, isolation_level=None)
-        database.executescript(f"PRAGMA synchronous=FULL; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
-        database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        database.close()
-        os.replace(temp, path)
+        try:
+            with closing(sqlite3.connect(temp, isolation_level=None)) as database:
+                database.executescript(f"PRAGMA synchronous=FULL; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
+                database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        except sqlite3.OperationalError as error:
+            temp.unlink()
+            raise StorageError(f"{path} cannot be written ({error}): {atomic.REMEDY}") from None
+        atomic.rename(temp, path)
         atomic.fsync(path.parent)
         return cls.open(path)
 
@@ -169,33 +174,36 @@ class Journal:
 
     def put(self, **values: str) -> None:
         """Set meta values, all or none."""
-        with self._transaction():
+        with self._written():
             self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
     # --- rounds --------------------------------------------------------------------------------
 
     def open_round(self, round: int, groups: Iterable[Sequence[str]]) -> None:
         """The selection is fixed: clients, in the groups that are trained together."""
-        self._db.execute(
-            "INSERT INTO rounds (round, state, groups, opened_at) VALUES (?, 'open', ?, ?)",
-            (round, json.dumps([list(group) for group in groups]), time.time()),
-        )
+        with self._written():
+            self._db.execute(
+                "INSERT INTO rounds (round, state, groups, opened_at) VALUES (?, 'open', ?, ?)",
+                (round, json.dumps([list(group) for group in groups]), time.time()),
+            )
 
     def freeze_round(self, round: int, clients: Iterable[str]) -> None:
         """The set of updates that will be folded is fixed, for ever."""
-        self._db.execute(
-            "UPDATE rounds SET state = 'frozen', frozen = ? WHERE round = ? AND state = 'open'",
-            (json.dumps(list(clients)), round),
-        )
+        with self._written():
+            self._db.execute(
+                "UPDATE rounds SET state = 'frozen', frozen = ? WHERE round = ? AND state = 'open'",
+                (json.dumps(list(clients)), round),
+            )
 
     def commit_round(self, round: int, digest: str, optimizer: str | None = None) -> None:
         """The round's model is durable under `digest`, and what the server optimiser remembers under `optimizer`."""
-        self._db.execute(
-            "INSERT INTO rounds (round, state, groups, digest, optimizer, opened_at, committed_at) "
-            "VALUES (?, 'committed', '[]', ?, ?, ?, ?) ON CONFLICT (round) DO UPDATE SET state = 'committed', "
-            "digest = excluded.digest, optimizer = excluded.optimizer, committed_at = excluded.committed_at",
-            (round, digest, optimizer, time.time(), time.time()),
-        )
+        with self._written():
+            self._db.execute(
+                "INSERT INTO rounds (round, state, groups, digest, optimizer, opened_at, committed_at) "
+                "VALUES (?, 'committed', '[]', ?, ?, ?, ?) ON CONFLICT (round) DO UPDATE SET state = 'committed', "
+                "digest = excluded.digest, optimizer = excluded.optimizer, committed_at = excluded.committed_at",
+                (round, digest, optimizer, time.time(), time.time()),
+            )
 
     def rounds(self, first: int = 0) -> list[dict[str, Any]]:
         """The rounds from `first` on, oldest first; `groups`, the clients in them (`selected`), `frozen` as lists."""
@@ -247,7 +255,7 @@ class Journal:
 
     def add_generations(self, version: int, prompts: Iterable[str], texts: Iterable[str]) -> None:
         """Continuations by one version, all or none."""
-        with self._transaction():
+        with self._written():
             self._db.executemany(
                 "INSERT OR REPLACE INTO generations VALUES (?, ?, ?, ?)",
                 [(version, i, prompt, text) for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))],
@@ -259,7 +267,8 @@ class Journal:
 
     def add_note(self, level: str, text: str) -> None:
         """Something that a person should be able to read later."""
-        self._db.execute("INSERT INTO notes VALUES (?, ?, ?)", (time.time(), level, text))
+        with self._written():
+            self._db.execute("INSERT INTO notes VALUES (?, ?, ?)", (time.time(), level, text))
 
     def notes(self) -> list[dict[str, Any]]:
         """All notes, oldest first."""
@@ -267,8 +276,20 @@ class Journal:
 
     def _insert(self, table: str, fields: dict[str, Any], conflict: str = "") -> None:
         names, marks = ", ".join(fields), ", ".join("?" * len(fields))
-        self._db.execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", tuple(fields.values()))  # noqa: S608
+        with self._written():
+            self._db.execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", tuple(fields.values()))  # noqa: S608
 
-    def _transaction(self) -> sqlite3.Connection:
-        self._db.execute("BEGIN IMMEDIATE")
-        return self._db
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """One transaction, durable when the block ends.
+
+        Raises:
+          StorageError: the disk is full, read-only or failing. Nothing of the transaction is there.
+        """
+        try:
+            with durable_step():
+                self._db.execute("BEGIN IMMEDIATE")
+                with self._db:
+                    yield
+        except sqlite3.OperationalError as error:
+            raise StorageError(f"{self.path} cannot be written ({error}): {atomic.REMEDY}") from None

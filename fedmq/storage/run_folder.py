@@ -142,7 +142,7 @@ def settle(folder: Path) -> None:
     for path in sorted(aside.iterdir(), key=lambda path: path.name == DATABASE):
         if path.name != DATABASE:
             _remove(folder / path.name)
-        os.rename(path, folder / path.name)
+        atomic.rename(path, folder / path.name)
     atomic.fsync(folder)
     aside.rmdir()
 
@@ -156,7 +156,7 @@ def _set_aside(folder: Path) -> None:
         shutil.copytree(data, aside / data.name, copy_function=_link)
     # run.db goes first: without it, `settle` brings back as much as has been moved.
     for path in _files_of_run(folder):
-        os.rename(path, aside / path.name)
+        atomic.rename(path, aside / path.name)
     atomic.fsync(folder)
 
 

@@ -96,7 +96,7 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
     started.end()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def free_port() -> int:
     """A port that nobody had a moment ago, for processes that must agree on it beforehand."""
     with socket.create_server(("127.0.0.1", 0)) as server:

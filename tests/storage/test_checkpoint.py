@@ -54,7 +54,7 @@ def test_an_existing_checkpoint_is_replaced(tmp_path: Path, sources: tuple[Path,
 
 
 def test_weights_that_are_missing_leave_nothing(tmp_path: Path, sources: tuple[Path, Path]) -> None:
-    with pytest.raises(StorageError, match="round_1: cannot be written"):
+    with pytest.raises(StorageError, match="round_1 cannot be written"):
         write_checkpoint(tmp_path / "models" / "round_1", tmp_path / "nothing", sources[1])
     assert list((tmp_path / "models").iterdir()) == []
 

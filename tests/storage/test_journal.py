@@ -144,7 +144,7 @@ def test_every_write_is_there_for_a_reader_at_once_and_without_a_close(journal: 
     journal.add_update(**UPDATE)
     reader = Journal.open(journal.path, read_only=True)
     assert reader.updates() == [UPDATE]
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(StorageError, match="readonly"):
         reader.put(status="done")
     reader.close()
 

@@ -1,0 +1,153 @@
+"""A disk that is full, read-only or broken: one line, exit code 1, no half state, and --resume goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Federation
+from running import Running, accepted, fedmq, wait_accepted
+
+SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 2}
+#: two tensors of 64 KiB
+SHAPE = [128, 128]
+FAILING = Path(__file__).with_name("failing_fsync.py")
+Mount = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    federation = Federation(tmp_path_factory.mktemp("undisturbed"))
+    coordinator = federation.coordinator(federation.config(federated=SETTINGS))
+    federation.noop_worker(coordinator.address, "w0", shape=SHAPE)
+    yield coordinator.ended_well()
+    federation.end()
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a tmpfs of some size on a folder of the test; again with other options to change it."""
+    mounted: list[Path] = []
+
+    def make(name: str, options: str) -> Path:
+        folder = tmp_path / name
+        again = folder in mounted
+        folder.mkdir(exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", ("remount," if again else "") + options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        if not again:
+            mounted.append(folder)
+        return folder
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """A file that takes all the space but `leave` bytes."""
+    room = os.statvfs(folder)
+    ballast = folder / "ballast"
+    ballast.write_bytes(b"\0" * (room.f_bavail * room.f_frsize - leave))
+    return ballast
+
+
+def failed_in_one_line(process: Running, *words: str) -> None:
+    assert process.end() == 1, process.output()
+    (line,) = [line for line in process.lines["stderr"] if line]
+    assert all(word in line for word in ("--resume", "nothing that was accepted is lost", *words)), line
+
+
+@pytest.mark.parametrize("leave", [0, 40_000, 100_000])
+def test_a_full_disk_ends_the_coordinator_and_resume_goes_on(
+    federation: Federation, mount: Mount, undisturbed: str, leave: int
+) -> None:
+    """Full when one update of round 1 is accepted; with some space left, in the middle of what follows."""
+    disk = mount("run", "size=4m")
+    config = federation.config(federated=SETTINGS)
+    gates = {client: federation.gate(client) for client in ("client_0", "client_1")}
+    coordinator = federation.coordinator(config)
+    federation.noop_worker(coordinator.address, "w0", shape=SHAPE, gates={c: str(g.path) for c, g in gates.items()})
+    gates["client_1"].open()
+    wait_accepted(disk, 1, {"client_1"})
+    before = accepted(disk, 1)
+    gates["client_0"].reached()
+    ballast = fill(disk, leave)
+    gates["client_0"].open()
+    failed_in_one_line(coordinator.process, "cannot be written")
+
+    ballast.unlink()
+    again = federation.coordinator(config, "--resume")
+    federation.noop_worker(again.address, "w1", shape=SHAPE)
+    assert again.ended_well() == undisturbed
+    assert [row for row in accepted(disk, 1) if row["client"] == "client_1"] == before
+
+
+def test_a_read_only_disk_is_refused_and_changes_nothing(
+    federation: Federation, mount: Mount, undisturbed: str
+) -> None:
+    mount("run", "size=4m")
+    config, gate = federation.config(federated=SETTINGS), federation.gate("client_0")
+    coordinator = federation.coordinator(config)
+    worker = federation.noop_worker(coordinator.address, "w0", shape=SHAPE, gates={"client_0": str(gate.path)})
+    gate.reached()
+    coordinator.process.signal(signal.SIGINT)
+    assert coordinator.process.end() == 130
+    worker.end()
+    mount("run", "ro")
+    done = fedmq("coordinator", config, "--bind", "tcp://127.0.0.1:0", "--resume", cwd=federation.folder)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "Read-only" in done.stderr
+    mount("run", "rw")
+    again = federation.coordinator(config, "--resume")
+    federation.noop_worker(again.address, "w1", shape=SHAPE)
+    assert again.ended_well() == undisturbed
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 6, 9, 14, 20, 30])
+def test_an_fsync_error_is_final_and_nothing_is_acknowledged_after_it(
+    federation: Federation, undisturbed: str, first: int
+) -> None:
+    config = federation.config(federated=SETTINGS)
+    command = (sys.executable, FAILING, first, "coordinator", config, "--bind", "tcp://127.0.0.1:0")
+    broken = federation.start(*command)
+    if first > 3:
+        address = broken.wait_line(r"^listening on (tcp://\S+):")[1]
+        federation.noop_worker(address, "w0", shape=SHAPE)
+    failed_in_one_line(broken, "Input/output error")
+    again = federation.coordinator(config, "--resume")
+    federation.noop_worker(again.address, "w1", shape=SHAPE)
+    assert again.ended_well() == undisturbed
+
+
+def test_a_worker_whose_disk_is_full_says_so_and_its_client_goes_to_another(
+    federation: Federation, mount: Mount, undisturbed: str
+) -> None:
+    disk = mount("noop", "size=4m")
+    config, gate = federation.config(federated=SETTINGS), federation.gate("client_0")
+    coordinator = federation.coordinator(config)
+    worker = federation.noop_worker(coordinator.address, "w0", shape=SHAPE, gates={"client_0": str(gate.path)})
+    gate.reached()
+    ballast = fill(disk, 0)
+    gate.open()
+    assert worker.end() == 1
+    assert "cannot be written (No space left on device)" in worker.text("stderr")
+    coordinator.process.wait_line("w0 lost .*No space left on device.*: train client_0 goes to another worker")
+    ballast.unlink()
+    federation.noop_worker(coordinator.address, "w0", shape=SHAPE)
+    assert coordinator.ended_well() == undisturbed
+
+
+def test_no_run_begins_where_nothing_can_be_written(federation: Federation, mount: Mount) -> None:
+    disk = mount("run", "size=1m")
+    fill(disk, 0)
+    config = federation.config(federated=SETTINGS)
+    done = fedmq("coordinator", config, "--bind", "tcp://127.0.0.1:0", cwd=federation.folder)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "cannot be written" in done.stderr
+    assert {path.name for path in disk.iterdir()} <= {"ballast", ".lock"}
