@@ -86,7 +86,9 @@ def round_policy(config: ExperimentConfig) -> RoundPolicy:
         federated.num_rounds,
         federated.clients_per_round,
         quorum=federated.min_clients or federated.clients_per_round,
-        deadline_s=federated.round_deadline_s,
+        deadline_s=None if federated.round_deadline_s == "auto" else federated.round_deadline_s,
+        automatic_deadline=federated.round_deadline_s == "auto",
+        over_selection=federated.over_selection,
         clients_per_batch=together if isinstance(together, int) else None,
         batch_size=training.batch_size,
     )
@@ -115,7 +117,7 @@ def coordinator(
     federated = config.federated
     state = CoordinatorState(
         round_policy(config),
-        Timers(start_s=federated.start_timeout_s),
+        Timers(start_s=federated.start_timeout_s, stall_s=federated.stall_timeout_s),
         expected=federated.num_clients,
         named=named,
         generates=bool(config.generation.prompts),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fedmq import atomic, config_files, recipe
 from fedmq.config_section import Options, PathText, Section, Text, Texts, described, nearest
@@ -20,6 +21,16 @@ def _known_device(value: str) -> str:
     if re.fullmatch(r"cuda(:[0-9]+)?|cpu|mps", value):
         return value
     raise ValueError('should be "cuda", "cuda:N", "cpu" or "mps"')
+
+
+def _auto_or_seconds(value: Any) -> Any:
+    number = isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value) and value > 0
+    if value is None or value == "auto" or number:
+        return value
+    raise ValueError('should be a number of seconds > 0, "auto" or null')
+
+
+Deadline = Annotated[float | Literal["auto"] | None, BeforeValidator(_auto_or_seconds)]
 
 
 class FederatedConfig(Section):
@@ -46,9 +57,20 @@ class FederatedConfig(Section):
     )
     weighting: Literal["examples", "tokens", "uniform"] = described("examples", "what an update weighs by")
     min_clients: int | None = described(
-        None, "updates without which a round fails (quorum); null = clients_per_round", "clients", ge=1
+        None, "updates without which a round never commits (quorum); null = clients_per_round", "clients", ge=1
     )
-    round_deadline_s: float | None = described(None, "a round closes after this time; null = never", "s", gt=0)
+    round_deadline_s: Deadline = described(
+        None,
+        "a round closes then with its quorum, else clients are drawn anew; null = never; "
+        '"auto" = median + 6 median absolute deviations of the rounds before, at least twice the median',
+        "s",
+    )
+    over_selection: float = described(
+        1.0, "as many times clients_per_round are drawn; the first clients_per_round count", "factor", ge=1, le=3
+    )
+    stall_timeout_s: float = described(
+        300.0, "a training without a step for so long is stopped and tried again", "s", gt=0
+    )
     start_timeout_s: float = described(120.0, "longest wait for the first workers", "s", gt=0)
     save_every: int = described(5, "rounds between global checkpoints; the last is always kept", "rounds", ge=1)
     save_client_adapters: bool = described(True, "keep each client's adapter of each round")
@@ -238,7 +260,7 @@ class ExperimentConfig(Section):
 _NOT_IN_DIGEST = {
     "": ("output_dir", "log_dir", "device"),
     "model": ("cache_dir",),
-    "federated": ("num_workers", "start_timeout_s"),
+    "federated": ("num_workers", "start_timeout_s", "stall_timeout_s"),
 }
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedmq.storage.journal import Journal, RunLock
+from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics
 from fedmq.storage.run_folder import DATABASE
+from fedmq.storage.run_lock import RunLock
 
 
 def inspect_run(run_dir: Path) -> dict[str, Any]:

@@ -74,6 +74,8 @@ DEFAULTS = {
         "weighting": "examples",
         "min_clients": None,
         "round_deadline_s": None,
+        "over_selection": 1.0,
+        "stall_timeout_s": 300.0,
         "start_timeout_s": 120.0,
         "save_every": 5,
         "save_client_adapters": True,
@@ -182,6 +184,11 @@ def test_toml(tmp_path: Path) -> None:
             {"federated": {"server_optimizer_options": {"lr": True}}},
             "federated.server_optimizer_options.lr: got true, should be a finite number or a name",
         ),
+        (
+            {"federated": {"round_deadline_s": 0}},
+            'federated.round_deadline_s: got 0, should be a number of seconds > 0, "auto" or null',
+        ),
+        ({"federated": {"over_selection": 0.5}}, "federated.over_selection: got 0.5, should be greater than or equal"),
         ({"training": {"engine": "fst"}}, "should be 'auto', 'fast' or 'hf'"),
         (
             {"training": {"clients_per_batch": 65}},

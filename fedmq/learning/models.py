@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +143,12 @@ class LanguageModel:
         """The CUDA device in a list, or the empty list: what torch.random.fork_rng wants."""
         return [self.device] if self.device.startswith("cuda") else []
 
-    def keep_trunks(self, folder: Path) -> None:
-        """From now on, keep in `folder` what the layers below all adapters make of stored splits."""
-        self._trunks = None if self.packed is None else Trunks(folder, self.packed)
+    def keep_trunks(self, folder: Path, on_text: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """From now on, keep in `folder` what the layers below all adapters make of stored splits.
+
+        `on_text` is called with (texts done, texts in all) while that is computed; what it raises ends it.
+        """
+        self._trunks = None if self.packed is None else Trunks(folder, self.packed, on_text)
 
     def trunk(self, texts: Sequence[np.ndarray]) -> Trunk | Recomputed | None:
         """What is kept of these texts; see `keep_trunks`."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from fedmq.errors import LocalProtocolError
 from fedmq.protocol.grouping import Size
-from fedmq.protocol.jobs import Job, JobState, Status, WorkerState, in_words
+from fedmq.protocol.jobs import Held, Job, JobState, Status, WorkerState, in_words
 
 #: Evaluation first: people want to see the round that is over before the next one is.
 _ORDER = {"init": 0, "evaluate": 1, "train": 2, "generate": 3}
+#: Seconds without a step that are worth a word.
+_STILL_S = 10.0
 
 Group = tuple[Job, ...]
 
@@ -39,7 +42,9 @@ def awaited(jobs: Mapping[Job, JobState], workers: Mapping[str, WorkerState], no
         states = [jobs[job] for job in group]
         for name in sorted({s.worker for s in states if s.worker is not None}):
             worker, own = workers[name], [s for s in states if s.worker == name]
-            silent = f", silent for {now - worker.last_heard:.0f} s" if worker.suspect else ""
+            still = worker.still_for(now)
+            silent = f", no progress for {still:.0f} s" if still >= _STILL_S else ""
+            silent = f", silent for {now - worker.last_heard:.0f} s" if worker.suspect else silent
             steps = f"step {worker.step}/{worker.total_steps}, for {now - own[0].since:.0f} s"
             lines.append(f"{name}: {in_words(s.job for s in own)}, {steps}{silent}")
         since = [s.hostless_since for s in states if s.hostless_since is not None and s.unfinished]
@@ -47,6 +52,28 @@ def awaited(jobs: Mapping[Job, JobState], workers: Mapping[str, WorkerState], no
             whom = in_words(group).partition(" ")[2]
             lines.append(f"any worker that hosts {whom}, for {now - min(since):.0f} s")
     return lines
+
+
+def validate(jobs: Mapping[Job, JobState], workers: Mapping[str, WorkerState]) -> None:
+    """Check that jobs and workers agree.
+
+    Raises:
+      LocalProtocolError: naming the job or the worker.
+    """
+    for job, state in jobs.items():
+        if state.status is Status.ASSIGNED:
+            worker = workers.get(state.worker or "")
+            if worker is None or worker.hand.get(job) != Held(state.attempt):
+                raise LocalProtocolError(f"{job} is assigned to {state.worker}, which does not have it")
+        elif state.worker is not None:
+            raise LocalProtocolError(f"{job} is {state.status.value} and has a worker")
+        if job not in state.group or any(jobs[mate].group != state.group for mate in state.group):
+            raise LocalProtocolError(f"{job} and its group {state.group} do not agree")
+    for worker in workers.values():
+        for job, held in worker.hand.items():
+            waits = job in jobs and jobs[job].status is Status.PENDING
+            if waits and not held.stopping:
+                raise LocalProtocolError(f"{worker.name} has {job}, which waits for a worker")
 
 
 def _num_examples(group: Group, sizes: Mapping[str, Size]) -> int:

@@ -29,6 +29,7 @@ from fedmq.protocol.jobs import Job, Status, parse_task
 from fedmq.protocol.phases import PHASES, Phase, Progress
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.protocol.roster import Roster
+from fedmq.protocol.round_clock import RoundClock
 
 
 @dataclass
@@ -40,6 +41,7 @@ class CoordinatorState:
       expected: number of distinct clients that the run starts with.
       named: the clients' ids where they are known beforehand; otherwise whoever joins counts.
       generates: whether texts are wanted at the end.
+      clock, accepted: of the round in work; its updates that are durable, by client, with their digests.
     """
 
     policy: RoundPolicy
@@ -51,18 +53,18 @@ class CoordinatorState:
     started_at: float = 0.0
     phase: Phase = Phase.WAITING
     version: int = -1
-    round_opened_at: float = 0.0
+    clock: RoundClock = field(init=False)
+    accepted: dict[str, str] = field(init=False)
     unscored: set[int] = field(default_factory=set)
     roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.timers, self.policy.max_attempts)
         self.version = -1 if self.progress.version is None else self.progress.version
+        self.clock = RoundClock(self.policy, draw=self.progress.draw)
+        self.accepted = dict(self.progress.accepted)
         # Known from the start: workers go on with the open round, or offer what they finished, before all are there.
         self._add_trainings(self.progress.selected)
-        for client, digest in self.progress.accepted:
-            state = self.roster.jobs[Job("train", self.round, client)]
-            state.status, state.digest = Status.DONE, digest
 
     @property
     def round(self) -> int:
@@ -101,11 +103,14 @@ class CoordinatorState:
                 return self.roster.joined(event, now) + self._evaluate_late()
             case ev.WorkerGone(worker, reason):
                 return self.roster.lost(worker, reason, now)
-            case ev.Heard(worker, task, step, total):
-                return self.roster.heard(worker, task, step, total, now)
+            case ev.Heard():
+                return self.roster.heard(event, now)
             case ev.ResultOffered(worker, task, digest):
                 return [self._judge(worker, task, digest)]
             case ev.ResultStored(worker, task, digest):
+                job, _ = parse_task(task)
+                if job.kind == "train" and self.roster.open(job):
+                    self.accepted[job.unit] = digest
                 return self.roster.done(worker, task, digest)
             case ev.TaskFailed(worker, task, code, text):
                 return self.roster.failed(worker, task, code, text)
@@ -171,7 +176,7 @@ class CoordinatorState:
             return notes + self._finishing()
         if self.progress.selected:
             self._move(Phase.COLLECTING)
-            self.round_opened_at = now
+            self.clock.open(now)
             return notes
         return notes + self._select()
 
@@ -182,13 +187,13 @@ class CoordinatorState:
             lost = ", ".join(sorted(self.roster.gone))
             text = f"round {self.round} needs {self.policy.cohort} clients, {len(eligible)} are left"
             return self._end("failed", f"{text} (no worker hosts {lost})")
-        return [ev.Select(self.round, tuple(eligible), self.policy.cohort)]
+        return [ev.Select(self.round, tuple(eligible), self.policy.drawn(len(eligible)), self.clock.draw)]
 
     def _open_round(self, round: int, clients: tuple[str, ...], now: float) -> list[Command]:
         if round != self.round:
             raise LocalProtocolError(f"selection for round {round} while round {self.round} is open")
         self._move(Phase.COLLECTING)
-        self.round_opened_at = now
+        self.clock.open(now)
         groups = self._groups(clients)
         self._add_trainings(groups)
         return [ev.OpenRound(round, groups)]
@@ -202,29 +207,37 @@ class CoordinatorState:
 
     def _add_trainings(self, groups: Iterable[Iterable[str]]) -> None:
         self.roster.add([Job("train", self.round, client) for client in group] for group in groups)
+        for state in self.roster.of_kind("train"):
+            if state.job.unit in self.accepted:
+                state.status, state.digest = Status.DONE, self.accepted[state.job.unit]
 
     def _close_if_full(self, now: float) -> list[Command]:
         jobs = self.roster.of_kind("train")
         accepted = tuple(sorted(s.job.unit for s in jobs if s.status is Status.DONE))
-        late = self.policy.deadline_s is not None and now - self.round_opened_at >= self.policy.deadline_s
-        if not late and any(s.unfinished for s in jobs):
+        full, late = len(accepted) >= self.policy.cohort, self.clock.late(now)
+        if not full and not late and any(s.unfinished for s in jobs):
             return []
-        commands: list[Command] = []
-        for state in jobs:
-            if state.unfinished:
-                commands += self.roster.give_up(state.job, f"not there at the deadline of {self.policy.deadline_s:g} s")
-        if len(accepted) < self.policy.quorum:
+        why = "the round is full" if full else f"not there at the deadline of {self.clock.deadline_s() or 0:.3g} s"
+        rest: list[Job] = [s.job for s in jobs if s.unfinished]
+        commands = [command for job in rest for command in self.roster.give_up(job, why, "info" if full else "warning")]
+        short = len(accepted) < self.policy.quorum
+        text = f"round {self.round}: {len(accepted)} of {len(jobs)} updates, the quorum is {self.policy.quorum}"
+        if short and (not late or self.clock.draw + 1 >= self.policy.max_abandoned):
             failures = "; ".join(f"{s.job.unit}: {s.failure}" for s in jobs if s.status is Status.FAILED)
-            text = f"round {self.round}: {len(accepted)} of {len(jobs)} updates, the quorum is {self.policy.quorum}"
             return commands + self._end("failed", f"{text} ({failures})")
-        self._move(Phase.AGGREGATING)
         self.roster.drop("train")
+        if short:
+            self.clock.draw += 1
+            note = ev.Note("warning", f"{text}: abandoned, clients are drawn anew (time {self.clock.draw})")
+            return [*commands, note, *self._select()]
+        self.clock.full(now)
+        self._move(Phase.AGGREGATING)
         return [*commands, ev.Aggregate(self.round, accepted)]
 
     def _committed(self, version: int) -> list[Command]:
-        if version != self.round:
+        if version != self.round or self.phase is Phase.COLLECTING:
             raise LocalProtocolError(f"version {version} committed while round {self.round} is open")
-        self.version = version
+        self.version, self.accepted = version, {}
         self.roster.drop("init")
         self.roster.drop("evaluate")
         self.roster.add(self._evaluations([version]))
@@ -274,12 +287,10 @@ class CoordinatorState:
         train = self.roster.of_kind("train")
         checks = {
             "trainings are of the open round": all(s.job.round == self.round for s in train),
-            "at most a cohort is in training": len(train) <= self.policy.cohort,
+            "at most those that are drawn are in training": len(train) <= self.policy.drawn(len(train)),
             "nobody trains outside an open round": not train
             or self.phase in (Phase.WAITING, Phase.COLLECTING, Phase.ENDED),
-            "evaluations are of committed versions": all(
-                s.job.round <= self.version for s in self.roster.of_kind("evaluate")
-            ),
+            "evaluations are of versions": all(s.job.round <= self.version for s in self.roster.of_kind("evaluate")),
             "no version beyond the last round": self.version <= self.policy.num_rounds,
             "nobody works in vain": self.phase in (Phase.WAITING, Phase.ENDED) or not self.roster.at_nothing(),
         }

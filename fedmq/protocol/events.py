@@ -42,6 +42,7 @@ class Heard:
 
     worker: str
     task: str | None = None
+    phase: str = "idle"
     step: int = 0
     total_steps: int = 0
 
@@ -145,11 +146,12 @@ class Reply:
 
 @dataclass(frozen=True)
 class Select:
-    """Draw `count` of `eligible` for this round, and answer Selected."""
+    """Draw `count` of `eligible` for this round, and answer Selected. `draw` counts the times that it was drawn."""
 
     round: int
     eligible: tuple[str, ...]
     count: int
+    draw: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Hand:
       fetching: whether the adapter that they start from is still to come.
       nbytes_down: bytes of that adapter which crossed the wire and were not told of yet.
       step, total_steps: how far the trainer is.
+      deadline_at: monotonic seconds at which what is owed is not wanted any more; None = no deadline.
     """
 
     group: tuple[Task, ...] = ()
@@ -39,6 +40,7 @@ class Hand:
     nbytes_down: int = 0
     step: int = 0
     total_steps: int = 0
+    deadline_at: float | None = None
 
     @classmethod
     def of(cls, group: tuple[Task, ...], made: Container[str]) -> Hand:
@@ -83,7 +85,7 @@ class Hand:
         self.answers.pop(task, None)
         self.fetching = self.fetching and bool(self.owed)
         if not self.tasks:
-            self.group, self.step, self.total_steps = (), 0, 0
+            self.group, self.step, self.total_steps, self.deadline_at = (), 0, 0, None
 
     def validate(self, outbox: Container[str]) -> None:
         """Check every invariant."""

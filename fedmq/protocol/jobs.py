@@ -103,8 +103,33 @@ class WorkerState:
     suspect: bool = False
     greeting: bool = False
     hand: dict[Job, Held] = field(default_factory=dict)
+    phase: str = "idle"
     step: int = 0
     total_steps: int = 0
+    #: when its trainer was last seen to get on, and the longest time between two such moments
+    progressed_at: float = 0.0
+    pause_s: float = 0.0
+
+    def begin(self, now: float) -> None:
+        """It is given something to do."""
+        self.phase, self.step, self.total_steps, self.progressed_at, self.pause_s = "idle", 0, 0, now, 0.0
+
+    def progress(self, phase: str, step: int, total_steps: int, now: float) -> None:
+        """What it says of its task. Only work can stall: a transfer has timers of its own, and may take long."""
+        seen = (self.phase, self.step, self.total_steps)
+        self.phase, self.step, self.total_steps = phase, step, total_steps
+        if phase != "working" or seen != (phase, step, total_steps):
+            if seen[0] == phase == "working":
+                self.pause_s = max(self.pause_s, now - self.progressed_at)
+            self.progressed_at = now
+
+    def still_for(self, now: float) -> float:
+        """Seconds since its trainer got on; 0 when it has nothing to train."""
+        return now - self.progressed_at if self.phase == "working" and self.hand else 0.0
+
+    def stalled(self, now: float, stall_s: float) -> bool:
+        """Whether nothing has moved for `stall_s`, and for ten times the longest pause in this task so far."""
+        return self.still_for(now) >= max(stall_s, 10 * self.pause_s)
 
     def can(self, group: Iterable[Job]) -> bool:
         """Whether it has the data for all of these jobs."""

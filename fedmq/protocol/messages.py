@@ -37,7 +37,7 @@ from fedmq.protocol.fields import (
 from fedmq.protocol.work import Work
 from fedmq.recipe import RunSpec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -144,9 +144,10 @@ class Task:
 
 @dataclass(frozen=True, config=CLOSED)
 class Tasks:
-    """What a worker is to do next: one task, or the trainings of several clients, done together."""
+    """What a worker is to do next, within `left_s` if given: one task, or several clients' trainings together."""
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1, max_length=MAX_GROUP)]
+    left_s: Seconds | None = None
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:

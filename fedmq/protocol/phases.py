@@ -22,7 +22,7 @@ PHASES: dict[Phase, set[Phase]] = {
     Phase.WAITING: {Phase.INITIALISING, Phase.SELECTING, Phase.COLLECTING, Phase.FINISHING, Phase.ENDED},
     Phase.INITIALISING: {Phase.SELECTING, Phase.ENDED},
     Phase.SELECTING: {Phase.COLLECTING, Phase.ENDED},
-    Phase.COLLECTING: {Phase.AGGREGATING, Phase.ENDED},
+    Phase.COLLECTING: {Phase.AGGREGATING, Phase.SELECTING, Phase.ENDED},
     Phase.AGGREGATING: {Phase.SELECTING, Phase.FINISHING, Phase.ENDED},
     Phase.FINISHING: {Phase.ENDED},
     Phase.ENDED: set(),
@@ -35,11 +35,13 @@ class Progress(NamedTuple):
     Attributes:
       version: last committed global version; None when there is no first adapter yet.
       selected: clients of the round that was open, in the groups that are trained together; () when none was.
-      accepted: those of them whose updates are durable, with the digests of these.
+      accepted: clients whose updates of that round are durable, with the digests of these.
       unevaluated: committed versions that still have no evaluation.
+      draw: how often that round was abandoned and its clients drawn anew.
     """
 
     version: int | None = None
     selected: tuple[tuple[str, ...], ...] = ()
     accepted: tuple[tuple[str, str], ...] = ()
     unevaluated: tuple[int, ...] = ()
+    draw: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from fedmq.errors import LocalProtocolError
 from fedmq.protocol import assignment
@@ -90,16 +91,16 @@ class Roster:
                     notes.append(ev.Reply(event.worker, task, "LATE"))
         return notes
 
-    def heard(self, name: str, task: str | None, step: int, total_steps: int, now: float) -> list[Command]:
+    def heard(self, said: ev.Heard, now: float) -> list[Command]:
         """A sign of life."""
-        worker = self.workers.get(name)
+        worker = self.workers.get(said.worker)
         if worker is None:
             return []
         back = worker.suspect
         worker.last_heard, worker.suspect = now, False
-        if task is not None and parse_task(task)[0] in worker.hand:
-            worker.step, worker.total_steps = step, total_steps
-        return [ev.Note("info", f"{name} is back")] if back else []
+        if said.task is not None and parse_task(said.task)[0] in worker.hand:
+            worker.progress(said.phase, said.step, said.total_steps, now)
+        return [ev.Note("info", f"{worker.name} is back")] if back else []
 
     def lost(self, name: str, reason: str, now: float, evict: bool = True) -> list[Command]:
         """A worker is no longer there: its tasks go back to the queue, without blame."""
@@ -136,17 +137,21 @@ class Roster:
         if code == "CANCELLED":
             self._take_back(state)
             return []
+        return [self._fail(state, name, code, text)]
+
+    def _fail(self, state: JobState, name: str, code: str, text: str) -> Command:
+        job = state.job
         state.failures += 1
         state.failure = f"{code}: {text}"
         state.avoid.add(name)
         self._take_back(state)
         what = f"{job.kind} {job.unit} failed on {name} ({state.failure})"
         if code != "NONFINITE" and state.failures < self.max_attempts:
-            return [ev.Note("warning", f"{what}: trying again")]
+            return ev.Note("warning", f"{what}: trying again")
         state.status = Status.FAILED
         # Training is deterministic: what diverged once diverges anywhere.
         why = ": it would be the same again" if code == "NONFINITE" else f" after {state.failures} failures"
-        return [ev.Note("warning", f"{what}: given up{why}")]
+        return ev.Note("warning", f"{what}: given up{why}")
 
     def silent(self, now: float) -> list[Command]:
         """Time has passed: who has not been heard of, and which jobs nobody can do?"""
@@ -158,6 +163,8 @@ class Roster:
             elif silence >= self.timers.suspect_s and not worker.suspect:
                 worker.suspect = True
                 commands.append(ev.Note("warning", f"{worker.name} has been silent for {silence:.0f} s"))
+            elif worker.stalled(now, self.timers.stall_s):
+                commands += self._stalled(worker, now)
         for state in self.jobs.values():
             if state.status is not Status.PENDING or any(w.can(state.group) for w in self.workers.values()):
                 state.hostless_since = None
@@ -165,6 +172,17 @@ class Roster:
                 state.hostless_since = now
             elif now - state.hostless_since >= self.timers.start_s:
                 commands += self._part(state) if len(state.group) > 1 else self._hostless(state)
+        return commands
+
+    def _stalled(self, worker: WorkerState, now: float) -> list[Command]:
+        """Its agent is alive, but its trainer does not get on: it is stopped, and what it had is tried again."""
+        text = f"no progress for {worker.still_for(now):.0f} s at step {worker.step} of {worker.total_steps}"
+        commands: list[Command] = []
+        for job, held in worker.hand.items():
+            if not held.stopping:
+                commands.append(self._stop(worker, job, text))
+                if self._own(worker, job):
+                    commands.append(self._fail(self.jobs[job], worker.name, "STALLED", text))
         return commands
 
     def _part(self, state: JobState) -> list[Command]:
@@ -193,10 +211,10 @@ class Roster:
         """Forget the finished jobs of one kind."""
         self.jobs = {job: state for job, state in self.jobs.items() if job.kind != kind or state.unfinished}
 
-    def give_up(self, job: Job, why: str) -> list[Command]:
+    def give_up(self, job: Job, why: str, level: Literal["info", "warning"] = "warning") -> list[Command]:
         """No result is wanted any more."""
         state = self.jobs[job]
-        commands: list[Command] = [ev.Note("warning", f"{job.kind} {job.unit}: {why}")]
+        commands: list[Command] = [ev.Note(level, f"{job.kind} {job.unit}: {why}")]
         if state.status is Status.ASSIGNED:
             commands += self._cancel(state, why)
         state.status, state.worker, state.failure = Status.FAILED, None, why
@@ -221,6 +239,7 @@ class Roster:
             for group in queue:
                 if assignment.may(worker, group, self.jobs, self.workers.values()):
                     queue.remove(group)
+                    worker.begin(now)
                     commands.append(ev.Dispatch(name, tuple(self._send(job, worker, now) for job in group)))
                     break
         return commands
@@ -275,22 +294,5 @@ class Roster:
                 worker.step, worker.total_steps = 0, 0
 
     def validate(self) -> None:
-        """Check that jobs and workers agree.
-
-        Raises:
-          LocalProtocolError: naming the job or the worker.
-        """
-        for job, state in self.jobs.items():
-            if state.status is Status.ASSIGNED:
-                worker = self.workers.get(state.worker or "")
-                if worker is None or worker.hand.get(job) != Held(state.attempt):
-                    raise LocalProtocolError(f"{job} is assigned to {state.worker}, which does not have it")
-            elif state.worker is not None:
-                raise LocalProtocolError(f"{job} is {state.status.value} and has a worker")
-            if job not in state.group or any(self.jobs[mate].group != state.group for mate in state.group):
-                raise LocalProtocolError(f"{job} and its group {state.group} do not agree")
-        for worker in self.workers.values():
-            for job, held in worker.hand.items():
-                waits = job in self.jobs and self.jobs[job].status is Status.PENDING
-                if waits and not held.stopping:
-                    raise LocalProtocolError(f"{worker.name} has {job}, which waits for a worker")
+        """Check that jobs and workers agree; LocalProtocolError names the first that does not."""
+        assignment.validate(self.jobs, self.workers)

@@ -91,6 +91,14 @@ class WorkerState:
         raise TypeError(f"unknown event {event!r}")
 
     def _tick(self, now: float) -> list[Any]:
+        if self.hand.deadline_at is None or now < self.hand.deadline_at:
+            return self._keep_in_touch(now)
+        # Also without a link: nobody will want what comes after the round.
+        self.hand.deadline_at = None
+        over = [command for task in self.hand.to_do() for command in self._drop(task.task)]
+        return [*over, *self._keep_in_touch(now)]
+
+    def _keep_in_touch(self, now: float) -> list[Any]:
         if self.link is Link.HELLO:
             if now < self.next_hello_at:
                 return []
@@ -112,7 +120,7 @@ class WorkerState:
     def _say_hello(self, now: float) -> list[Any]:
         self._move(Link.HELLO)
         self.next_hello_at, self.hello_wait_s = now, 0.5
-        return self._tick(now)
+        return self._keep_in_touch(now)
 
     def _received(self, message: Any, now: float) -> list[Any]:
         match message:
@@ -128,8 +136,8 @@ class WorkerState:
                 self.link = Link.ENDED
                 exit_code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
                 return [we.Send(m.Goodbye(reason[:MAX_TEXT])), we.Exit(exit_code, reason)]
-            case m.Tasks(tasks):
-                return self._given(tasks)
+            case m.Tasks(tasks, left_s):
+                return self._given(tasks, None if left_s is None else now + left_s)
             case m.Cancel(task):
                 return self._drop(task)
             case m.Verdict(task, code):
@@ -176,7 +184,7 @@ class WorkerState:
         )
         return [we.Send(ready), *map(we.Send, [*waiting, *self.hand.answers.values()])]
 
-    def _given(self, tasks: tuple[m.Task, ...]) -> list[Any]:
+    def _given(self, tasks: tuple[m.Task, ...], deadline_at: float | None) -> list[Any]:
         if (first := self.hand.first) is not None:
             others = [task for task in tasks if task.task not in self.hand.tasks]
             return self._say_failed(others, "CANCELLED", f"busy with {first}")
@@ -184,6 +192,7 @@ class WorkerState:
         done = [self.outbox[task.task] for task in tasks if task.task in self.outbox]
         self.settled -= {offer.task for offer in done}
         self.hand = Hand.of(tasks, self.outbox)
+        self.hand.deadline_at = deadline_at
         if tasks[0].adapter is not None and self.hand.fetching:
             return [*map(we.Send, done), we.Fetch(tasks[0].adapter)]
         return [*map(we.Send, done), *([we.Run(tasks)] if self.hand.owed else [])]

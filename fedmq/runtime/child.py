@@ -6,11 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from fedmq.protocol import trainer_link as link
 from fedmq.runtime.pipe import Pipe, PipeClosed
+
+#: A trainer looks whether it should stop between two steps; one that has not for so long is killed.
+HALT_GRACE_S = 30.0
 
 
 class TrainerProcess:
@@ -40,6 +44,7 @@ class TrainerProcess:
             )
         os.close(child_read)
         os.close(child_write)
+        self._halted_at: float | None = None
         self._pipe = Pipe(agent_read, agent_write, link.TO_AGENT, link.TO_TRAINER)
 
     @property
@@ -58,6 +63,24 @@ class TrainerProcess:
             self._pipe.send(message)
         except PipeClosed:
             return
+
+    def halt(self) -> None:
+        """Tell it to stop what it does."""
+        self.send(link.Halt())
+        self._halted_at = self._halted_at or time.monotonic()
+
+    def enforce_halt(self, wanted: bool) -> bool:
+        """Kill it if it was told to stop, is still to stop (`wanted`), and has not: whether it was.
+
+        At once with SIGKILL: it has nothing to put away, all that it writes appears whole or not at all.
+        """
+        if not wanted:
+            self._halted_at = None
+        if self._halted_at is None or time.monotonic() - self._halted_at < HALT_GRACE_S:
+            return False
+        self._halted_at = None
+        self._process.kill()
+        return True
 
     def receive(self) -> list[Any]:
         """Its messages. PipeClosed when it is gone."""

@@ -182,7 +182,8 @@ class Coordinator:
     def _do(self, command: ev.Command) -> None:
         match command:
             case ev.Dispatch(worker, tasks):
-                self._tell(worker, make_tasks(tasks, self.spec, self.server, self._secret))
+                left_s = self.state.clock.left_s(time.monotonic())
+                self._tell(worker, make_tasks(tasks, self.spec, self.server, self._secret, left_s))
             case ev.CancelTask(worker, task, reason):
                 self._tell(worker, m.Cancel(task, reason[:MAX_TEXT]))
             case ev.Reply(worker, task, "UPLOAD"):
@@ -193,10 +194,10 @@ class Coordinator:
             case ev.Reply(worker, task, code, text):
                 self._intake.decline(worker, task)
                 self._verdict(worker, task, code, text)
-            case ev.Select(round, eligible, count):
-                self._events.append(ev.Selected(round, self.server.select(round, eligible, count)))
+            case ev.Select(round, eligible, count, draw):
+                self._events.append(ev.Selected(round, self.server.select(round, eligible, count, draw)))
             case ev.OpenRound(round, groups):
-                self.server.open_round(round, groups)
+                self.server.open_round(round, groups, self.state.clock.draw)
             case ev.Aggregate(round, clients):
                 self._aggregate(round, clients)
             case ev.Evict(worker):

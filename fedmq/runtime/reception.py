@@ -99,8 +99,8 @@ class Reception:
         match message:
             case m.Ready():
                 self._ready(worker, peer, message)
-            case m.Heartbeat(task, _, step, total_steps):
-                events.append(ev.Heard(worker, task, step, total_steps))
+            case m.Heartbeat(task, phase, step, total_steps):
+                events.append(ev.Heard(worker, task, phase, step, total_steps))
                 self._desk.links.send(peer, m.HeartbeatAck(self._desk.welcome.epoch))
             case m.Offer() | m.Evaluated() | m.Generated():
                 try:

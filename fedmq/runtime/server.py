@@ -95,6 +95,7 @@ class FederatedServer:
             version=committed[-1]["round"],
             selected=groups,
             accepted=tuple((row["client"], row["digest"]) for row in accepted),
+            draw=opened[0]["draw"] if opened else 0,
             unevaluated=tuple(missing),
         )
 
@@ -105,13 +106,17 @@ class FederatedServer:
 
     # --- one round -----------------------------------------------------------------------------
 
-    def select(self, round: int, eligible: Sequence[str], count: int) -> tuple[str, ...]:
-        """Draw the round's clients."""
-        return tuple(self.sampler(eligible, count, rng.derive(self.seed, "select", round)))
+    def select(self, round: int, eligible: Sequence[str], count: int, draw: int = 0) -> tuple[str, ...]:
+        """Draw the round's clients; anew, if it was drawn before and abandoned."""
+        purpose = f"select-{draw}" if draw else "select"
+        return tuple(self.sampler(eligible, count, rng.derive(self.seed, purpose, round)))
 
-    def open_round(self, round: int, groups: Sequence[Sequence[str]]) -> None:
+    def open_round(self, round: int, groups: Sequence[Sequence[str]], draw: int = 0) -> None:
         """Make the selection durable, and who is trained together: a resumed run must not compute it anew."""
-        self.journal.open_round(round, groups)
+        if draw:
+            self.journal.draw_anew(round, groups, draw)
+        else:
+            self.journal.open_round(round, groups)
 
     def start(self, offer: Offer, content: bytes) -> None:
         """Take the first adapter (version 0) and the adapter_config.json that goes with it.
@@ -259,7 +264,7 @@ class FederatedServer:
     def _keep_client_adapters(self, round: int) -> None:
         if not self.save_client_adapters:
             return
-        for row in self.journal.updates(round):
+        for row in self.journal.folded(round):
             folder, blob = self.run_dir / row["client"] / f"round_{round}", self.blobs.path(row["digest"])
             if not folder.is_dir() and blob.is_file():
                 write_checkpoint(folder, blob, self._adapter_config)

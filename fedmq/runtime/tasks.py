@@ -14,13 +14,16 @@ from fedmq.rng import derive_seed
 from fedmq.runtime.server import FederatedServer
 
 
-def make_tasks(tasks: Iterable[str], spec: RunSpec, server: FederatedServer, secret: str) -> m.Tasks:
+def make_tasks(
+    tasks: Iterable[str], spec: RunSpec, server: FederatedServer, secret: str, left_s: float | None = None
+) -> m.Tasks:
     """Tasks of one group as a worker gets them: work, seed, and the adapter of the version that they start from.
 
     The seed depends on the run's seed, the kind, the round and the client alone, so that neither the
-    worker nor the attempt changes the result.
+    worker nor the attempt changes the result. `left_s`, to the deadline of a round, is of no concern to other work.
     """
-    return m.Tasks(tuple(_make_task(task, spec, server, secret) for task in tasks))
+    made = tuple(_make_task(task, spec, server, secret) for task in tasks)
+    return m.Tasks(made, left_s if made[0].work.kind == "train" else None)
 
 
 def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -> m.Task:

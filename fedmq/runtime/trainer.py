@@ -129,7 +129,7 @@ class Trainer:
             engine=run.training.engine,
             precision=precision,
         )
-        self._model.keep_trunks(Path(setup.work_dir) / "trunks")
+        self._model.keep_trunks(Path(setup.work_dir) / "trunks", self._on_text)
         log.info("%s", self._model.engine_note)
         encode_prompts(self._model, run.generation.prompts, run.generation.max_new_tokens)
         log_dir = None if setup.log_dir is None else Path(setup.log_dir)
@@ -228,6 +228,12 @@ class Trainer:
         if now >= self._next_step_at or step == total_steps:
             self._next_step_at = now + _STEP_EVERY_S
             self._pipe.send(link.Stepped(step, total_steps))
+
+    def _on_text(self, done: int, total: int) -> None:
+        """A frozen layer's cache is being filled: that is progress too, and may be stopped."""
+        self._on_step(done, total)
+        if self._halt.is_set():
+            raise Stopped
 
 
 def _failed(task: str | None, code: FailureCode, text: str) -> link.Failed:

@@ -110,6 +110,8 @@ class WorkerAgent:
             self._hear_trainer()
         if parent is not None and parent in received.readable:
             self._handle(we.Leave("the process that started this worker is gone"))
+        if self._trainer.enforce_halt(self.state.hand.in_vain):
+            log.warning("the trainer does not stop: killed")
         if self._leaving is not None:
             self._handle(we.Leave(self._leaving))
         now = time.monotonic()
@@ -156,7 +158,7 @@ class WorkerAgent:
                 self._run(tasks)
             case we.Halt():
                 assert self._trainer is not None
-                self._trainer.send(link.Halt())
+                self._trainer.halt()
             case we.Upload(offer):
                 self._transfers.upload(offer, self._file(offer.task, "safetensors"))
             case we.Forget(task):

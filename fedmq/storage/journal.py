@@ -6,7 +6,6 @@ cut. A row names a blob only after that blob is durable. One writer, kept out by
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sqlite3
@@ -21,11 +20,11 @@ from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
 
 SCHEMA_VERSION = 3
-_LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
+    draw INTEGER NOT NULL DEFAULT 0,
     groups TEXT NOT NULL, frozen TEXT, digest TEXT, optimizer TEXT, opened_at REAL NOT NULL, committed_at REAL);
 CREATE TABLE updates (
     round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
@@ -39,52 +38,6 @@ CREATE TABLE generations (
     PRIMARY KEY (version, position));
 CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
 """
-
-
-class RunLock:
-    """Held by the one process that may write into a run's folder; gone with that process, however it ends."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
-        except OSError as error:
-            raise StorageError(
-                f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
-            ) from None
-        for left in reversed(range(_LOCK_TRIES)):
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError:
-                if left:
-                    # It may be `held` in another process that asks: that one lets go at once.
-                    time.sleep(_LOCK_PAUSE_S)
-        self._file.close()
-        raise StorageError(
-            f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
-        )
-
-    @staticmethod
-    def held(folder: Path) -> bool:
-        """Whether some process has the lock now."""
-        try:
-            with open(folder / ".lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
-
-    def release(self) -> None:
-        """Let another process in."""
-        self._file.close()
-
-    def remove(self) -> None:
-        """Release it and leave no file behind."""
-        os.unlink(self._file.name)
-        self.release()
 
 
 def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
@@ -187,6 +140,14 @@ class Journal:
                 (round, json.dumps([list(group) for group in groups]), time.time()),
             )
 
+    def draw_anew(self, round: int, groups: Iterable[Sequence[str]], draw: int) -> None:
+        """The open round was abandoned, for the `draw`-th time: another selection takes the place of the old one."""
+        with self._written():
+            self._db.execute(
+                "UPDATE rounds SET draw = ?, groups = ? WHERE round = ? AND state = 'open'",
+                (draw, json.dumps([list(group) for group in groups]), round),
+            )
+
     def freeze_round(self, round: int, clients: Iterable[str]) -> None:
         """The set of updates that will be folded is fixed, for ever."""
         with self._written():
@@ -243,6 +204,11 @@ class Journal:
         where, values = ("", ()) if round is None else ("WHERE round = ?", (round,))
         rows = self._db.execute(f"SELECT * FROM updates {where} ORDER BY round, client", values)  # noqa: S608
         return [dict(row) for row in rows]
+
+    def folded(self, round: int) -> list[dict[str, Any]]:
+        """The updates that a committed round is made of, by client."""
+        (row,) = self.rounds(round)[:1]
+        return [update for update in self.updates(round) if update["client"] in row["frozen"]]
 
     def add_evaluation(self, **fields: Any) -> None:
         """A version was scored on one unit: sums, so that units add up by tokens. Scored again, the last counts."""

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from fedmq import atomic
 from fedmq.errors import ConfigError, StorageError
-from fedmq.storage.journal import Journal, RunLock
+from fedmq.storage.journal import Journal
+from fedmq.storage.run_lock import RunLock
 
 DATABASE = "run.db"
 #: Where the run that --overwrite replaces waits until the new one has a model.

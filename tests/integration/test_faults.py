@@ -66,6 +66,52 @@ def test_trainer_killed_in_a_task(federation: Federation, undisturbed: dict[int,
     assert worker.end() == 0
 
 
+def test_a_trainer_that_hangs_is_stopped_and_its_task_goes_to_another(
+    federation: Federation, undisturbed: dict[int, str]
+) -> None:
+    """Its agent heartbeats on, and says so: alive, and without a step."""
+    coordinator = federation.coordinator(federation.config(federated=settings(stall_timeout_s=1.0)))
+    gates = {client: federation.gate(client) for client in CLIENTS}
+    federation.noop_worker(coordinator.address, "w0", gates={c: str(gate.path) for c, gate in gates.items()})
+    gates["client_1"].reached()
+    coordinator.process.wait_line(r"train client_1 failed on w0 \(STALLED: no progress for \d+ s at step 0 of 0\)")
+    federation.noop_worker(coordinator.address, "w1")
+    assert coordinator.ended_well() == undisturbed[1]
+    assert {row["worker"] for row in accepted(federation.folder / "run", 1)} == {"w1"}
+
+
+def test_a_round_is_abandoned_at_its_deadline_and_the_next_draw_goes_on(
+    federation: Federation, undisturbed: dict[int, str]
+) -> None:
+    """Its clients are drawn anew; what was accepted counts. Killed in between, it goes on with the second draw."""
+    config = federation.config(federated=settings(round_deadline_s=2.0))
+    coordinator = federation.coordinator(config)
+    gate = federation.gate("client_0")
+    federation.noop_worker(coordinator.address, "w0", gates={"client_0": str(gate.path)})
+    wait_accepted(federation.folder / "run", 1, {"client_1"})
+    coordinator.process.wait_line(r"round 1: 1 of 2 updates, the quorum is 2: abandoned, clients are drawn anew")
+    coordinator.process.kill()
+    again = federation.coordinator(config, "--resume", port=coordinator.port)
+    federation.noop_worker(again.address, "w1")
+    assert again.ended_well() == undisturbed[1]
+    assert {row["client"]: row["worker"] for row in accepted(federation.folder / "run", 1)} == {
+        "client_0": "w1",
+        "client_1": "w0",
+    }
+
+
+def test_with_over_selection_nobody_waits_for_the_slowest(federation: Federation) -> None:
+    config = federation.config(federated=settings(num_clients=3, over_selection=1.5))
+    coordinator = federation.coordinator(config)
+    gate = federation.gate("client_0")
+    clients = ["client_0", "client_1", "client_2"]
+    slow = federation.noop_worker(coordinator.address, "w0", clients=clients[:1], gates={"client_0": str(gate.path)})
+    federation.noop_worker(coordinator.address, "w1", clients=clients[1:])
+    coordinator.ended_well()
+    assert {row["client"] for row in accepted(federation.folder / "run", 1)} == {"client_1", "client_2"}
+    assert slow.end() == 0
+
+
 def test_task_that_fails_twice_is_given_up_and_the_round_goes_on_at_quorum(federation: Federation) -> None:
     coordinator = federation.coordinator(federation.config(federated=settings(min_clients=1)))
     federation.noop_worker(coordinator.address, "w0", fails={"client_0": ["no luck", "no luck again"]})

@@ -22,7 +22,7 @@ from fedmq.errors import ConfigError, RunError, StorageError
 from fedmq.federated_learning import FederatedLearning
 from fedmq.finished_run import FinishedRun
 from fedmq.inspection import inspect_run
-from fedmq.storage.journal import RunLock
+from fedmq.storage.run_lock import RunLock
 
 NEW = {"federated": {"num_clients": 1, "clients_per_round": 1, "num_rounds": 1}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fedmq.protocol import events as ev
@@ -30,23 +31,32 @@ class Drive:
         quorum: int | None = None,
         expected: int = 2,
         deadline_s: float | None = None,
+        automatic_deadline: bool = False,
+        over_selection: float = 1.0,
+        stall_s: float = 300.0,
         named: tuple[str, ...] = (),
         generates: bool = False,
         together: int | None = 1,
         progress: Progress = Progress(),
     ) -> None:
-        policy = RoundPolicy(rounds, cohort, quorum or cohort, deadline_s, clients_per_batch=together)
-        self.state = CoordinatorState(policy, TIMERS, expected, frozenset(named), generates, progress)
+        policy = RoundPolicy(
+            *(rounds, cohort, quorum or cohort, deadline_s, automatic_deadline, over_selection),
+            clients_per_batch=together,
+        )
+        timers = replace(TIMERS, stall_s=stall_s)
+        self.state = CoordinatorState(policy, timers, expected, frozenset(named), generates, progress)
         self.now = 0.0
         self.trace = [self.state.phase]
 
-    def say(self, event: ev.Event) -> list[ev.Command]:
-        """Feed one event."""
-        commands = self.state.handle(event, self.now)
-        self.state.validate()
-        if self.state.phase is not self.trace[-1]:
-            assert self.state.phase in PHASES[self.trace[-1]]
-            self.trace.append(self.state.phase)
+    def say(self, *events: ev.Event) -> list[ev.Command]:
+        """Feed events, one by one."""
+        commands = []
+        for event in events:
+            commands += self.state.handle(event, self.now)
+            self.state.validate()
+            if self.state.phase is not self.trace[-1]:
+                assert self.state.phase in PHASES[self.trace[-1]]
+                self.trace.append(self.state.phase)
         return commands
 
     def at(self, now: float) -> list[ev.Command]:

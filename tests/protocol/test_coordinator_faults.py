@@ -6,6 +6,7 @@ import pytest
 from drive import Drive, dispatched, notes, ready
 
 from fedmq.protocol import events as ev
+from fedmq.protocol.jobs import Job
 from fedmq.protocol.phases import Phase
 
 CLIENTS = ("client_1", "client_2")
@@ -13,9 +14,9 @@ A, B, C = (ready(name, *CLIENTS) for name in "abc")
 TRAIN_1, TRAIN_2 = "train-1-client_1-0", "train-1-client_2-0"
 
 
-def training(*workers: ev.WorkerReady, quorum: int = 2, deadline_s: float | None = None) -> Drive:
+def training(*workers: ev.WorkerReady, quorum: int = 2, deadline_s: float | None = None, **options: float) -> Drive:
     """Round 1 is open: a trains client_1, b (if it is there) client_2."""
-    drive = Drive(rounds=1, quorum=quorum, deadline_s=deadline_s)
+    drive = Drive(rounds=1, quorum=quorum, deadline_s=deadline_s, **options)
     drive.opened(*workers, clients=CLIENTS)
     return drive
 
@@ -235,12 +236,88 @@ def test_a_deadline_closes_the_round_with_its_quorum() -> None:
     assert drive.say(ev.ResultOffered("b", TRAIN_2, "d2")) == [ev.Reply("b", TRAIN_2, "LATE")]
 
 
-def test_a_deadline_without_a_quorum_fails_the_run() -> None:
+def test_a_round_without_its_quorum_at_the_deadline_is_abandoned_and_drawn_anew() -> None:
     drive = training(A, B, quorum=2, deadline_s=30.0)
     drive.stored("a", TRAIN_1, "d1")
-    finish = drive.until(30.0, "a", "b")[-1]
+    *_, note, select = drive.until(30.0, "a", "b")
+    assert select == ev.Select(1, CLIENTS, 2, draw=1) and drive.state.version == 0
+    assert note == ev.Note(
+        "warning", "round 1: 1 of 2 updates, the quorum is 2: abandoned, clients are drawn anew (time 1)"
+    )
+    drive.say(ev.TaskFailed("b", TRAIN_2, "CANCELLED", ""))
+    # What was accepted of a client that is drawn again counts: its update would be the same.
+    again = drive.say(ev.Selected(1, CLIENTS))
+    assert ev.OpenRound(1, (("client_1",), ("client_2",))) in again
+    assert dispatched(again) == {"a": TRAIN_2}
+    assert drive.stored("a", TRAIN_2, "d2")[-1] == ev.Aggregate(1, CLIENTS)
+
+
+def test_a_round_that_is_abandoned_too_often_fails_the_run() -> None:
+    drive = training(A, B, quorum=2, deadline_s=30.0)
+    drive.stored("a", TRAIN_1, "d1")
+    for time in (30.0, 60.0):
+        assert isinstance(drive.until(time, "a", "b")[-1], ev.Select)
+        drive.say(ev.TaskFailed("b", TRAIN_2, "CANCELLED", ""))
+        drive.say(ev.Selected(1, CLIENTS))
+    finish = drive.until(90.0, "a", "b")[-1]
     assert isinstance(finish, ev.Finish) and finish.outcome == "failed"
     assert "1 of 2 updates, the quorum is 2" in finish.reason
+
+
+def test_with_over_selection_the_round_closes_when_it_is_full() -> None:
+    drive = Drive(cohort=1, over_selection=1.5, expected=2)
+    assert ev.Select(1, CLIENTS, 2) in drive.started(A, B)
+    drive.say(ev.Selected(1, CLIENTS))
+    closing = drive.stored("b", TRAIN_2, "d2")
+    assert ev.CancelTask("a", TRAIN_1, "the round is full") in closing
+    assert ev.Note("info", "train client_1: the round is full") in closing
+    assert closing[-1] == ev.Aggregate(1, ("client_2",))
+
+
+def test_an_automatic_deadline_follows_from_the_rounds_before() -> None:
+    drive = Drive(rounds=9, quorum=1, automatic_deadline=True)
+    drive.opened(A, B, clients=CLIENTS)
+    for round in (1, 2, 3):
+        assert drive.state.clock.deadline_s() is None
+        drive.until(drive.now + 10.0 * round, "a", "b")
+        for worker, client in (("a", "client_1"), ("b", "client_2")):
+            drive.stored(worker, f"train-{round}-{client}-0", "d")
+        drive.say(ev.Committed(round))
+        drive.say(ev.Selected(round + 1, CLIENTS))
+    # Rounds of 10, 20 and 30 s: median 20, median absolute deviation 10.
+    assert drive.state.clock.deadline_s() == pytest.approx(80.0)
+
+
+def test_a_training_that_stalls_is_stopped_and_goes_to_another_worker() -> None:
+    drive = training(A, ready("b", "client_1", "client_2"), stall_s=40.0)
+    working = ev.Heard("a", TRAIN_1, "working", 3, 9)
+    drive.say(working)
+    for _ in range(39):
+        drive.now += 1.0
+        commands = drive.say(working, ev.Heard("b"), ev.Tick())
+        assert not any(isinstance(command, ev.CancelTask) for command in commands)
+    assert "a: train client_1, step 3/9, for 39 s, no progress for 39 s" in drive.state.awaited(drive.now)
+    drive.now += 1.0
+    commands = drive.say(working, ev.Heard("b"), ev.Tick())
+    text = "no progress for 40 s at step 3 of 9"
+    assert ev.CancelTask("a", TRAIN_1, text) in commands
+    assert ev.Note("warning", f"train client_1 failed on a (STALLED: {text}): trying again") in commands
+    drive.stored("b", TRAIN_2, "d2")
+    assert drive.state.roster.jobs[Job("train", 1, "client_1")].worker == "b"
+
+
+def test_long_steps_and_slow_transfers_are_no_stall() -> None:
+    drive = training(A, B, stall_s=40.0)
+    for step in range(3):  # 30 s each: 300 s are allowed from the second on
+        for _ in range(30):
+            drive.now += 1.0
+            drive.say(ev.Heard("a", TRAIN_1, "working", step, 9), ev.Heard("b", TRAIN_2, "fetching", 0, 0))
+    for _ in range(100):
+        drive.now += 1.0
+        commands = drive.say(
+            ev.Heard("a", TRAIN_1, "working", 2, 9), ev.Heard("b", TRAIN_2, "fetching", 0, 0), ev.Tick()
+        )
+        assert not any(isinstance(command, ev.CancelTask) for command in commands)
 
 
 def test_a_draining_worker_gets_nothing() -> None:
@@ -281,7 +358,7 @@ def test_too_few_clients_are_left() -> None:
 
 def test_who_is_awaited_is_said() -> None:
     drive = training(A, B)
-    drive.say(ev.Heard("a", TRAIN_1, 3, 9))
+    drive.say(ev.Heard("a", TRAIN_1, "working", 3, 9))
     drive.until(8.0, "b")
     assert drive.state.awaited(8.0) == [
         "a: train client_1, step 3/9, for 8 s, silent for 8 s",

@@ -30,7 +30,7 @@ def test_a_whole_run() -> None:
         ev.Reply("a", "evaluate-0-test-0", "ACCEPTED"),
         ev.Dispatch("a", ("train-1-client_1-0",)),
     ]
-    assert drive.say(ev.Heard("a", "train-1-client_1-0", 3, 9)) == []
+    assert drive.say(ev.Heard("a", "train-1-client_1-0", "working", 3, 9)) == []
     assert drive.say(ev.ResultOffered("b", "train-1-client_2-0", "d2")) == [
         ev.Reply("b", "train-1-client_2-0", "UPLOAD")
     ]
@@ -218,5 +218,5 @@ def test_an_answer_to_another_question_is_our_bug(event: ev.Event) -> None:
 def test_an_answer_out_of_turn_is_our_bug() -> None:
     drive = Drive()
     drive.opened(ready("a", "client_1", "client_2"), clients=("client_1", "client_2"))
-    with pytest.raises(LocalProtocolError, match="cannot go from phase COLLECTING to SELECTING"):
+    with pytest.raises(LocalProtocolError, match="version 1 committed while round 1 is open"):
         drive.say(ev.Committed(1))

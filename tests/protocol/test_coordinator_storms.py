@@ -212,7 +212,7 @@ class Storm:
     def time(self, seconds: float, silent: Worker | None = None) -> None:
         for worker in self.linked():
             if worker is not silent:
-                self.feed(ev.Heard(worker.name, next(iter(worker.tasks), None), 1, 2))
+                self.feed(ev.Heard(worker.name, next(iter(worker.tasks), None), "working", 1, 2))
         self.drive.now += seconds
         self.feed(ev.Tick())
 

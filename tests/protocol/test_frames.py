@@ -40,8 +40,8 @@ def test_round_trip(direction: str, kind: type) -> None:
 
 @pytest.mark.parametrize("kind", [m.Hello, m.Offer])
 def test_golden_bytes(kind: type) -> None:
-    """Wire bytes of protocol 2. Bytes that change need a new PROTOCOL_VERSION, and new golden files."""
-    golden = bytes.fromhex((GOLDEN / f"{tag(kind)}_v2.hex").read_text())
+    """Wire bytes of protocol 3. Bytes that change need a new PROTOCOL_VERSION, and new golden files."""
+    golden = bytes.fromhex((GOLDEN / f"{tag(kind)}_v3.hex").read_text())
     assert UP.encode(example(kind)) == golden
     assert UP.decode(golden) == example(kind)
 
@@ -107,7 +107,7 @@ def test_size_is_looked_at_first() -> None:
     assert refusal(UP, b"\x80" * (MAX_HEADER_NBYTES + 1)) == "TOO_LARGE"
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 999, -1, 2**63, True, 1.0, "1", None, [1], b"1"])
+@pytest.mark.parametrize("version", [0, 1, 2, 999, -1, 2**63, True, 1.0, "1", None, [1], b"1"])
 def test_another_version(version: Any) -> None:
     fields = msgpack.unpackb(OFFER)
     with pytest.raises(VersionMismatch, match=f"this is {m.PROTOCOL_VERSION}") as caught:
@@ -124,8 +124,8 @@ def test_no_version() -> None:
 
 def test_a_version_that_is_looked_at_before_the_rest() -> None:
     """A later protocol may have other types and fields: its speaker is told of the version, not of those."""
-    with pytest.raises(VersionMismatch, match="peer speaks protocol 3"):
-        UP.decode(msgpack.packb({"v": 3, "t": "unheard_of", "more": [1]}))
+    with pytest.raises(VersionMismatch, match="peer speaks protocol 4"):
+        UP.decode(msgpack.packb({"v": 4, "t": "unheard_of", "more": [1]}))
 
 
 @pytest.mark.parametrize("name", ["unheard_of", "", "Offer", "offer\n", "x" * 10_000, "welcome"])
@@ -134,7 +134,7 @@ def test_an_unknown_type(name: str) -> None:
     assert refusal(UP, msgpack.packb(msgpack.unpackb(OFFER) | {"t": name})) == "UNKNOWN_TYPE"
 
 
-@pytest.mark.parametrize("header", [b"", b"\xc0", b"\x01", b"\x90", b"\x80", b"\xa1x", msgpack.packb({"v": 2, "t": 1})])
+@pytest.mark.parametrize("header", [b"", b"\xc0", b"\x01", b"\x90", b"\x80", b"\xa1x", msgpack.packb({"v": 3, "t": 1})])
 def test_no_map_or_no_type(header: bytes) -> None:
     assert refusal(UP, header) == "MALFORMED"
 

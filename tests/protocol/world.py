@@ -46,13 +46,14 @@ class Journal:
         self.version: int | None = None
         self.selected: tuple[tuple[str, ...], ...] = ()
         self.accepted: dict[str, str] = {}
+        self.draw = 0
         self.folded: dict[int, tuple[str, ...]] = {}
         self.evaluated: set[int] = set()
 
     def progress(self) -> Progress:
         known = range(self.version + 1) if self.version is not None else ()
         missing = tuple(v for v in known if v not in self.evaluated)
-        return Progress(self.version, self.selected, tuple(self.accepted.items()), missing)
+        return Progress(self.version, self.selected, tuple(self.accepted.items()), missing, self.draw)
 
 
 class Agent:
@@ -168,7 +169,7 @@ class World:
                     work, adapter = example(WORKS[job.kind]), None if job.kind == "init" else ADAPTER
                     client = job.unit if job.unit.startswith("client_") else None
                     given.append(m.Task(task, "cd" * 16, job.round, client, 7, adapter, work))
-                self.tell(worker, m.Tasks(tuple(given)))
+                self.tell(worker, m.Tasks(tuple(given), self.state.clock.left_s(self.now)))
             case ev.CancelTask(worker, task, reason):
                 self.tell(worker, m.Cancel(task, reason))
             case ev.Reply(worker, task, code):
@@ -176,16 +177,18 @@ class World:
             case ev.Select(round, eligible, count):
                 self.events.append(ev.Selected(round, tuple(self.random.sample(eligible, count))))
             case ev.OpenRound(round, groups):
-                assert not self.journal.selected and round == (self.journal.version or 0) + 1
-                self.journal.selected, self.journal.accepted = groups, {}
+                drawn_anew = self.state.clock.draw > 0
+                assert bool(self.journal.selected) == drawn_anew and round == (self.journal.version or 0) + 1
+                self.journal.selected, self.journal.draw = groups, self.state.clock.draw
             case ev.Aggregate(round, clients):
-                assert set(clients) == set(self.journal.accepted), "what is folded is what is durable"
+                drawn = set(itertools.chain(*self.journal.selected))
+                assert set(clients) == set(self.journal.accepted) & drawn, "what is folded is what is durable"
                 assert self.policy.quorum <= len(clients) and set(clients) <= set(
                     itertools.chain(*self.journal.selected)
                 )
                 assert round == (self.journal.version or 0) + 1
                 self.journal.version, self.journal.folded[round] = round, clients
-                self.journal.selected, self.journal.accepted = (), {}
+                self.journal.selected, self.journal.accepted, self.journal.draw = (), {}, 0
                 for name in self.peers:
                     self.tell(name, m.Committed(round))
                 self.events.append(ev.Committed(round))
@@ -220,9 +223,9 @@ class World:
                 sizes = dict.fromkeys(agent.clients, Size(10, 250))
                 test = name in ("w0", "w1")
                 self.settle(ev.WorkerReady(name, sizes, evaluates_test=test, running=running, outbox=outbox))
-            case m.Heartbeat(task, _, step, total):
+            case m.Heartbeat(task, phase, step, total):
                 agent.down.append(m.HeartbeatAck(1))
-                self.settle(ev.Heard(name, task, step, total))
+                self.settle(ev.Heard(name, task, phase, step, total))
             case m.Offer(task=task, blob=blob):
                 self.settle(ev.ResultOffered(name, task, blob.digest))
             case m.Evaluated() | m.Generated():

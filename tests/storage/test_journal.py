@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from fedmq.errors import StorageError
-from fedmq.storage.journal import SCHEMA_VERSION, Journal, RunLock
+from fedmq.storage.journal import SCHEMA_VERSION, Journal
+from fedmq.storage.run_lock import RunLock
 
 UPDATE: dict[str, Any] = {
     "round": 1,

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from fedmq.errors import ConfigError, FedmqError, StorageError
-from fedmq.storage.journal import Journal, RunLock
+from fedmq.storage.journal import Journal
 from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
+from fedmq.storage.run_lock import RunLock
 
 CONFIG = json.dumps({"seed": 42, "device": "cpu", "lora": {"r": 8}})
 OTHER = json.dumps({"seed": 43, "device": "cuda", "lora": {"r": 8}})
@@ -283,7 +284,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 _HOLD = """
 import sys
 from pathlib import Path
-from fedmq.storage.journal import RunLock
+from fedmq.storage.run_lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,11 @@ class Trunks:
     Args:
       folder: of the files; made when missing. A file is named by what it depends on.
       model: its `first_adapted` layer is where a cache ends.
+      on_text: told of (texts done, texts in all) while a cache is filled.
     """
 
-    def __init__(self, folder: Path, model: PackedModel) -> None:
-        self._folder, self._model = folder, model
+    def __init__(self, folder: Path, model: PackedModel, on_text: Callable[[int, int], None]) -> None:
+        self._folder, self._model, self._on_text = folder, model, on_text
         for part in folder.glob("*.part"):
             part.unlink(missing_ok=True)  # of a trainer of this worker that was killed
         self._open: dict[str, Trunk | Recomputed] = {}
@@ -90,6 +91,7 @@ class Trunks:
                         hidden = self._model.trunk(self._model.pack([batch])).to(torch.bfloat16)
                     rows[start : start + size] = hidden.cpu().view(torch.int16).numpy()
                     start, size, batch = start + size, 0, []
+                    self._on_text(number + 1, len(texts))
             rows.flush()
             fsync(part)
             part.replace(path)

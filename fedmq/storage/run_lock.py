@@ -1,0 +1,58 @@
+"""One writer for a run's folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from fedmq.errors import StorageError
+
+_LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
+
+
+class RunLock:
+    """Held by the one process that may write into a run's folder; gone with that process, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
+        except OSError as error:
+            raise StorageError(
+                f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
+            ) from None
+        for left in reversed(range(_LOCK_TRIES)):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if left:
+                    # It may be `held` in another process that asks: that one lets go at once.
+                    time.sleep(_LOCK_PAUSE_S)
+        self._file.close()
+        raise StorageError(
+            f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
+        )
+
+    @staticmethod
+    def held(folder: Path) -> bool:
+        """Whether some process has the lock now."""
+        try:
+            with open(folder / ".lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def release(self) -> None:
+        """Let another process in."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Release it and leave no file behind."""
+        os.unlink(self._file.name)
+        self.release()
