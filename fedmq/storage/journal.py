@@ -39,6 +39,11 @@ CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
 """
 
 
+def examples_key(client: str) -> str:
+    """The meta value with the number of examples that a client announced when it joined."""
+    return f"examples/{client}"
+
+
 class RunLock:
     """Held by the one process that may write into a run's folder; gone with that process, however it ends."""
 
