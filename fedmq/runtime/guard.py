@@ -38,8 +38,8 @@ class Guard:
         self._journal, self._note, self._shut_out, self.clock = journal, note, shut_out, clock
         self._out: dict[str, str] = json.loads(journal.get(_QUARANTINED) or "{}")
         self._buckets: dict[Plane, Recent[Who, Bucket]] = {
-            "control": Recent(lambda: Bucket(limits.CONTROL, clock())),
-            "data": Recent(lambda: Bucket(limits.DATA, clock())),
+            "control": Recent(lambda: Bucket(limits.CONTROL, self.clock())),
+            "data": Recent(lambda: Bucket(limits.DATA, self.clock())),
         }
         self._strikes: Recent[Who, Strikes] = Recent(Strikes)
         self._noted: Recent[tuple[str, str], list[int]] = Recent(lambda: [0])

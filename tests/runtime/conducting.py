@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from copy import deepcopy
@@ -25,6 +26,7 @@ from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTrans
 UP, DOWN = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
 DATA_UP = Codec(m.DATA_TO_COORDINATOR)
 SPEC = get_default_config().to_run_spec()
+CONFIG_TEXT = json.dumps(get_default_config().to_dict())
 Script = Iterator[None]
 
 
@@ -72,10 +74,10 @@ class Hand:
         clients = tuple(m.HostedClient(client, 10, 100, 0, "ab" * 32) for client in self.clients)
         self.say(m.Ready(clients, False, "cd" * 32, 1, 2, "cpu", running, outbox))
 
-    def inject(self, *frames: bytes, plane: Plane = "control") -> None:
-        """A message of any frames; no transport of ours would send it."""
+    def inject(self, *frames: bytes, plane: Plane = "control", owner: str = "") -> None:
+        """A message of any frames, also of a link with a key; no transport of ours would send it."""
         peer = self.link._peers[plane]
-        assert self.link._listener.inbox.put(Incoming(plane, peer, frames))
+        assert self.link._listener.inbox.put(Incoming(plane, peer, frames, owner))
 
     def put(self, update: m.Offer, content: bytes) -> None:
         assert self.link.send("data", DATA_UP.encode(m.Put(update.nonce, update.blob.digest, 0)), content)
@@ -84,11 +86,11 @@ class Hand:
 class Bench:
     """A coordinator of one round with one client or several, and its listener."""
 
-    def __init__(self, folder: Path, clients: int = 1) -> None:
+    def __init__(self, folder: Path, clients: int = 1, listener: Any = None) -> None:
         self.hands: list[Hand] = []
         self.server = make_server(folder, num_rounds=1, limits=UpdateLimits(1000.0, 384))
-        self.server.journal.put(run="ab" * 16, epoch="0", secret="s")
-        self.listener, self.view = MemoryCoordinatorTransport(), Watcher()
+        self.server.journal.put(run="ab" * 16, epoch="0", secret="s", status="running", config=CONFIG_TEXT)
+        self.listener, self.view = listener or MemoryCoordinatorTransport(), Watcher()
         policy = RoundPolicy(1, cohort=clients, quorum=clients)
         state = CoordinatorState(policy, Timers(), expected=clients, generates=False, started_at=time.monotonic())
         self.coordinator = Coordinator(state, self.server, self.listener, SPEC, self.view)
