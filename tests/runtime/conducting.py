@@ -86,13 +86,15 @@ class Hand:
 class Bench:
     """A coordinator of one round with one client or several, and its listener."""
 
-    def __init__(self, folder: Path, clients: int = 1, listener: Any = None) -> None:
+    def __init__(
+        self, folder: Path, clients: int = 1, listener: Any = None, view: Any = None, generates: bool = False
+    ) -> None:
         self.hands: list[Hand] = []
         self.server = make_server(folder, num_rounds=1, limits=UpdateLimits(1000.0, 384))
         self.server.journal.put(run="ab" * 16, epoch="0", secret="s", status="running", config=CONFIG_TEXT)
-        self.listener, self.view = listener or MemoryCoordinatorTransport(), Watcher()
+        self.listener, self.view = listener or MemoryCoordinatorTransport(), view or Watcher()
         policy = RoundPolicy(1, cohort=clients, quorum=clients)
-        state = CoordinatorState(policy, Timers(), expected=clients, generates=False, started_at=time.monotonic())
+        state = CoordinatorState(policy, Timers(), expected=clients, generates=generates, started_at=time.monotonic())
         self.coordinator = Coordinator(state, self.server, self.listener, SPEC, self.view)
 
     def play(self, script: Script) -> None:
