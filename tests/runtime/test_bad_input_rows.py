@@ -247,7 +247,8 @@ def test_frames(bench: Bench, row: str, plane: Any) -> None:
 # --- who speaks, and when --------------------------------------------------------------------------
 
 
-def test_hellos_out_of_place(bench: Bench) -> None:
+@pytest.mark.parametrize("row", ["B26 hello twice, and a message before it"])
+def test_hellos_out_of_place(bench: Bench, row: str) -> None:
     def act(honest: Hand, bad: Hand) -> Script:
         stranger = bench.hand("late", boot="c")
         stranger.say(m.Heartbeat(None, "idle", 0, 0))
@@ -257,9 +258,6 @@ def test_hellos_out_of_place(bench: Bench) -> None:
         assert [type(reply) for reply in bad.heard()] == [m.Welcome, m.Welcome], "a hello is answered each time"
 
     besides(bench, act, set())
-
-
-HELLOS = {"B26 twice, or a message before it": test_hellos_out_of_place}
 
 
 def as_another(honest: Hand, bad: Hand) -> Script:
