@@ -20,7 +20,11 @@ from fedmq.errors import RemoteProtocolError
 from fedmq.tensors import NamedTensors, Spec
 
 MAX_HEADER_NBYTES = 1 << 20
-_DTYPES = {"F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16)}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+}
 
 
 def encode(tensors: NamedTensors) -> bytes:
