@@ -98,7 +98,7 @@ def _begin(item: tuple[str, Any]) -> tuple[int, int]:
     """Where a tensor's data lies; what is wrong with it is for `_entry` to say."""
     offsets = item[1].get("data_offsets") if isinstance(item[1], dict) else None
     sound = isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int for n in offsets)
-    return tuple(offsets) if sound else (0, 0)  # type: ignore[arg-type, return-value]
+    return tuple(offsets) if sound else (0, 0)  # type: ignore[arg-type]
 
 
 def _entry(value: Any) -> tuple[str, tuple[int, ...], int, int]:
