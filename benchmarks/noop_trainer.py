@@ -1,7 +1,7 @@
 """A trainer that computes nothing: for measuring and testing everything around training, without torch.
 
 It speaks the trainer's side of the pipe and answers at once with an adapter of random numbers, made
-when it starts, whose last number is the task's seed: every answer has other bytes, at no cost. The
+when it starts, whose last number comes from the task's seed: every answer has other bytes, at no cost. The
 environment variable FEDMQ_NOOP holds a JSON object:
 
     clients    ids that it hosts (default: client_0 and client_1)
@@ -111,9 +111,10 @@ def trained(
 ) -> link.Trained:
     shape = options.get("shape")
     content = bytearray(template(None if shape is None else tuple(shape)))
-    content[-4:] = struct.pack("<f", task.seed)
+    content[-4:] = struct.pack("<f", task.seed / 2**53)
     if len(group) > 1:
-        content[-8:-4] = struct.pack("<f", zlib.crc32(repr([member.client for member in group]).encode()))
+        company = zlib.crc32(repr([member.client for member in group]).encode())
+        content[-8:-4] = struct.pack("<f", company / 2**32)
     Path(result).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     return link.Trained(task.task, digest, len(content), examples, 10 * examples, 1, 1.0, 0.0, config)

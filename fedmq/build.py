@@ -19,6 +19,7 @@ from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.fields import MAX_CLIENTS_PER_WORKER
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
+from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer, Sampler, Weighting
 from fedmq.runtime.view import View
 from fedmq.storage.journal import Journal
@@ -70,7 +71,8 @@ def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> Federat
         aggregator=aggregator(federated.aggregation_method),
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         sampler=sampler("uniform"),
-        weighting=_pick("weighting", WEIGHTINGS, federated.weighting),
+        weighting=weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples),
+        limits=UpdateLimits(federated.max_update_norm, config.model.max_length * config.training.num_epochs),
         seed=config.seed,
         num_rounds=federated.num_rounds,
         save_every=federated.save_every,

@@ -14,6 +14,7 @@ from fedmq import crash_points
 from fedmq.cli_config import config_group, data_group, json_option, load_config, set_option
 from fedmq.cli_keys import keys_group
 from fedmq.errors import FedmqError
+from fedmq.protocol.printable import readable
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -206,7 +207,7 @@ def _finished(run_dir: str) -> Any:
 def generate(run_dir: str, prompts: tuple[str, ...], **options: Any) -> None:
     """Continue prompts with the global model of RUN_DIR; only the texts go to stdout."""
     for text in _finished(run_dir).generate(prompts, **options):
-        click.echo(text)
+        click.echo(readable(text))
 
 
 @main.command()

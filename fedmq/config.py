@@ -56,6 +56,12 @@ class FederatedConfig(Section):
         None, "worker processes; null = one per CUDA device, else one per core, at most clients_per_round", ge=1
     )
     weighting: Literal["examples", "tokens", "uniform"] = described("examples", "what an update weighs by")
+    max_client_examples: int | None = described(
+        None, "a client weighs at most as with so many examples; null = what it has", "examples", ge=1
+    )
+    max_update_norm: float | None = described(
+        1000.0, "an update (local - global) with a larger L2 norm is refused; null = none is", gt=0
+    )
     min_clients: int | None = described(
         None, "updates without which a round never commits (quorum); null = clients_per_round", "clients", ge=1
     )

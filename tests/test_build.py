@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from fedmq import build
 from fedmq.config import FederatedConfig, get_default_config
 from fedmq.errors import ConfigError
+from fedmq.storage.journal import Journal
 
 
 @pytest.mark.parametrize("pick", [build.aggregator, build.server_optimizer, build.sampler])
@@ -43,3 +45,13 @@ def test_how_many_clients_are_trained_together(engine: str, given: int | str, to
     policy = build.round_policy(config)
     assert (policy.clients_per_batch, policy.batch_size, policy.cohort) == (together, 8, 3)
     assert policy.quorum == 3, "null = all of them"
+
+
+def test_what_an_update_may_claim_and_weigh(tmp_path: Path) -> None:
+    config = get_default_config()
+    config.federated.max_client_examples, config.federated.max_update_norm = 100, 7.0
+    journal = Journal.create(tmp_path / "run.db", {})
+    server = build.server(config, tmp_path, journal)
+    assert server.limits == (7.0, 128 * 3)
+    assert [server.weighting(n, 20 * n) for n in (50, 10**7)] == [50.0, 100.0]
+    journal.close()

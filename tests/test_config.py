@@ -72,6 +72,8 @@ DEFAULTS = {
         "min_samples_per_client": 100,
         "num_workers": None,
         "weighting": "examples",
+        "max_client_examples": None,
+        "max_update_norm": 1000.0,
         "min_clients": None,
         "round_deadline_s": None,
         "over_selection": 1.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 def by_examples(num_examples: int, num_tokens: int) -> float:
     """n_k, the number of training examples: FedAvg as published (arXiv 1602.05629).
@@ -31,3 +33,27 @@ def uniform(num_examples: int, num_tokens: int) -> float:
       1.0
     """
     return 1.0
+
+
+def capped(rule: Callable[[int, int], float], max_examples: int | None) -> Callable[[int, int], float]:
+    """`rule`, under which no client weighs more than with `max_examples` examples; its targets count in proportion.
+
+    Args:
+      rule: (num_examples, num_tokens) -> weight.
+      max_examples: None caps nothing.
+
+    Example:
+      >>> rule = capped(by_tokens, 100)
+      >>> rule(50, 1000), rule(10**7, 2 * 10**8)
+      (1000.0, 2000.0)
+    """
+    if max_examples is None:
+        return rule
+    most = max_examples
+
+    def at_most(num_examples: int, num_tokens: int) -> float:
+        if num_examples <= most:
+            return rule(num_examples, num_tokens)
+        return rule(most, max(1, num_tokens * most // num_examples))
+
+    return at_most

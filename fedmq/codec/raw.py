@@ -2,12 +2,13 @@
 
 The bytes are at once the blob on the wire and the `adapter_model.safetensors` on disk, so one
 SHA-256 names both. What comes from a peer is checked before the library sees it: safetensors
-accepts duplicate names, foreign names and NaN.
+accepts duplicate names, foreign names and NaN. We write no `__metadata__`, so there is none to be read.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from typing import Any
 
@@ -19,7 +20,11 @@ from fedmq.errors import RemoteProtocolError
 from fedmq.tensors import NamedTensors, Spec
 
 MAX_HEADER_NBYTES = 1 << 20
-_DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16"}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+}
 
 
 def encode(tensors: NamedTensors) -> bytes:
@@ -44,14 +49,25 @@ def read_spec(blob: bytes) -> Spec:
     (header_nbytes,) = struct.unpack("<Q", blob[:8])
     if not 2 <= header_nbytes <= MAX_HEADER_NBYTES or 8 + header_nbytes > len(blob):
         raise _refused("header length out of range")
+    if blob[8:9] != b"{":
+        raise _refused("header does not begin with {")
     try:
         header = json.loads(blob[8 : 8 + header_nbytes], object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError):
         raise _refused("header is not JSON with distinct keys") from None
     if not isinstance(header, dict):
         raise _refused("header is not an object")
-    header.pop("__metadata__", None)
-    return {str(name): _entry(value) for name, value in sorted(header.items())}
+    if "__metadata__" in header:
+        raise _refused("metadata, of which an adapter has none")
+    spec, end = {}, 0
+    for name, value in sorted(header.items(), key=_begin):
+        dtype, shape, begin, end_of_this = _entry(value)
+        if begin != end:
+            raise _refused("tensors overlap, or leave a hole")
+        spec[name], end = (dtype, shape), end_of_this
+    if 8 + header_nbytes + end != len(blob):
+        raise _refused("the data is not as long as the tensors")
+    return dict(sorted(spec.items()))
 
 
 def decode(blob: bytes, expected: Spec) -> dict[str, np.ndarray]:
@@ -78,15 +94,25 @@ def decode(blob: bytes, expected: Spec) -> dict[str, np.ndarray]:
     return dict(sorted(tensors.items()))
 
 
-def _entry(value: Any) -> tuple[str, tuple[int, ...]]:
+def _begin(item: tuple[str, Any]) -> tuple[int, int]:
+    """Where a tensor's data lies; what is wrong with it is for `_entry` to say."""
+    offsets = item[1].get("data_offsets") if isinstance(item[1], dict) else None
+    sound = isinstance(offsets, list) and len(offsets) == 2 and all(type(n) is int for n in offsets)
+    return tuple(offsets) if sound else (0, 0)  # type: ignore[arg-type]
+
+
+def _entry(value: Any) -> tuple[str, tuple[int, ...], int, int]:
+    """Dtype, shape, begin, end of one tensor, if they fit together."""
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _refused("a tensor entry has other fields than dtype, shape, data_offsets")
-    dtype, shape = value["dtype"], value["shape"]
-    if not isinstance(dtype, str) or dtype not in _DTYPE_NAMES:
+    dtype, shape, (begin, end) = value["dtype"], value["shape"], _begin(("", value))
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise _refused("a dtype other than F64, F32, F16")
     if not isinstance(shape, list) or len(shape) > 8 or any(type(n) is not int or n < 0 for n in shape):
         raise _refused("a shape that is not a short list of sizes")
-    return _DTYPE_NAMES[dtype], tuple(shape)
+    if value["data_offsets"] != [begin, end] or end - begin != math.prod(shape) * _DTYPES[dtype].itemsize:
+        raise _refused("offsets that are not those of such a tensor")
+    return _DTYPES[dtype].name, tuple(shape), begin, end
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

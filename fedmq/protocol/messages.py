@@ -93,7 +93,7 @@ class Welcome:
 class Reject:
     """The link is refused, for good unless the code is REHELLO."""
 
-    code: Literal["VERSION", "REHELLO", "NAME_TAKEN", "NAME", "REVOKED", "BASE", "DATA"]
+    code: Literal["VERSION", "REHELLO", "NAME_TAKEN", "NAME", "REVOKED", "QUARANTINED", "BASE", "DATA"]
     text: Text
     versions: tuple[Count, ...]
 

@@ -9,14 +9,15 @@ from fedmq.protocol import messages as m
 from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.grouping import Size
 from fedmq.recipe import TrainingRecipe
-from fedmq.storage.journal import Journal
+from fedmq.storage.journal import Journal, examples_key
 
 
 class Admission:
     """Checks what workers say of themselves when they are ready.
 
     Args:
-      journal: keeps the digests of the base that the run's first worker loaded and of each client's data.
+      journal: keeps the digest of the base that the run's first worker loaded, and of each client's data the digest
+        and the number of examples.
       named: the run's clients where they are known beforehand.
     """
 
@@ -35,9 +36,15 @@ class Admission:
             if self._journal.get(f"data/{client.client}") not in (None, client.data_digest):
                 text = f"this run has had other data under the name {client.client}"
                 return _refusal("DATA", f"{text}: bring that back, take another --client, or --overwrite the run")
+            # What an update weighs follows from it: the same data cannot be more on another day.
+            if (before := self._journal.get(examples_key(client.client))) not in (None, str(client.num_examples)):
+                return _refusal("DATA", f"{client.client} had {before} examples, and now {client.num_examples}")
         # Only now: a worker that is refused must not decide what the run's base and a client's data are.
-        digests = {f"data/{client.client}": client.data_digest for client in ready.clients}
-        self._journal.put(base_digest=ready.base_digest, **digests)
+        values = {"base_digest": ready.base_digest}
+        for client in ready.clients:
+            values |= {f"data/{client.client}": client.data_digest}
+            values |= {examples_key(client.client): str(client.num_examples)}
+        self._journal.put(**values)
         return None
 
     def introduce(self, worker: str, ready: m.Ready, training: TrainingRecipe) -> Iterator[tuple[str, str]]:

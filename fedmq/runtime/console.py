@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +12,12 @@ from rich.text import Text
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.jobs import in_words
 from fedmq.protocol.phases import Phase
+from fedmq.protocol.printable import readable
 
 #: Rounds with more clients than this are summed up in one line.
 _CLIENTS_SHOWN = 10
 _AWAITED_AFTER_S = 10.0
+_NO_BREAKS = str.maketrans({"\n": "\N{REPLACEMENT CHARACTER}", "\t": "\N{REPLACEMENT CHARACTER}"})
 
 
 class ConsoleView:
@@ -117,7 +118,7 @@ class ConsoleView:
 
 def _as_it_is(text: str) -> Text:
     """No markup is looked for, and no control character gets through: a text may be a model's, or a peer's."""
-    return Text("".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" else c for c in text))
+    return Text(readable(text).translate(_NO_BREAKS))
 
 
 def statistics_lines(statistics: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.phases import Phase
+from fedmq.protocol.printable import escaped
 from fedmq.recipe import RunSpec
 from fedmq.runtime.admission import Admission
 from fedmq.runtime.intake import Intake
@@ -84,6 +86,7 @@ class Coordinator:
                 welcome=welcome,
                 training=spec.training,
                 secret=self._secret,
+                journal=self._journal,
                 note=self._note,
                 answered=self._answered,
             )
@@ -147,8 +150,10 @@ class Coordinator:
             if job.kind == "init":
                 self.server.start(offer, content)
             else:
-                self.server.check(offer, content)
+                remark = self.server.check(offer, content)
                 self.server.accept(offer, worker)
+                if remark is not None:
+                    self._note("warning", f"{remark} from {worker}")
         except RemoteProtocolError as error:
             self._reception.refuse(worker, offer.task, error)
             return
@@ -182,6 +187,7 @@ class Coordinator:
     def _do(self, command: ev.Command) -> None:
         match command:
             case ev.Dispatch(worker, tasks):
+                self._reception.guard.asked(worker, len(tasks))
                 left_s = self.state.clock.left_s(time.monotonic())
                 self._tell(worker, make_tasks(tasks, self.spec, self.server, self._secret, left_s))
             case ev.CancelTask(worker, task, reason):
@@ -224,7 +230,8 @@ class Coordinator:
     def _finish(self, finish: ev.Finish) -> None:
         self._tidy()
         self._show_scored(self._unscored)
-        self.finish = finish
+        # It may quote a worker's log, and is told to the others.
+        self.finish = finish = replace(finish, reason=escaped(finish.reason))
         self._journal.put(status=finish.outcome, reason=finish.reason)
 
     def _verdict(self, worker: str, task: str, code: Any, text: str = "") -> None:
@@ -235,6 +242,7 @@ class Coordinator:
             self._events.append(ev.WorkerGone(worker, "its link is closed"))
 
     def _note(self, level: str, text: str) -> None:
+        text = escaped(text)
         self._journal.add_note(level, text)
         log.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
         self.view.note(level, text)

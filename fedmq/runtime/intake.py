@@ -6,6 +6,7 @@ from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
 from fedmq.protocol.jobs import parse_task
+from fedmq.protocol.limits import Recent
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.blobs import PartialBlob
 from fedmq.transport.base import CoordinatorTransport, Incoming
@@ -29,6 +30,8 @@ class Intake:
         #: by worker and task: after a restart of ours two workers may have been given a task of the same name
         self._offers: dict[tuple[str, str], m.Offer] = {}
         self._uploads: dict[tuple[str, str], m.Offer] = {}
+        #: nonce, digest and key's name that bytes were asked for under: pieces may still be on their way
+        self._asked: Recent[tuple[str, str, str], None] = Recent(lambda: None)
         # By digest: training is deterministic, so two workers may send the very same update.
         self._parts: dict[str, PartialBlob] = {}
         # All workers fetch the same adapter at about the same time: it is read from disk once.
@@ -47,6 +50,8 @@ class Intake:
         if self._blobs.has(digest):
             return worker, offer, self._blobs.read(digest)
         self._uploads[worker, task] = offer
+        for key in (worker, ""):
+            self._asked.of((offer.nonce, digest, key))
         if digest not in self._parts:
             self._parts[digest] = self._blobs.partial(digest, offer.blob.nbytes)
         return None
@@ -100,7 +105,8 @@ class Intake:
         # A nonce opens the door only to the worker that it was given to.
         if part is None or put.nonce not in {o.nonce for (name, _), o in wanted.items() if owner in ("", name)}:
             if not self._blobs.has(put.digest):
-                raise RemoteProtocolError("PUT", "bytes that nobody asked for")
+                late = (put.nonce, put.digest, owner) in self._asked
+                raise RemoteProtocolError("LATE" if late else "PUT", "bytes that nobody asks for")
             # Another worker's upload of the very same bytes was complete first: this one need not go on.
             nbytes = self._blobs.path(put.digest).stat().st_size
             self._transport.send("data", peer, self._out.encode(m.PutAck(put.digest, nbytes)))

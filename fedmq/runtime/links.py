@@ -38,14 +38,16 @@ class Links:
 
         Raises:
           VersionMismatch: it does not speak our version.
-          RemoteProtocolError: the link's key is another worker's, or a process that was replaced by another of its
-            name is not gone after all; it has been told.
+          RemoteProtocolError: the link or its key is another worker's, or a process that was replaced by another of
+            its name is not gone after all; it has been told.
         """
         peer, worker, boot_id = incoming.peer, hello.worker, hello.boot_id
         if m.PROTOCOL_VERSION not in hello.versions:
             raise VersionMismatch("VERSION", f"{worker} speaks {hello.versions[:8]}")
         if incoming.owner not in ("", worker):
             self._reject(peer, "NAME", f"its key is that of {incoming.owner}: start it under that --name")
+        if self._workers.get(peer, worker) != worker:
+            self._reject(peer, "NAME", f"this link is that of {self._workers[peer]}")
         if boot_id in self._replaced:
             self._reject(peer, "NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
         self.drop(worker)
@@ -59,9 +61,9 @@ class Links:
         """Forget the worker's link: it must say hello again."""
         self._workers.pop(self._peers.pop(worker, b""), None)
 
-    def revoke(self, worker: str, text: str) -> None:
+    def turn_away(self, worker: str, refusal: m.Reject) -> None:
         """Tell the worker that it may not be here any more, and forget its link."""
-        self.tell(worker, m.Reject("REVOKED", text[:MAX_TEXT], ()))
+        self.tell(worker, refusal)
         self.drop(worker)
 
     def worker(self, peer: bytes) -> str | None:

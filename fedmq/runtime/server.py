@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from fedmq.errors import RemoteProtocolError, RunError
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
+from fedmq.runtime.screening import UpdateLimits, screen, screen_first
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
-from fedmq.storage.journal import Journal
+from fedmq.storage.journal import Journal, examples_key
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
 from fedmq.tensors import NamedTensors
 
@@ -36,6 +36,7 @@ class FederatedServer:
       run_dir: OUTPUT_DIR; run.db in it is open as `journal`.
       journal: the run's journal, writable.
       aggregator, server_optimizer, sampler, weighting: the algorithm (see `fedmq.algorithms`).
+      limits: of what an update may claim and be.
       seed: of the run; selection of round r draws from `rng.derive(seed, "select", r)`.
       num_rounds: the last round, whose model is also kept as round_final.
       save_every: rounds between kept global checkpoints.
@@ -51,6 +52,7 @@ class FederatedServer:
         server_optimizer: ServerOptimizer,
         sampler: Sampler,
         weighting: Weighting,
+        limits: UpdateLimits,
         seed: int,
         num_rounds: int,
         save_every: int,
@@ -58,7 +60,7 @@ class FederatedServer:
     ) -> None:
         self.run_dir, self.journal = run_dir, journal
         self.aggregator, self.server_optimizer = aggregator, server_optimizer
-        self.sampler, self.weighting = sampler, weighting
+        self.sampler, self.weighting, self.limits = sampler, weighting, limits
         self.seed, self.num_rounds = seed, num_rounds
         self.save_every, self.save_client_adapters = save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
@@ -124,30 +126,21 @@ class FederatedServer:
         Raises:
           RemoteProtocolError: it is not a finite float32 adapter with a JSON object as its config.
         """
-        spec = raw.read_spec(content)
-        raw.decode(content, spec)
-        if not spec or any(dtype != "float32" for dtype, _ in spec.values()):
-            raise RemoteProtocolError("SCHEMA", "the first adapter is empty or not float32")
-        try:
-            well_formed = isinstance(json.loads(offer.adapter_config), dict)
-        except ValueError:
-            well_formed = False
-        if not well_formed:
-            raise RemoteProtocolError("SCHEMA", "adapter_config is not a JSON object")
-        atomic.write_bytes(self._adapter_config, offer.adapter_config.encode())
+        atomic.write_bytes(self._adapter_config, screen_first(offer, content).encode())
         self._commit(0, content)
 
-    def check(self, offer: Offer, content: bytes) -> None:
-        """Refuse an update that is not one of this run.
+    def check(self, offer: Offer, content: bytes) -> str | None:
+        """Refuse an update that is not one of this run. Returns what people should know of one that is, or None.
 
         Raises:
           RemoteProtocolError: with the first thing that is wrong.
         """
-        if offer.num_examples < 1 or offer.num_tokens < 1:
-            raise RemoteProtocolError("EMPTY", "an update without examples or targets")
-        update = raw.decode(content, tensors.spec(self._newest()))
+        params = self._newest()
+        announced = int(self.journal.get(examples_key(parse_task(offer.task)[0].unit)) or 0)
+        update, remark = screen(offer, content, params, announced, self.limits)
         if len(content) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
             self._decoded[offer.blob.digest] = update
+        return remark
 
     def accept(self, offer: Offer, worker: str) -> None:
         """An update whose blob is durable and checked now counts: once for its round and client."""

@@ -40,6 +40,11 @@ CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
 """
 
 
+def examples_key(client: str) -> str:
+    """The meta value with the number of examples that a client announced when it joined."""
+    return f"examples/{client}"
+
+
 def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
     database = sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True, isolation_level=None)
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,14 @@ from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.frames import Codec
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
+from fedmq.runtime.screening import UpdateLimits
+from fedmq.transport.base import Incoming, Plane
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
 
 UP, DOWN = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
 DATA_UP = Codec(m.DATA_TO_COORDINATOR)
 SPEC = get_default_config().to_run_spec()
+CONFIG_TEXT = json.dumps(get_default_config().to_dict())
 Script = Iterator[None]
 
 
@@ -49,7 +55,7 @@ class Hand:
     def __init__(self, listener: MemoryCoordinatorTransport, name: str, boot: str = "a") -> None:
         self.link = MemoryWorkerTransport(listener)
         self.link.dial_data(1)
-        self.name, self.boot = name, boot * 32
+        self.name, self.boot, self.clients = name, boot * 32, ("client_1",)
 
     def say(self, *messages: Any) -> None:
         for message in messages:
@@ -65,23 +71,30 @@ class Hand:
 
     def ready(self, running: tuple[str, ...] = (), *outbox: str) -> None:
         self.hello()
-        client = m.HostedClient("client_1", 10, 100, 0, "ab" * 32)
-        self.say(m.Ready((client,), False, "cd" * 32, 1, 2, "cpu", running, outbox))
+        clients = tuple(m.HostedClient(client, 10, 100, 0, "ab" * 32) for client in self.clients)
+        self.say(m.Ready(clients, False, "cd" * 32, 1, 2, "cpu", running, outbox))
+
+    def inject(self, *frames: bytes, plane: Plane = "control", owner: str = "") -> None:
+        """A message of any frames, also of a link with a key; no transport of ours would send it."""
+        peer = self.link._peers[plane]
+        assert self.link._listener.inbox.put(Incoming(plane, peer, frames, owner))
 
     def put(self, update: m.Offer, content: bytes) -> None:
         assert self.link.send("data", DATA_UP.encode(m.Put(update.nonce, update.blob.digest, 0)), content)
 
 
 class Bench:
-    """A coordinator of one round with one client, and its listener."""
+    """A coordinator of one round with one client or several, and its listener."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, clients: int = 1, listener: Any = None, view: Any = None, generates: bool = False
+    ) -> None:
         self.hands: list[Hand] = []
-        self.server = make_server(folder, num_rounds=1)
-        self.server.journal.put(run="ab" * 16, epoch="0", secret="s")
-        self.listener, self.view = MemoryCoordinatorTransport(), Watcher()
-        policy = RoundPolicy(1, cohort=1, quorum=1)
-        state = CoordinatorState(policy, Timers(), expected=1, generates=False, started_at=time.monotonic())
+        self.server = make_server(folder, num_rounds=1, limits=UpdateLimits(1000.0, 384))
+        self.server.journal.put(run="ab" * 16, epoch="0", secret="s", status="running", config=CONFIG_TEXT)
+        self.listener, self.view = listener or MemoryCoordinatorTransport(), view or Watcher()
+        policy = RoundPolicy(1, cohort=clients, quorum=clients)
+        state = CoordinatorState(policy, Timers(), expected=clients, generates=generates, started_at=time.monotonic())
         self.coordinator = Coordinator(state, self.server, self.listener, SPEC, self.view)
 
     def play(self, script: Script) -> None:
@@ -137,3 +150,44 @@ def update_of(hand: Hand, **fields: Any) -> tuple[m.Offer, bytes]:
     content = raw.encode(adapter(1))
     task: m.Task = hand.task  # type: ignore[attr-defined]
     return offer(task.task, content, **{"nonce": task.nonce} | fields), content
+
+
+def standing(bench: Bench) -> Any:
+    """Where the run stands, in the state machine and on disk, without what is only for people or moves with time."""
+    state, roster = bench.coordinator.state, bench.coordinator.state.roster
+    workers = {
+        name: replace(w, last_heard=0.0, progressed_at=0.0, phase="", pause_s=0.0) for name, w in roster.workers.items()
+    }
+    seen = (roster.sizes, roster.hosts, roster.held_out, roster.test_seen, roster.gone)
+    machine = (
+        state.phase,
+        state.version,
+        state.clock.opened_at,
+        state.clock.draw,
+        dict(state.accepted),
+        state.unscored,
+        roster.jobs,
+        workers,
+        seen,
+    )
+    database = bench.server.journal._db
+    meta = dict(map(tuple, database.execute("SELECT * FROM meta")))
+    for name in ("live", "quarantined"):
+        meta.pop(name, None)
+    tables = ("rounds", "updates", "evaluations", "generations")
+    rows = [list(map(tuple, database.execute(f"SELECT * FROM {name}"))) for name in tables]  # noqa: S608
+    blobs = sorted(path.name for path in bench.server.blobs.folder.iterdir() if path.suffix != ".part")
+    return deepcopy((machine, meta, rows, blobs))
+
+
+def finishing(hand: Hand, content: bytes = raw.encode(adapter(1)), **fields: Any) -> Script:
+    """Bring an update for the training in hand; its bytes are asked for if they are not here by another's hand."""
+    task: m.Task = hand.task  # type: ignore[attr-defined]
+    update = offer(task.task, content, **{"nonce": task.nonce} | fields)
+    hand.say(update)
+    yield
+    hand.said = hand.heard()  # type: ignore[attr-defined]
+    if verdicts(hand.said) == ["UPLOAD"]:  # type: ignore[attr-defined]
+        hand.put(update, content)
+        yield
+        hand.said = hand.heard()  # type: ignore[attr-defined]

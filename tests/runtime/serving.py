@@ -11,8 +11,9 @@ import numpy as np
 from fedmq.algorithms import aggregate, sampling, server_opt, weighting
 from fedmq.codec import raw
 from fedmq.protocol import messages as m
+from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer
-from fedmq.storage.journal import Journal
+from fedmq.storage.journal import Journal, examples_key
 
 CONFIG = '{\n  "peft_type": "LORA"\n}'
 NONCE = "cd" * 16
@@ -54,6 +55,7 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
         "server_optimizer": server_opt.none(),
         "sampler": sampling.uniform,
         "weighting": weighting.by_examples,
+        "limits": UpdateLimits(max_norm=None, max_tokens_per_example=128),
         "seed": 42,
         "num_rounds": 4,
         "save_every": 2,
@@ -63,8 +65,9 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
 
 
 def started(folder: Path, **options: Any) -> FederatedServer:
-    """A server that has its first adapter."""
+    """A server that has its first adapter, and clients 0 to 19, each of which announced 1,000 examples."""
     server = make_server(folder, **options)
+    server.journal.put(**{examples_key(f"client_{k}"): "1000" for k in range(20)})
     content = raw.encode(adapter(0))
     server.start(offer("init-0-adapter-0", content), content)
     return server

@@ -1,0 +1,131 @@
+"""B55 to B60 of docs/bad-input.md: what a person may give, or do to files. Refused in one line, nothing changed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedmq.config import ExperimentConfig
+from fedmq.errors import ConfigError, FedmqError, RemoteProtocolError, StorageError
+from fedmq.storage.blobs import BlobStore
+from fedmq.storage.run_folder import open_run
+from fedmq.transport.allowed import AllowList, allow
+from fedmq.transport.keys import PublicKey, new_pair, read_pair, read_public
+from fedmq.transport.zeromq import ZmqCoordinatorTransport
+
+
+def edit(path: Path, **fields: str) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def as_link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to("real")
+
+
+def spoilt(spoil: Callable[[Path], object]) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        new_pair("north", folder)
+        spoil(folder / "north.key")
+        return read_pair(folder / "north.key")
+
+    return read
+
+
+def secret_as_public(folder: Path) -> object:
+    new_pair("north", folder)
+    (folder / "north.pub").write_bytes((folder / "north.key").read_bytes())
+    return read_public(folder / "north.pub")
+
+
+def list_with(text: str) -> Callable[[Path], object]:
+    def read(folder: Path) -> object:
+        allow(PublicKey("north", "n" * 40), folder)
+        (folder / "allowed.json").write_text(text)
+        return AllowList(folder)
+
+    return read
+
+
+def folder_of(config: dict[str, Any], version: int | None = None) -> Callable[[Path], object]:
+    """A folder of a run with seed 1, opened with another config, or after its format changed."""
+
+    def open_again(folder: Path) -> object:
+        first = json.dumps({"seed": 1})
+        run = open_run(folder, first, first, resume=False, overwrite=False)
+        run.journal.close()
+        run.lock.release()
+        if version is not None:
+            with sqlite3.connect(folder / "run.db") as database:
+                database.execute(f"PRAGMA user_version={version}")
+            database.close()
+        return open_run(folder, json.dumps(config), json.dumps(config), resume=True, overwrite=False)
+
+    return open_again
+
+
+def settings(**sections: dict[str, Any]) -> Callable[[Path], object]:
+    return lambda folder: ExperimentConfig.from_dict(dict(sections))
+
+
+def edited_blob(folder: Path) -> object:
+    blobs = BlobStore(folder)
+    digest = blobs.add(b"an adapter")
+    blobs.path(digest).write_bytes(b"an Adapter")
+    return BlobStore(folder).read(digest)
+
+
+TWICE = json.dumps({"allowed": [{"name": "north", "public": "n" * 40}] * 2})
+ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
+    "B55 a key file of mode 0644": (spoilt(lambda path: path.chmod(0o644)), ConfigError, "chmod 600"),
+    "B55 a link": (spoilt(as_link), ConfigError, "symbolic link"),
+    "B55 a key of a wrong length": (spoilt(lambda path: edit(path, secret="x" * 39)), ConfigError, "damaged"),
+    "B55 a key that is no Z85": (spoilt(lambda path: edit(path, secret="~" * 40)), ConfigError, "damaged"),
+    "B55 a secret in the place of the public key": (secret_as_public, ConfigError, "it stays where it was made"),
+    "B56 a list with a duplicate": (list_with(TWICE), ConfigError, "each name and each key once"),
+    "B56 a list that is no JSON": (list_with("{"), ConfigError, "is damaged"),
+    "B57 every address, without keys": (
+        lambda folder: ZmqCoordinatorTransport("tcp://0.0.0.0:0"),
+        ConfigError,
+        "keys",
+    ),
+    "B57 every address, written *": (lambda folder: ZmqCoordinatorTransport("tcp://*:0"), ConfigError, "tcp://"),
+    "B58 a folder of another run": (folder_of({"seed": 2}), ConfigError, "--overwrite"),
+    "B58 a folder of another format": (folder_of({"seed": 1}, version=99), StorageError, "has format 99"),
+    "B59 an unknown key": (settings(federated={"num_client": 3}), ConfigError, "did you mean num_clients"),
+    "B59 a quorum above the cohort": (settings(federated={"min_clients": 4}), ConfigError, "clients_per_round 3"),
+    "B59 a cohort above the clients": (settings(federated={"clients_per_round": 11}), ConfigError, "num_clients 10"),
+    "B59 a norm of 0": (settings(federated={"max_update_norm": 0}), ConfigError, "max_update_norm"),
+    "B59 a norm of NaN": (settings(federated={"max_update_norm": float("nan")}), ConfigError, "max_update_norm"),
+    "B59 a cap of 0 examples": (settings(federated={"max_client_examples": 0}), ConfigError, "max_client_examples"),
+    "B59 epsilon, delta, C and f, of rules that are not there": (
+        settings(privacy={"epsilon": 0}, federated={"aggregation_options": {"f": 5}}),
+        ConfigError,
+        "unknown key",
+    ),
+    "B60 an adapter edited by hand": (edited_blob, RemoteProtocolError, "BLOB"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_refused(tmp_path: Path, row: str) -> None:
+    act, kind, says = ROWS[row]
+    with pytest.raises(kind, match=says) as caught:
+        act(tmp_path / "folder")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("row", ["B56 an empty list, and one that is damaged while a coordinator runs"])
+def test_the_list_that_was_good_is_kept(tmp_path: Path, row: str) -> None:
+    assert AllowList(tmp_path).name("n" * 40) is None
+    allow(PublicKey("north", "n" * 40), tmp_path)
+    names = AllowList(tmp_path)
+    (tmp_path / "allowed.json").write_text(TWICE)
+    with pytest.raises(ConfigError):
+        names.reload()
+    assert names.name("n" * 40) == "north"
