@@ -24,6 +24,8 @@ from fedmq.runtime.server import FederatedServer, Sampler, Weighting
 from fedmq.runtime.view import View
 from fedmq.storage.journal import Journal
 from fedmq.transport.base import CoordinatorTransport
+from fedmq.transport.gateway import GatewayCoordinatorTransport
+from fedmq.transport.zeromq import ZmqCoordinatorTransport
 
 T = TypeVar("T")
 
@@ -94,6 +96,17 @@ def round_policy(config: ExperimentConfig) -> RoundPolicy:
         clients_per_batch=together if isinstance(together, int) else None,
         batch_size=training.batch_size,
     )
+
+
+def transport(bind: str, keys: Path | None) -> CoordinatorTransport:
+    """The coordinator's end of the network, listening; with keys, its sockets are in a process of their own.
+
+    Args:
+      bind: tcp://HOST:PORT.
+      keys: folder with the coordinator's pair and the list of workers that may join; None on loopback only.
+    """
+    # Without keys there are only processes of this host, which could kill us in other ways.
+    return ZmqCoordinatorTransport(bind) if keys is None else GatewayCoordinatorTransport(bind, keys)
 
 
 def coordinator(

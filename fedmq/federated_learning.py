@@ -21,7 +21,6 @@ from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
-from fedmq.transport.zeromq import ZmqCoordinatorTransport
 
 #: What the end of a run may take: workers that have not ended by then are killed.
 _END_S = 4.0
@@ -118,7 +117,7 @@ class FederatedLearning:
         config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"
         log_dir.mkdir(parents=True, exist_ok=True)
         self._log = _log_to(log_dir / "coordinator.log")
-        transport = ZmqCoordinatorTransport(self.bind, self.keys)
+        transport = build.transport(self.bind, self.keys)
         named: frozenset[str] = frozenset()
         try:
             if self.local_workers != 0:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 Plane = Literal["control", "data"]
 Payload = bytes | memoryview
+NoticeKind = Literal["revoked", "stranger", "list", "gateway"]
 
 
 class Incoming(NamedTuple):
@@ -29,9 +30,9 @@ class Incoming(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """What happened at the door: a worker's key was revoked, a stranger knocked, or the list cannot be read."""
+    """What happened at the door: a key was revoked, a stranger knocked, the list cannot be read, the gateway died."""
 
-    kind: Literal["revoked", "stranger", "list"]
+    kind: NoticeKind
     worker: str
     text: str
 

@@ -14,19 +14,21 @@ from pathlib import Path
 
 import zmq
 
-from fedmq.errors import RunError
 from fedmq.transport.addresses import parse_address, require_secure
 from fedmq.transport.allowed import AllowList
 from fedmq.transport.base import Incoming, Notice, Payload, Plane, Received
 from fedmq.transport.curve import Door, Ticket
 from fedmq.transport.keys import KeyPair, PublicKey, coordinator_pair
+from fedmq.transport.listening import Listening, listen
 
 CHUNK_NBYTES = 1 << 20
 #: CURVE adds 33 bytes to a frame.
 _MAX_MESSAGE = {"control": 256 * 1024 + 33, "data": CHUNK_NBYTES + 4096 + 33}
 _HIGH_WATER = {"control": 256, "data": 16}
-#: One wait returns at most this many messages of a plane, so that timers are looked at under a flood too.
-_BATCH = 256
+#: Chunks of one worker that wait in the coordinator's memory; what it has sent beyond them waits at its end.
+_MAX_UNREAD = {"control": 256, "data": 4}
+#: One wait returns at most this many messages of a plane: a flood costs no timer, and bounded memory.
+_BATCH = {"control": 256, "data": 16}
 #: How often the list of workers that may join is looked at.
 _WATCH_EVERY_S = 0.5
 
@@ -46,14 +48,13 @@ class _Sockets(ABC):
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.MAXMSGSIZE, _MAX_MESSAGE[plane])
         socket.set(zmq.SNDHWM, _HIGH_WATER[plane])
-        socket.set(zmq.RCVHWM, _HIGH_WATER[plane])
+        socket.set(zmq.RCVHWM, (_MAX_UNREAD if self._kind == zmq.ROUTER else _HIGH_WATER)[plane])
         socket.set(zmq.HANDSHAKE_IVL, 5000)
         socket.set(zmq.HEARTBEAT_IVL, 5000)
         socket.set(zmq.HEARTBEAT_TIMEOUT, 15000)
         socket.set(zmq.HEARTBEAT_TTL, 20000)
         if self._kind == zmq.ROUTER:
             socket.set(zmq.ROUTER_MANDATORY, 1)
-            socket.set(zmq.BACKLOG, 1024)
         else:
             socket.set(zmq.IMMEDIATE, 1)
             socket.set(zmq.RECONNECT_IVL, 100)
@@ -100,7 +101,7 @@ class _Sockets(ABC):
     def _messages(self, ready: set[object]) -> list[Incoming]:
         messages: list[Incoming] = []
         for plane, socket in self._sockets.items():
-            for _ in range(_BATCH if socket in ready else 0):
+            for _ in range(_BATCH[plane] if socket in ready else 0):
                 try:
                     incoming = self._read(plane, socket)
                 except zmq.Again:
@@ -131,42 +132,27 @@ class ZmqCoordinatorTransport(_Sockets):
     Args:
       bind: the address.
       keys: folder with the coordinator's pair and the list of workers that may join; None on loopback only.
+      listening: sockets that listen there already, taken over; None opens them.
     """
 
-    def __init__(self, bind: str, keys: Path | None = None) -> None:
+    def __init__(self, bind: str, keys: Path | None = None, listening: Listening | None = None) -> None:
         require_secure(bind, keys is not None)
-        host, port = parse_address(bind)
         self._door = None if keys is None else Door(coordinator_pair(keys), AllowList(keys))
         self._news: list[Notice] = []
         self._next_watch_at = 0.0
-        super().__init__(zmq.ROUTER, host)
+        listening = listening or listen(bind)
+        self.address, self.data_port = listening.address, listening.data_port
+        super().__init__(zmq.ROUTER, parse_address(bind)[0])
         if self._door is not None:
             asked = self._door.open(self._context)
             self._told[asked] = lambda: self._answer(asked)
-        try:
-            self.address = self._bind("control", host, port)
-            try:
-                data = self._bind("data", host, port + 1 if port else 0)
-            except zmq.ZMQError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-                self._sockets["data"].close()
-                data = self._bind("data", host, 0)
-        except zmq.ZMQError as error:
-            self.close()
-            if error.errno == errno.EADDRINUSE:
-                raise RunError(
-                    f"cannot listen on {bind}: the port is in use; choose another, or end the program that has it"
-                ) from None
-            raise RunError(f"cannot listen on {bind}: {error.strerror}; expected an address of this machine") from None
-        self.data_port = parse_address(data)[1]
-
-    def _bind(self, plane: Plane, host: str, port: int) -> str:
-        socket = self._open(plane)
-        if self._door is not None:
-            self._door.guard(socket)
-        socket.bind(f"tcp://{host}:{port or '*'}")
-        return str(socket.get_string(zmq.LAST_ENDPOINT))
+        planes: dict[Plane, int] = {"control": listening.control.detach(), "data": listening.data.detach()}
+        for plane, accepts in planes.items():
+            socket = self._open(plane)
+            if self._door is not None:
+                self._door.guard(socket)
+            socket.set(zmq.USE_FD, accepts)
+            socket.bind(bind)
 
     def send(self, plane: Plane, peer: bytes, header: bytes, payload: Payload = b"") -> bool:
         return self._send(plane, [peer, header] if plane == "control" else [peer, header, payload])

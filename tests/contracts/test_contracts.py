@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from check_transport import Dial, Listen, check_transport
 from fedmq.build import AGGREGATORS
 from fedmq.codec import raw
 from fedmq.transport.allowed import allow
+from fedmq.transport.base import CoordinatorTransport
+from fedmq.transport.gateway import GatewayCoordinatorTransport
 from fedmq.transport.keys import KeyPair, PublicKey, new_pair
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
 from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
@@ -21,6 +24,10 @@ TRANSPORTS: dict[str, tuple[Listen, Dial]] = {
     "memory": (MemoryCoordinatorTransport, MemoryWorkerTransport),  # type: ignore[dict-item]
     "zeromq": (
         lambda: ZmqCoordinatorTransport("tcp://127.0.0.1:0"),
+        lambda listener: ZmqWorkerTransport(listener.address),
+    ),
+    "gateway": (
+        lambda: GatewayCoordinatorTransport("tcp://127.0.0.1:0"),
         lambda listener: ZmqWorkerTransport(listener.address),
     ),
 }
@@ -50,8 +57,11 @@ def test_transport(name: str) -> None:
     check_transport(*TRANSPORTS[name])
 
 
-def test_transport_with_keys(keys: tuple[Path, tuple[KeyPair, PublicKey]]) -> None:
+@pytest.mark.parametrize("transport", [ZmqCoordinatorTransport, GatewayCoordinatorTransport])
+def test_transport_with_keys(
+    transport: Callable[[str, Path], CoordinatorTransport], keys: tuple[Path, tuple[KeyPair, PublicKey]]
+) -> None:
     check_transport(
-        lambda: ZmqCoordinatorTransport("tcp://127.0.0.1:0", keys[0]),
+        lambda: transport("tcp://127.0.0.1:0", keys[0]),
         lambda listener: ZmqWorkerTransport(listener.address, keys[1]),
     )

@@ -46,6 +46,13 @@ def fedmq(*arguments: object, cwd: Path, timeout_s: float = PATIENCE_S) -> subpr
     )
 
 
+def keys(folder: Path, *arguments: object) -> str:
+    """`fedmq keys ARGUMENTS` in a folder; returns what it printed."""
+    done = fedmq("keys", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 class Running:
     """A process whose output lines can be waited for."""
 
@@ -150,6 +157,12 @@ def descendants(pid: int) -> list[int]:
 
 def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def peak_mb(pid: int) -> float:
+    """Peak resident memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
 
 def kill_pid(pid: int) -> None:

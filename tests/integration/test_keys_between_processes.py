@@ -13,17 +13,10 @@ from typing import Any
 
 import pytest
 from conftest import Coordinating, Federation, write_tweets
-from running import FEDMQ, accepted, fedmq
+from running import FEDMQ, accepted, keys
 
 CLIENTS = ["client_0", "client_1"]
 SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 1}
-
-
-def keys(folder: Path, *arguments: object) -> str:
-    """`fedmq keys ARGUMENTS`; returns what it printed."""
-    done = fedmq("keys", *arguments, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def new_worker_key(folder: Path, name: str) -> tuple[Path, Path]:

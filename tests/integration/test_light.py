@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from conftest import Federation
-from running import children
+from running import children, peak_mb
 
 #: Of GPT-2's adapter for c_attn and c_proj at r = 8, in two tensors.
 GPT2_SHAPE = [811_008 // 2]
 CLIENTS = [f"client_{k}" for k in range(12)]
 LIMIT_MB = 200
-
-
-def peak_mb(pid: int) -> float:
-    """Peak resident memory."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
 
 def imported(lines: list[str]) -> set[str]:

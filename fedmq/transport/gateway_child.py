@@ -1,0 +1,71 @@
+"""The coordinator's handle on its gateway process: start, talk, end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from typing import IO
+
+from fedmq.transport.channel import Channel, ChannelClosed
+from fedmq.transport.listening import Listening
+
+#: For it to end, beside what it was given to send its last messages.
+_END_S = 1.0
+_BATCH = 32
+
+
+class GatewayChild:
+    """A running gateway. It is started by exec, so nothing of the coordinator (journal, threads) is in it.
+
+    Args:
+      command: the program, to which the descriptors of the channel and of the listening sockets are added.
+      listening: what it accepts from.
+    """
+
+    def __init__(self, command: list[str], listening: Listening) -> None:
+        ours, its = socket.socketpair()
+        fds = (its.fileno(), listening.control.fileno(), listening.data.fileno())
+        options = [f"--{name}-fd={fd}" for name, fd in zip(("channel", "control", "data"), fds, strict=True)]
+        # A file, as a pipe that nobody reads may fill.
+        self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        with its:
+            self._process = subprocess.Popen(
+                [*command, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=self._words,
+                stderr=self._words,
+                pass_fds=fds,
+                # Ctrl-C goes to the coordinator, which needs the gateway to part from its workers.
+                start_new_session=True,
+            )
+        self.channel, self.started_at = Channel(ours), time.monotonic()
+
+    def part(self, linger_s: float) -> None:
+        """Let it send what is queued, and end."""
+        deadline = time.monotonic() + linger_s + _END_S
+        self.channel.put("data", b"close", str(linger_s).encode())
+        try:
+            while self.channel.unsent and (left := deadline - time.monotonic()) > 0:
+                self.channel.wait(left)
+                self.channel.read(_BATCH)
+                self.channel.flush()
+        except ChannelClosed:
+            pass
+        self.end(max(0.0, deadline - time.monotonic()))
+
+    def end(self, patience_s: float = _END_S) -> tuple[int, str, str]:
+        """Kill it unless it ends in time; its exit code, how it ended, and its last line."""
+        try:
+            code = self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self.channel.close()
+        with self._words as words:
+            words.seek(0)
+            said = words.read().decode(errors="replace").splitlines()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return code, how, said[-1] if said else ""
