@@ -72,7 +72,7 @@ def coordinator(exchange: Exchange, folder_name: str) -> None:
     desk = Desk(exchange, transport, Intake(transport, Served(blobs)))  # type: ignore[arg-type]
     before_mb, seconds = 0.0, []
     for round in range(1, exchange.times + 2):
-        blob = make_blob(blobs, exchange.nbytes)
+        blob = make_blob(blobs, exchange)
         # As after a commit: this process has made the adapter, and knows it to be right.
         blobs.checked.add(blob.digest)
         desk.wait(lambda: len(desk.idle) == exchange.workers)
@@ -146,7 +146,7 @@ def worker(exchange: Exchange, number: str, address: str, data_port: str, folder
     decode, encode = Codec(m.TO_WORKER).decode, Codec(m.TO_COORDINATOR).encode
 
     def update() -> m.BlobRef | None:
-        return make_blob(outbox, exchange.nbytes) if exchange.up else None
+        return make_blob(outbox, exchange) if exchange.up else None
 
     ready, offer = update(), None
     while not transport.send("control", encode(m.Hello((m.PROTOCOL_VERSION,), name, "0" * 32))):
@@ -176,18 +176,20 @@ def worker(exchange: Exchange, number: str, address: str, data_port: str, folder
         transfers.tick(time.monotonic())
 
 
-def make_blob(store: BlobStore, nbytes: int) -> m.BlobRef:
-    """Random bytes, durable, and never in memory whole: that is to be measured of what comes after."""
+def make_blob(store: BlobStore, exchange: Exchange) -> m.BlobRef:
+    """Random bytes, never in memory whole: that is to be measured of what comes after."""
     digest, made = hashlib.sha256(), store.folder / ".made"
     with open(made, "wb") as file:
-        for offset in range(0, nbytes, PIECE_NBYTES):
-            piece = os.urandom(min(PIECE_NBYTES, nbytes - offset))
+        for offset in range(0, exchange.nbytes, PIECE_NBYTES):
+            piece = os.urandom(min(PIECE_NBYTES, exchange.nbytes - offset))
             digest.update(piece)
             file.write(piece)
         file.flush()
-        os.fsync(file.fileno())
+        if exchange.up:
+            # What is dirty now must not be written by the fsync of what is measured.
+            os.fsync(file.fileno())
     os.replace(made, store.path(digest.hexdigest()))
-    return m.BlobRef(digest.hexdigest(), nbytes)
+    return m.BlobRef(digest.hexdigest(), exchange.nbytes)
 
 
 if __name__ == "__main__":
