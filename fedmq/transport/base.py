@@ -29,11 +29,14 @@ class Incoming(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """What happened at the door: a worker's key was revoked, a stranger knocked, or the list cannot be read."""
+    """What happened at the door: a worker's key was revoked, a stranger knocked, or the list cannot be read.
 
-    kind: Literal["revoked", "stranger", "list"]
-    worker: str
-    text: str
+    A worker is told when its control plane has a new link ("linked"), on which nobody knows it yet.
+    """
+
+    kind: Literal["revoked", "stranger", "list", "linked"]
+    worker: str = ""
+    text: str = ""
 
 
 class Received(NamedTuple):
