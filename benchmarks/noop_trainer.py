@@ -7,6 +7,9 @@ environment variable FEDMQ_NOOP holds a JSON object:
     clients    ids that it hosts (default: client_0 and client_1)
     shape      of each of two tensors; without it, those of GPT-2 small: c_attn and c_proj, r = 8, 811,008 in all
     gates      {client: path of a FIFO}: training of that client waits until the FIFO was opened for writing and closed
+    seconds    {client: how long training of that client takes} (default: no time)
+    told       path of a file to which a line is added when a training begins: the time in seconds since 1970, the task
+    durable    whether an update is on disk before it is told of, as a real trainer's is (default: false)
     evaluates  whether it has a test shard (default: true)
     fails      {client: [text, ...]}: each attempt at that client takes and fails with the next text of this process
 
@@ -22,12 +25,14 @@ import json
 import os
 import struct
 import sys
+import time
 import zlib
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from fedmq import atomic
 from fedmq.atomic import disk_failures
 from fedmq.codec import raw
 from fedmq.errors import StorageError
@@ -76,6 +81,10 @@ def answer(task: Task, result: str, group: tuple[Task, ...], options: dict) -> o
         case "init":
             return trained(task, result, group, options, 0, json.dumps({"peft_type": "LORA"}))
         case "train":
+            if "told" in options:
+                with open(options["told"], "a") as told:
+                    print(time.time(), task.task, file=told)
+            time.sleep(options.get("seconds", {}).get(task.client, 0.0))
             if task.client in options.get("gates", {}):
                 Path(options["gates"][task.client]).read_bytes()
             if options.get("fails", {}).get(task.client):
@@ -115,7 +124,10 @@ def trained(
     if len(group) > 1:
         company = zlib.crc32(repr([member.client for member in group]).encode())
         content[-8:-4] = struct.pack("<f", company / 2**32)
-    Path(result).write_bytes(content)
+    if options.get("durable"):
+        atomic.write_bytes(Path(result), bytes(content))
+    else:
+        Path(result).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     return link.Trained(task.task, digest, len(content), examples, 10 * examples, 1, 1.0, 0.0, config)
 

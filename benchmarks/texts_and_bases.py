@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import statistics
-import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from measured import frame
+from measured import summary as summary
 
 from fedmq.config import get_default_config, resolve_dataset_path
 from fedmq.data.reading import read_filtered
@@ -76,33 +74,7 @@ def recipe(**changed: Any) -> TrainingRecipe:
     return replace(defaults, **ours | {"shuffle_dataset": False, **changed})
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def machine(threads: int) -> dict[str, Any]:
     """Host, load, commit, time and versions."""
-    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
-    return {
-        "host": f"{model or platform.machine()}, {os.cpu_count()} cores, {threads} threads",
-        "load": os.getloadavg()[0],
-        "commit": _commit(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
-
-
-def _commit() -> str:
-    """With a + if the files differ from it."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    found = frame(torch=torch.__version__, transformers=transformers.__version__)
+    return found | {"host": f"{found['host']}, {threads} threads"}

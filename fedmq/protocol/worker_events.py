@@ -18,6 +18,11 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Linked:
+    """There is a new link to the coordinator, on which we are not known yet."""
+
+
+@dataclass(frozen=True)
 class Received:
     """A control message has come."""
 

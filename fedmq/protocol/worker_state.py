@@ -68,6 +68,8 @@ class WorkerState:
             case we.Received(message):
                 self.heard_at = now
                 return self._received(message, now)
+            case we.Linked():
+                return self._say_hello(now)
             case we.Prepared():
                 self.prepared = event
                 return self._ready(now) if self.link is Link.PREPARING else []
@@ -118,7 +120,8 @@ class WorkerState:
         return [we.Send(m.Heartbeat(self.hand.first, phase, self.hand.step, self.hand.total_steps))]
 
     def _say_hello(self, now: float) -> list[Any]:
-        self._move(Link.HELLO)
+        if self.link is not Link.HELLO:
+            self._move(Link.HELLO)
         self.next_hello_at, self.hello_wait_s = now, 0.5
         return self._keep_in_touch(now)
 

@@ -36,6 +36,8 @@ log = logging.getLogger("fedmq.coordinator")
 #: Silence after which a worker rebuilds its sockets; longer than any fsync or aggregation of ours.
 SILENCE_S = 20.0
 _LIVE_EVERY_S = 1.0
+#: Heartbeats that a worker may miss before its link is tried. One that libzmq repairs at once misses none.
+_MISSED = 2
 Question = Callable[[], str | None]
 
 
@@ -91,7 +93,9 @@ class Coordinator:
                 answered=self._answered,
             )
         )
+        self._alive = m.HeartbeatAck(welcome.epoch)
         self._next_live_at = 0.0
+        self._next_try_at = 0.0
         self._untidy = False
         self._unscored = set(state.progress.unevaluated)
         self.finish: ev.Finish | None = None
@@ -121,6 +125,7 @@ class Coordinator:
                 # Two workers may have sent the same bytes for one job: the second is judged knowing of the first.
                 self._settle()
             self._settle()
+        self._try_links(time.monotonic())
         if (reason := stopping()) is not None:
             self._events.append(ev.StopAsked(reason))
         self._events.append(ev.Tick())
@@ -240,6 +245,20 @@ class Coordinator:
     def _tell(self, worker: str, message: Any) -> None:
         if not self._links.tell(worker, message):
             self._events.append(ev.WorkerGone(worker, "its link is closed"))
+
+    def _try_links(self, now: float) -> None:
+        """Say a word to whoever has missed heartbeats.
+
+        Of a process that was killed the connection is closed at once, but only who sends on it is told. Silence on
+        a link that is open may be a host that is held up, and is waited for (`Timers`).
+        """
+        if now < self._next_try_at:
+            return
+        heartbeat_s = self.state.timers.heartbeat_s
+        self._next_try_at = now + heartbeat_s / 2
+        for worker in self.state.roster.workers.values():
+            if now - worker.last_heard >= _MISSED * heartbeat_s:
+                self._tell(worker.name, self._alive)
 
     def _note(self, level: str, text: str) -> None:
         text = escaped(text)

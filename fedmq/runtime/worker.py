@@ -104,6 +104,8 @@ class WorkerAgent:
         parent = self.options.parent_fd
         fds = [self._trainer.fd] if parent is None else [self._trainer.fd, parent]
         received = self.transport.receive(0.1, fds)
+        if received.notices:
+            self._handle(we.Linked())
         for incoming in received.messages:
             self._take(incoming.plane, incoming.frames)
         if self._trainer.fd in received.readable:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 Plane = Literal["control", "data"]
 Payload = bytes | memoryview
-NoticeKind = Literal["revoked", "stranger", "list", "gateway"]
+NoticeKind = Literal["revoked", "stranger", "list", "gateway", "linked"]
 
 
 class Incoming(NamedTuple):
@@ -30,11 +30,14 @@ class Incoming(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """What happened at the door: a key was revoked, a stranger knocked, the list cannot be read, the gateway died."""
+    """What happened at the door: a key was revoked, a stranger knocked, the list cannot be read, the gateway died.
+
+    A worker is told when its control plane has a new link ("linked"), on which nobody knows it yet.
+    """
 
     kind: NoticeKind
-    worker: str
-    text: str
+    worker: str = ""
+    text: str = ""
 
 
 class Received(NamedTuple):

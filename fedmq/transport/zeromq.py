@@ -58,7 +58,7 @@ class _Sockets(ABC):
         else:
             socket.set(zmq.IMMEDIATE, 1)
             socket.set(zmq.RECONNECT_IVL, 100)
-            socket.set(zmq.RECONNECT_IVL_MAX, 5000)
+            socket.set(zmq.RECONNECT_IVL_MAX, 1000)
             socket.set(zmq.CONNECT_TIMEOUT, 5000)
         if self._ipv6:
             socket.set(zmq.IPV6, 1)
@@ -194,6 +194,7 @@ class ZmqWorkerTransport(_Sockets):
         super().__init__(zmq.DEALER, self._host)
         self._ports: dict[Plane, int] = {"control": port}
         self._monitors: dict[Plane, zmq.Socket[bytes]] = {}
+        self._news: tuple[Notice, ...] = ()
         self._dial("control")
 
     def _dial(self, plane: Plane) -> None:
@@ -203,9 +204,18 @@ class ZmqWorkerTransport(_Sockets):
         socket.connect(f"tcp://{self._host}:{self._ports[plane]}")
 
     def _hear(self, plane: Plane, monitor: zmq.Socket[bytes]) -> None:
-        if self._ticket.hear(monitor):
+        heard = self._ticket.hear(monitor)
+        if heard == "broken":
             self._hang_up(plane)
             self._dial(plane)
+        elif heard == "linked" and plane == "control":
+            # libzmq puts the new link into use when the socket is next asked about it.
+            self._sockets[plane].get(zmq.EVENTS)
+            self._news = (Notice("linked"),)
+
+    def _notices(self) -> tuple[Notice, ...]:
+        news, self._news = self._news, ()
+        return news
 
     def _hang_up(self, plane: Plane) -> None:
         socket = self._sockets.pop(plane)

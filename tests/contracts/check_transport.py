@@ -44,7 +44,7 @@ def check_transport(listen: Listen, dial: Dial) -> None:
 def collect(end: CoordinatorTransport | WorkerTransport, count: int) -> list[Incoming]:
     """The next `count` messages, or fewer when nothing comes any more."""
     messages: list[Incoming] = []
-    while len(messages) < count and (received := end.receive(PATIENCE_S)).messages:
+    while len(messages) < count and any(received := end.receive(PATIENCE_S)):
         messages += received.messages
     return messages
 
@@ -133,7 +133,8 @@ def _descriptors(listener: CoordinatorTransport, worker: WorkerTransport) -> Non
 def _timeout(listener: CoordinatorTransport, worker: WorkerTransport) -> None:
     for end in (listener, worker):
         for timeout_s in (0.0, 0.001, -1.0):
-            assert end.receive(timeout_s) == Received([], [])
+            received = end.receive(timeout_s)
+            assert (received.messages, received.readable) == ([], [])
 
 
 def _rebuild(listener: CoordinatorTransport, worker: WorkerTransport) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 
 import pytest
 from conftest import Coordinating, Federation
@@ -44,12 +46,35 @@ def test_worker_killed_in_a_round(federation: Federation, undisturbed: dict[int,
     for trainer in trainers:
         kill_pid(trainer)
     gates["w1"].open()
-    lost = coordinator.process.wait_line(r"w0 lost \(no sign of life.*\): train (client_\d) goes to another worker")
+    lost = coordinator.process.wait_line(r"w0 lost \(its link is closed\): train (client_\d) goes to another worker")
     gates["w1"].open()
     assert coordinator.ended_well() == undisturbed[1]
     rows = accepted(federation.folder / "run", 1)
     assert {row["client"]: row["worker"] for row in rows} == dict.fromkeys(CLIENTS, "w1")
     assert lost[1] in CLIENTS
+
+
+def test_worker_that_hangs_is_lost_by_its_silence_and_comes_back(
+    federation: Federation, undisturbed: dict[int, str]
+) -> None:
+    coordinator = federation.coordinator(federation.config(federated=settings()))
+    gates = {name: federation.gate(name) for name in ("w0", "w1")}
+    workers = {
+        name: federation.noop_worker(coordinator.address, name, gates=dict.fromkeys(CLIENTS, str(gate.path)))
+        for name, gate in gates.items()
+    }
+    for gate in gates.values():
+        gate.reached()
+    workers["w0"].signal(signal.SIGSTOP)
+    gates["w1"].open()
+    coordinator.process.wait_line(r"w0 lost \(no sign of life.*\): train client_\d goes to another worker")
+    gates["w1"].reached()
+    workers["w0"].signal(signal.SIGCONT)
+    eventually(lambda: len(re.findall("w0 joined", coordinator.process.output())) == 2, "w0 joining again")
+    for gate in gates.values():
+        gate.open()
+    assert coordinator.ended_well() == undisturbed[1]
+    assert [worker.end() for worker in workers.values()] == [0, 0]
 
 
 def test_trainer_killed_in_a_task(federation: Federation, undisturbed: dict[int, str]) -> None:

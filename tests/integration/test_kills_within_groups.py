@@ -99,7 +99,7 @@ def test_worker_killed_between_two_uploads_and_another_does_the_group_whole(
     worker.kill()
     for trainer in trainers:
         kill_pid(trainer)
-    coordinator.process.wait_line(r"w0 lost \(no sign of life.*\): train client_2, client_3 go to another worker")
+    coordinator.process.wait_line(r"w0 lost \(its link is closed\): train client_2, client_3 go to another worker")
     assert coordinator.ended_well() == digest
 
 

@@ -68,6 +68,19 @@ def test_hello_is_repeated_ever_more_slowly() -> None:
     assert gaps[:13] == [(0.5, "Send"), *slower, (1.0, "Send"), *slower, (1.0, "Send")]
 
 
+def test_on_a_new_link_hello_is_said_at_once() -> None:
+    agent = Agent()
+    for second in range(6):
+        agent.at(float(second))
+    assert agent.at(6.0) == []
+    assert agent.say(we.Linked()) == [we.Send(HELLO)]
+    agent.hear(WELCOME)
+    agent.say(PREPARED)
+    agent.hear(tasks())
+    assert agent.say(we.Linked()) == [we.Send(HELLO)]
+    assert agent.hear(WELCOME) == [announced(T1)], "a new link stops no task"
+
+
 def test_a_second_welcome_changes_nothing() -> None:
     agent = Agent().ready()
     assert agent.hear(WELCOME) == []

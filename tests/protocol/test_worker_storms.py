@@ -28,6 +28,7 @@ EVENTS: list[Any] = [
     *[we.Finished(result) for result in RESULTS.values()] * 9,
     *[we.Fetched("ab" * 32, 100)] * 40,
     *[we.Received(WELCOME)] * 25,
+    *[we.Linked()] * 8,
     *[we.Received(dataclasses.replace(WELCOME, run=digit * 32)) for digit in "01"],
     *[we.Prepared(LOADED)] * 20,
     *[we.Received(m.Committed(round)) for round in (0, 1, 2)] * 3,

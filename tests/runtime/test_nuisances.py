@@ -13,6 +13,7 @@ from serving import adapter, offer, started
 
 from fedmq.codec import raw
 from fedmq.protocol import messages as m
+from fedmq.protocol.policy import Timers
 from fedmq.runtime import server as server_module
 from fedmq.runtime.intake import Intake
 from fedmq.runtime.local import LocalWorkers
@@ -45,6 +46,30 @@ def test_of_two_live_workers_with_one_name_the_older_is_told_and_the_newer_stays
         assert [type(message) for message in newer.heard()] == [m.HeartbeatAck]
 
     bench.play(script())
+
+
+def test_a_worker_whose_link_is_closed_is_lost_at_once_and_may_come_back(bench: Bench) -> None:
+    hand = bench.hand()
+    bench.coordinator.state.timers = Timers(heartbeat_s=0.0)  # any silence is one: the link is tried at every turn
+
+    def script() -> Script:
+        yield from training(hand)
+        yield
+        assert m.HeartbeatAck(0) in hand.heard()
+        hand.link.rebuild()
+        while "lost" not in bench.view.notes[-1]:
+            yield
+        assert bench.view.notes[-1] == "w0 lost (its link is closed): train client_1 goes to another worker"
+        hand.ready((hand.task.task,))  # type: ignore[attr-defined]
+        yield
+        update, content = update_of(hand)
+        hand.say(update)
+        yield
+        hand.put(update, content)
+        yield
+
+    bench.play(script())
+    assert bench.server.journal.last_committed() == 1
 
 
 def test_a_flood_of_junk_is_read_three_times_and_noted_ever_more_rarely(bench: Bench) -> None:

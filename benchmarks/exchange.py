@@ -1,0 +1,79 @@
+"""What one exchange is: the same for fedmq's transfer code and for plain pyzmq."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Exchange(NamedTuple):
+    """A coordinator and its workers, each a process, that pass bytes.
+
+    Attributes:
+      workers: processes.
+      nbytes: of what goes down to each, and of what comes up from each.
+      up: whether something comes up.
+      keys: whether the links are CURVE.
+      times: exchanges; one more before them is not counted.
+      without: what the process is to leave out, of "fsync" and "sha256".
+    """
+
+    workers: int
+    nbytes: int
+    up: bool
+    keys: bool
+    times: int
+    without: tuple[str, ...] = ()
+
+
+class Measured(NamedTuple):
+    """What one coordinator says at its end.
+
+    Attributes:
+      seconds: of each exchange.
+      before_mb, peak_mb: VmHWM before the first exchange and after the last, in 10^6 bytes.
+    """
+
+    seconds: list[float]
+    before_mb: float
+    peak_mb: float
+
+
+def measure(script: Path, exchange: Exchange, folder: Path) -> Measured:
+    """Run `script` as the coordinator of an exchange."""
+    folder.mkdir()
+    command = [sys.executable, str(script), "coordinator", json.dumps(exchange), str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300)
+    if done.returncode:
+        raise SystemExit(f"{script.name} failed on {exchange}")
+    return Measured(*json.loads(done.stdout))
+
+
+def play(roles: dict[str, Callable[..., object]]) -> None:
+    """In the process that `measure` or `start_workers` started: do what the command line says."""
+    role, exchange, *arguments = sys.argv[1:]
+    roles[role](Exchange(*json.loads(exchange)), *arguments)
+
+
+def start_workers(exchange: Exchange, *arguments: object) -> list[subprocess.Popen[bytes]]:
+    """Start this script again, as each worker; the worker's number comes first among its arguments."""
+    command = [sys.executable, sys.argv[0], "worker", json.dumps(exchange)]
+    return [subprocess.Popen([*command, str(k), *map(str, arguments)]) for k in range(exchange.workers)]
+
+
+def finish(workers: Sequence[subprocess.Popen[bytes]], seconds: list[float], before_mb: float) -> None:
+    """End the workers, and say what was measured. The first exchange also made the connections."""
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    print(json.dumps(Measured(seconds[1:], before_mb, peak_mb())))
+
+
+def peak_mb() -> float:
+    """The most memory that this process has held so far, in 10^6 bytes."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024 / 1e6
