@@ -25,7 +25,10 @@ class BlobStore:
         self.folder, self.durable = folder, durable
         #: digests whose content was seen to be right in this process
         self.checked: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
+        if durable:
+            atomic.make_folder(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
         """Where the blob is, or would be."""

@@ -44,7 +44,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(folder)
             self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
         except OSError as error:
             raise StorageError(
