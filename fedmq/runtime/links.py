@@ -22,6 +22,8 @@ class Links:
         self._peers: dict[str, bytes] = {}
         self._boots: dict[str, str] = {}
         self._replaced: set[str] = set()
+        #: workers that have said more than hello on their present link
+        self._talking: set[str] = set()
 
     def decode(self, incoming: Incoming) -> Any:
         """The message that came in on the control plane.
@@ -31,7 +33,10 @@ class Links:
         """
         if len(incoming.frames) != 1:
             raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
-        return self._in.decode(incoming.frames[0])
+        message = self._in.decode(incoming.frames[0])
+        if not isinstance(message, m.Hello) and (worker := self._workers.get(incoming.peer)) is not None:
+            self._talking.add(worker)
+        return message
 
     def bind(self, incoming: Incoming, hello: m.Hello) -> bool:
         """This worker speaks on this link from now on. Returns whether it is another process than last time.
@@ -46,11 +51,13 @@ class Links:
             raise VersionMismatch("VERSION", f"{worker} speaks {hello.versions[:8]}")
         if incoming.owner not in ("", worker):
             self._reject(peer, "NAME", f"its key is that of {incoming.owner}: start it under that --name")
-        if boot_id in self._replaced:
+        # A hello may be the last word of a process that was killed, read after its successor's: it replaces nobody.
+        if boot_id in self._replaced and worker in self._talking:
             self._reject(peer, "NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
         self.drop(worker)
         self._workers[peer], self._peers[worker] = worker, peer
         before, self._boots[worker] = self._boots.get(worker, boot_id), boot_id
+        self._replaced.discard(boot_id)
         if before != boot_id:
             self._replaced.add(before)
         return before != boot_id
@@ -58,6 +65,7 @@ class Links:
     def drop(self, worker: str) -> None:
         """Forget the worker's link: it must say hello again."""
         self._workers.pop(self._peers.pop(worker, b""), None)
+        self._talking.discard(worker)
 
     def revoke(self, worker: str, text: str) -> None:
         """Tell the worker that it may not be here any more, and forget its link."""

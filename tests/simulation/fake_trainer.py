@@ -57,6 +57,8 @@ class FakeTrainer:
         self.fd = host.cluster.network.next_handle()
         #: tasks that it has not answered for
         self.open: list[m.Task] = []
+        #: tasks that its agent waits for; others are only done again for the company's sake
+        self._owed: set[str] = set()
         self.loaded = self.gone = False
         self._halting = False
         #: virtual time before which it does nothing
@@ -73,7 +75,8 @@ class FakeTrainer:
             case link.Halt():
                 self._halting = True
             case link.Begin():
-                self._host.cluster.witness.begun(self._host, self.open)
+                self._host.cluster.witness.begun(self._host.name, [t.task for t in self.open if t.task in self._owed])
+                self._owed = self._host.owed()
                 self._halting = False
                 self._waiting.append(message)
                 if not self.open:

@@ -262,6 +262,10 @@ class WorkerHost(Host):
         """The trainer that the agent has now."""
         return None if self.agent is None else self.agent._trainer  # type: ignore[return-value]
 
+    def owed(self) -> set[str]:
+        """Tasks that the agent waits for."""
+        return set() if self.agent is None else set(self.agent.state.hand.owed)
+
     def lines(self) -> list[Line]:
         """Of its socket."""
         return [] if self._socket is None else list(self._socket.lines.values())

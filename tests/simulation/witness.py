@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedmq.protocol import messages as m
 from fedmq.protocol import worker_events as we
@@ -16,9 +16,6 @@ from fedmq.protocol.frames import Codec
 from fedmq.protocol.jobs import parse_task
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
-
-if TYPE_CHECKING:
-    from hosts import WorkerHost
 
 _TOLD = Codec(m.TO_WORKER)
 _REFUSED = ("LATE", "UNKNOWN_TASK", "INVALID")
@@ -59,11 +56,9 @@ class Witness:
         before = self._offered.setdefault(offer.task, offer.blob.digest)
         _require(before == offer.blob.digest, "I4", f"{offer.task} was trained twice, with different results")
 
-    def begun(self, host: WorkerHost, at_work: list[m.Task]) -> None:
-        """A trainer is given tasks, while it is at others."""
-        assert host.agent is not None
-        busy = {task.task for task in at_work} - host.agent.state.outbox.keys()
-        _require(not busy, "I10", f"{host.name} trains {', '.join(busy)} and more at the same time")
+    def begun(self, worker: str, busy: list[str]) -> None:
+        """A trainer is given tasks, while it still owes an answer for these."""
+        _require(not busy, "I10", f"{worker} trains {', '.join(busy)} and more at the same time")
 
     def forgotten(self, task: str, event: Any) -> None:
         """A worker deletes an update because of this event."""
