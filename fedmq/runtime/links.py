@@ -22,7 +22,7 @@ class Links:
         self._peers: dict[str, bytes] = {}
         self._boots: dict[str, str] = {}
         self._replaced: set[str] = set()
-        #: workers that have said more than hello on their present link
+        #: workers that have said more than hello and goodbye on their present link
         self._talking: set[str] = set()
 
     def decode(self, incoming: Incoming) -> Any:
@@ -34,7 +34,7 @@ class Links:
         if len(incoming.frames) != 1:
             raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
         message = self._in.decode(incoming.frames[0])
-        if not isinstance(message, m.Hello) and (worker := self._workers.get(incoming.peer)) is not None:
+        if not isinstance(message, m.Hello | m.Goodbye) and (worker := self._workers.get(incoming.peer)) is not None:
             self._talking.add(worker)
         return message
 
@@ -51,7 +51,7 @@ class Links:
             raise VersionMismatch("VERSION", f"{worker} speaks {hello.versions[:8]}")
         if incoming.owner not in ("", worker):
             self._reject(peer, "NAME", f"its key is that of {incoming.owner}: start it under that --name")
-        # A hello may be the last word of a process that was killed, read after its successor's: it replaces nobody.
+        # A hello, perhaps with a goodbye, may be the last word of a process, read after its successor's: no rival.
         if boot_id in self._replaced and worker in self._talking:
             self._reject(peer, "NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
         self.drop(worker)
