@@ -27,6 +27,8 @@ class BlobStore:
         self.checked: set[str] = set()
         if durable:
             atomic.make_folder(folder)
+            # A process that was killed may have named a blob, and not lived to make that name durable.
+            atomic.fsync(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
 

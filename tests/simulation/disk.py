@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import shutil
 import sqlite3
 
@@ -23,7 +24,10 @@ from unittest import mock
 Listing = dict[str, int]
 #: path relative to the root -> its inode, and its content; None for a folder
 Tree = dict[str, tuple[int, bytes | None]]
+TABLES = ("updates", "rounds", "evaluations", "notes", "meta")
 CHANGES = ("fsync", "replace", "rename", "link", "unlink", "mkdir")
+#: What a process may be killed before or after.
+STEPS = (*CHANGES, *(f"commit to {table}" for table in TABLES))
 
 
 class Killed(BaseException):
@@ -221,17 +225,18 @@ def _database(current: Callable[[], Disk | None]) -> type[sqlite3.Connection]:
             disk = current()
             if disk is None or not sql.startswith(("INSERT", "UPDATE")):
                 return super().execute(sql, *args)
-            disk.step("before commit")
+            table = re.split(r"INTO |UPDATE ", sql)[1].split()[0]
+            disk.step(f"before commit to {table}")
             cursor = super().execute(sql, *args)
-            disk.step("after commit")
+            disk.step(f"after commit to {table}")
             return cursor
 
         def __exit__(self, *raised: Any) -> Any:
             disk = current()
             if disk is not None and raised[0] is None:
-                disk.step("before commit")
+                disk.step("before commit to meta")
             super().__exit__(*raised)
             if disk is not None and raised[0] is None:
-                disk.step("after commit")
+                disk.step("after commit to meta")
 
     return Database

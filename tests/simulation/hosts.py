@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 
 class Doom(NamedTuple):
-    """What will happen to a host, so many durable steps from now."""
+    """What will happen to a host, so many durable steps from now; only those of one kind count, if it is given."""
 
     steps: int
+    kind: str = ""
     power: bool = False
     everywhere: bool = False
     error: bool = False
@@ -120,7 +121,7 @@ class Host:
 
     def _step(self, what: str) -> None:
         """The process is at a step that makes something durable."""
-        if self.doom is None or self._left is not None:
+        if self.doom is None or self._left is not None or not what.endswith(self.doom.kind):
             return
         self.doom = self.doom._replace(steps=self.doom.steps - 1)
         if self.doom.steps > 0:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster import PATIENCE_S, STORM_S, Cluster, Shape, simulated
+from disk import STEPS
 from hosts import Doom
 from network import WAYS, Weather
 from witness import Violation
@@ -55,7 +56,7 @@ def strike(cluster: Cluster, fault: str) -> None:
     dice, worker = cluster.dice, cluster.dice.choice(list(cluster.workers.values()))
     host = dice.choice(cluster.hosts())
     lines, trainer = cluster.network.lines(), worker.trainer
-    doom = Doom(dice.randint(1, 60), power=dice.random() < 0.6, everywhere=dice.random() < 0.2)
+    doom = Doom(dice.randint(1, 12), power=dice.random() < 0.6, everywhere=dice.random() < 0.2)
     match fault:
         case "link drops" if lines:
             dice.choice(lines).hang_up()
@@ -67,9 +68,11 @@ def strike(cluster: Cluster, fault: str) -> None:
         case "pause":
             host.paused_until = cluster.now + dice.choice([dice.uniform(0, 5), dice.uniform(5, 40)])
         case "coordinator dies":
-            cluster.coordinator.doom = doom._replace(error=dice.random() < 0.1)
+            # Some kinds of step are rare: each is meant now and then.
+            kind, error = dice.choice(["", dice.choice(STEPS)]), dice.random() < 0.1
+            cluster.coordinator.doom = doom._replace(kind="" if error else kind, error=error)
         case "worker dies":
-            worker.doom = doom._replace(steps=dice.randint(1, 12), error=dice.random() < 0.1)
+            worker.doom = doom._replace(error=dice.random() < 0.1)
         case "blackout":
             cluster.blackout()
         case "trainer dies" if trainer is not None and trainer.loaded:
