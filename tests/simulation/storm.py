@@ -67,12 +67,12 @@ def strike(cluster: Cluster, fault: str) -> None:
             fault = f"partition {' and '.join(ways)}"
         case "pause":
             host.paused_until = cluster.now + dice.choice([dice.uniform(0, 5), dice.uniform(5, 40)])
-        case "coordinator dies":
+        case "coordinator dies" if cluster.coordinator.doom is None or dice.random() < 0.3:
             # Some kinds of step are rare: each is meant now and then.
-            kind, error = dice.choice(["", dice.choice(STEPS)]), dice.random() < 0.1
-            cluster.coordinator.doom = doom._replace(kind="" if error else kind, error=error)
-        case "worker dies":
-            worker.doom = doom._replace(error=dice.random() < 0.1)
+            rare = doom._replace(kind=dice.choice(STEPS), steps=dice.randint(1, 3))
+            cluster.coordinator.doom = dice.choice([*[doom] * 3, *[rare] * 6, doom._replace(error=True)])
+        case "worker dies" if worker.doom is None:
+            worker.doom = dice.choice([*[doom] * 9, doom._replace(error=True)])
         case "blackout":
             cluster.blackout()
         case "trainer dies" if trainer is not None and trainer.loaded:
