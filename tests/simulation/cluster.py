@@ -112,7 +112,8 @@ class Cluster:
         expected: dict[int, str] | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
-        self.dice, self.shape, self.expected, self._trace = random.Random(seed), shape, expected, trace
+        self.dice, self.shape, self.expected = random.Random(seed), shape, expected
+        self._folder, self._trace = folder, trace
         self.clock, self.witness, self.happened = VirtualTime(), Witness(), Counter[str]()
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
@@ -182,7 +183,8 @@ class Cluster:
 
     def log(self, text: str) -> None:
         """A line of history."""
-        line = f"{self.now:9.3f} {text}"
+        # The folder has another name each time.
+        line = f"{self.now:9.3f} {text}".replace(str(self._folder), "")
         self._history.update(line.encode())
         if self._trace is not None:
             self._trace(line)
