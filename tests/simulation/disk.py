@@ -21,7 +21,8 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-Listing = dict[str, int]
+#: name -> inode, and whether it is a folder
+Listing = dict[str, tuple[int, bool]]
 #: path relative to the root -> its inode, and its content; None for a folder
 Tree = dict[str, tuple[int, bytes | None]]
 TABLES = ("updates", "rounds", "evaluations", "notes", "meta")
@@ -117,9 +118,9 @@ class Disk:
         chosen = dice.choice([states[0], states[0], states[-1], dice.choice(states)])
         if chosen != states[-1]:
             self.lost["names"] += 1
-        for entry, child in sorted(chosen.items()):
+        for entry, (child, is_folder) in sorted(chosen.items()):
             path = f"{name}/{entry}".lstrip("/")
-            if child in self._folders or (child in there and there[child].is_dir()):
+            if is_folder:
                 tree[path] = (child, None)
                 self._fall(child, path, there, dice, tree)
             elif is_database(entry):
@@ -168,7 +169,7 @@ def is_database(name: str) -> bool:
 
 def _listing(folder: Path) -> Listing:
     with os.scandir(folder) as entries:
-        return {entry.name: entry.inode() for entry in entries}
+        return {entry.name: (entry.inode(), entry.is_dir()) for entry in entries}
 
 
 @contextlib.contextmanager

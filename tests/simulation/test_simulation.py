@@ -120,7 +120,7 @@ def _keeps_its_epoch(self: Any, real: Any = Journal.put, **values: str) -> None:
     ("kind", "name", "bug", "invariant"),
     [
         (Coordinator, "_uploaded", _acks_at_once, "I5: .* was accepted and is None"),
-        (PartialBlob, "finish", _never_syncs, "I5: the journal names .* not whole on disk"),
+        (PartialBlob, "finish", _never_syncs, "I5: .* not whole"),
         (WorkerState, "_judged", _forgets_at_once, "I10: .* is deleted before its round is committed"),
         (Journal, "put", _keeps_its_epoch, "I6: epoch 0 after 0"),
     ],
