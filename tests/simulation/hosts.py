@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 
 
 class Doom(NamedTuple):
-    """What will happen to a host, so many durable steps from now; only those of one kind count, if it is given."""
+    """What will happen to a host, so many durable steps from now; only those of one kind count, if it is given.
+
+    `then` comes to the process that is started after that: some faults need two.
+    """
 
     steps: int
     kind: str = ""
     power: bool = False
     everywhere: bool = False
     error: bool = False
+    then: Doom | None = None
 
 
 class Host:
@@ -156,7 +160,8 @@ class Host:
         return self._left is not None
 
     def _buried(self) -> None:
-        left, self._left, self.doom, self.up = self._left, None, None, False
+        left, self._left, self.up = self._left, None, False
+        self.doom = None if self.doom is None else self.doom.then
         assert left is not None
         self.release()
         self.disk.abandon()

@@ -17,6 +17,8 @@ SHAPES = (
     Shape(sites=(2, 2), clients=2, cohort=4, together=2, rounds=3, optimizer="avgm"),
     Shape(sites=(3,), clients=4, cohort=3, together=3, rounds=4, optimizer="none"),
 )
+#: Steps that are aimed at twice as often as others, so that the slice of a day has them all.
+RARE = ("rename", "link", "unlink", "commit to updates", "commit to rounds", "commit to evaluations")
 #: Chance of a fault, relative to the others; each seed takes some of them only, so that each is alone at times.
 FAULTS = {
     "link drops": 6.0,
@@ -69,7 +71,8 @@ def strike(cluster: Cluster, fault: str) -> None:
             host.paused_until = cluster.now + dice.choice([dice.uniform(0, 5), dice.uniform(5, 40)])
         case "coordinator dies" if cluster.coordinator.doom is None or dice.random() < 0.3:
             # Some kinds of step are rare: each is meant now and then.
-            rare = doom._replace(kind=dice.choice(STEPS), steps=dice.randint(1, 3))
+            later = dice.choice([None, Doom(dice.randint(1, 40), power=True)])
+            rare = doom._replace(kind=dice.choice([*STEPS, *RARE]), steps=dice.randint(1, 3), then=later)
             cluster.coordinator.doom = dice.choice([*[doom] * 3, *[rare] * 6, doom._replace(error=True)])
         case "worker dies" if worker.doom is None:
             worker.doom = dice.choice([*[doom] * 9, doom._replace(error=True)])
