@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from coordinator_host import CoordinatorHost
 from disk import Killed, intercepted
 from fake_trainer import FakeTrainer
-from hosts import CoordinatorHost, Host, WorkerHost
+from hosts import Host
 from network import Network
 from virtual_time import VirtualTime
-from witness import Violation, Witness
+from witness import Witness
+from worker_host import WorkerHost
 
 from fedmq.algorithms import aggregate, sampling, server_opt, weighting
 from fedmq.config import get_default_config
@@ -65,9 +67,7 @@ class Shape:
     def hosted(self) -> dict[str, list[str]]:
         """Worker -> its clients."""
         at = [f"w{site}{chr(97 + k)}" for site, count in enumerate(self.sites) for k in range(count)]
-        return {
-            name: [f"client_{int(name[1]) * self.clients + k}" for k in range(self.clients)] for name in at
-        }
+        return {name: [f"client_{int(name[1]) * self.clients + k}" for k in range(self.clients)] for name in at}
 
     def server(self, folder: Path, journal: journal.Journal) -> FederatedServer:
         """As `build.server` makes it."""
@@ -206,6 +206,11 @@ class Cluster:
         if self.expected is not None:
             self.witness.ended(server.run_dir, server.journal, self.expected, SAVE_EVERY)
 
+    def new_trainer(self, *_: Any) -> FakeTrainer:
+        """The agent whose code runs now starts its trainer."""
+        assert isinstance(self.acting, WorkerHost)
+        return FakeTrainer(self.acting)
+
     @property
     def history(self) -> str:
         """A digest of all that happened: the same seed has the same."""
@@ -230,7 +235,7 @@ def simulated(seed: int, shape: Shape, **options: Any) -> Iterator[Cluster]:
         patches = [
             *(mock.patch.object(module, "time", cluster.clock) for module in (coordinator, links, worker)),
             *(mock.patch.object(module, "time", cluster.clock) for module in (journal, run_folder)),
-            mock.patch.object(worker, "TrainerProcess", lambda *_: FakeTrainer(cluster.acting)),  # type: ignore[arg-type]
+            mock.patch.object(worker, "TrainerProcess", cluster.new_trainer),
             mock.patch.object(Intake, "chunk_nbytes", 100),
             mock.patch.object(Intake, "credits", 2),
             mock.patch.object(os, "urandom", names.randbytes),

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import sqlite3
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path

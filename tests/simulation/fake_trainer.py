@@ -22,7 +22,7 @@ from fedmq.runtime.pipe import PipeClosed
 from fedmq.tensors import NamedTensors
 
 if TYPE_CHECKING:
-    from hosts import WorkerHost
+    from worker_host import WorkerHost
 
 ADAPTER_CONFIG = '{"peft_type": "LORA"}'
 
@@ -161,7 +161,9 @@ class FakeTrainer:
     def _result(self, begin: link.Begin, task: m.Task, path: str, start: NamedTensors) -> Any:
         match task.work:
             case InitWork():
-                return link.Trained(task.task, *_write(path, first_adapter(task.seed)), 0, 0, 0, 0.0, 0.0, ADAPTER_CONFIG)
+                return link.Trained(
+                    task.task, *_write(path, first_adapter(task.seed)), 0, 0, 0, 0.0, 0.0, ADAPTER_CONFIG
+                )
             case TrainWork():
                 company = sorted(str(other.client) for other in begin.tasks)
                 blob = _write(path, trained(task, start, company))

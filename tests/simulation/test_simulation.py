@@ -115,7 +115,6 @@ def _keeps_its_epoch(self: Any, real: Any = Journal.put, **values: str) -> None:
     real(self, **{key: value for key, value in values.items() if key != "epoch"})
 
 
-
 @pytest.mark.parametrize(
     ("kind", "name", "bug", "invariant"),
     [
@@ -128,6 +127,10 @@ def _keeps_its_epoch(self: Any, real: Any = Journal.put, **values: str) -> None:
 def test_a_bug_is_found_by_some_seed_of_the_slice(kind: type, name: str, bug: Any, invariant: str) -> None:
     for shape in SHAPES:
         undisturbed(shape)
-    with mock.patch.object(kind, name, bug), pytest.raises(Violation, match=invariant):
+
+    def slice_of_the_day() -> None:
         for seed in range(GROUP * GROUPS):
             simulate(seed)
+
+    with mock.patch.object(kind, name, bug), pytest.raises(Violation, match=invariant):
+        slice_of_the_day()

@@ -117,9 +117,7 @@ class Witness:
         kept = [r for r in expected if r % save_every == 0 or r == max(expected)]
         folders = {run_dir / "global_model" / f"round_{r}": expected[r] for r in kept}
         folders[run_dir / "global_model" / "round_final"] = expected[max(expected)]
-        folders |= {
-            run_dir / client / f"round_{round}": digest for (round, client), digest in self.accepted.items()
-        }
+        folders |= {run_dir / client / f"round_{round}": digest for (round, client), digest in self.accepted.items()}
         for folder, digest in folders.items():
             weights = folder / "adapter_model.safetensors"
             whole = weights.is_file() and _sha256(weights) == digest and (folder / "adapter_config.json").stat().st_size
