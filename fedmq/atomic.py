@@ -60,6 +60,17 @@ def rename(source: Path, target: Path) -> None:
         os.replace(source, target)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, whose names survive a power cut.
+
+    One that is there is made durable, too: whoever made it may have been killed before it was.
+    """
+    missing = [path for path in folder.parents if not path.is_dir()]
+    for path in (*reversed(missing), folder):
+        path.mkdir(exist_ok=True)
+        fsync(path.parent)
+
+
 def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
     """Write `content` so that `path` holds either the old or the whole new content, also after a power cut.
 
@@ -68,7 +79,8 @@ def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
       content: all of it.
       mode: of the new file; None is what the umask leaves.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        make_folder(path.parent)
     # The process id keeps two writers apart; a temp file that a crash left is overwritten or harmless.
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -104,7 +116,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     temp = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.parent.is_dir():
+            make_folder(folder.parent)
         _sweep(folder)
         temp.mkdir()
         yield temp

@@ -25,7 +25,6 @@ class Guard:
       journal: keeps who is out, so that a resumed run does not let them in again.
       note: (level, text) for people.
       shut_out: called with a worker and the reason when it is out.
-      clock: monotonic seconds.
     """
 
     def __init__(
@@ -33,22 +32,21 @@ class Guard:
         journal: Journal,
         note: Callable[[str, str], None],
         shut_out: Callable[[str, str], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._journal, self._note, self._shut_out, self.clock = journal, note, shut_out, clock
+        self._journal, self._note, self._shut_out = journal, note, shut_out
         self._out: dict[str, str] = json.loads(journal.get(_QUARANTINED) or "{}")
         self._buckets: dict[Plane, Recent[Who, Bucket]] = {
-            "control": Recent(lambda: Bucket(limits.CONTROL, self.clock())),
-            "data": Recent(lambda: Bucket(limits.DATA, self.clock())),
+            "control": Recent(lambda: Bucket(limits.CONTROL, time.monotonic())),
+            "data": Recent(lambda: Bucket(limits.DATA, time.monotonic())),
         }
         self._strikes: Recent[Who, Strikes] = Recent(Strikes)
         self._noted: Recent[tuple[str, str], list[int]] = Recent(lambda: [0])
 
     def admits(self, plane: Plane, who: Who) -> bool:
         """Whether one more message is read at all. One that is not costs nothing but this question."""
-        if not isinstance(who, str) and who in self._strikes and self._strikes.of(who).out(self.clock()):
+        if not isinstance(who, str) and who in self._strikes and self._strikes.of(who).out(time.monotonic()):
             return False
-        if self._buckets[plane].of(who).take(self.clock()):
+        if self._buckets[plane].of(who).take(time.monotonic()):
             return True
         self._strike(who, "FLOOD", f"more than {self._rate(plane).per_s:g} messages a second on the {plane} plane")
         return False
@@ -87,7 +85,7 @@ class Guard:
             self._note("warning", f"{text} (time {count[0]})")
 
     def _strike(self, who: Who, code: str, text: str) -> None:
-        strikes, now = self._strikes.of(who), self.clock()
+        strikes, now = self._strikes.of(who), time.monotonic()
         if strikes.out(now) or strikes.add(code, now) < limits.MAX_STRIKES:
             return
         if not isinstance(who, str):

@@ -22,6 +22,8 @@ class Links:
         self._peers: dict[str, bytes] = {}
         self._boots: dict[str, str] = {}
         self._replaced: set[str] = set()
+        #: workers that have said more than hello and goodbye on their present link
+        self._talking: set[str] = set()
 
     def decode(self, incoming: Incoming) -> Any:
         """The message that came in on the control plane.
@@ -31,7 +33,10 @@ class Links:
         """
         if len(incoming.frames) != 1:
             raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
-        return self._in.decode(incoming.frames[0])
+        message = self._in.decode(incoming.frames[0])
+        if not isinstance(message, m.Hello | m.Goodbye) and (worker := self._workers.get(incoming.peer)) is not None:
+            self._talking.add(worker)
+        return message
 
     def bind(self, incoming: Incoming, hello: m.Hello) -> bool:
         """This worker speaks on this link from now on. Returns whether it is another process than last time.
@@ -48,11 +53,13 @@ class Links:
             self._reject(peer, "NAME", f"its key is that of {incoming.owner}: start it under that --name")
         if self._workers.get(peer, worker) != worker:
             self._reject(peer, "NAME", f"this link is that of {self._workers[peer]}")
-        if boot_id in self._replaced:
+        # A hello, perhaps with a goodbye, may be the last word of a process, read after its successor's: no rival.
+        if boot_id in self._replaced and worker in self._talking:
             self._reject(peer, "NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
         self.drop(worker)
         self._workers[peer], self._peers[worker] = worker, peer
         before, self._boots[worker] = self._boots.get(worker, boot_id), boot_id
+        self._replaced.discard(boot_id)
         if before != boot_id:
             self._replaced.add(before)
         return before != boot_id
@@ -60,6 +67,7 @@ class Links:
     def drop(self, worker: str) -> None:
         """Forget the worker's link: it must say hello again."""
         self._workers.pop(self._peers.pop(worker, b""), None)
+        self._talking.discard(worker)
 
     def turn_away(self, worker: str, refusal: m.Reject) -> None:
         """Tell the worker that it may not be here any more, and forget its link."""

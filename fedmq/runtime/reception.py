@@ -66,6 +66,9 @@ class Reception:
         worker = incoming.owner or (links.worker(peer) if control else None)
         who: Who = worker or (incoming.plane, peer)
         if not self.guard.admits(incoming.plane, who):
+            if control and (name := links.worker(peer)) is not None:
+                # What was not read may never be said again: with its next hello it says how it stands.
+                links.drop(name)
             return []
         if worker is not None and (why := self.guard.quarantined(worker)) is not None:
             if control:

@@ -83,7 +83,7 @@ class FederatedServer:
         committed = [row for row in rows if row["state"] == "committed"]
         if not committed:
             return Progress()
-        self._keep_client_adapters(committed[-1]["round"])
+        self._keep_client_adapters(committed[-1]["round"], again=True)
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
@@ -254,12 +254,13 @@ class FederatedServer:
         """The committed rounds from `first` on, as in training_metrics.json."""
         return round_metrics(self.journal, first)
 
-    def _keep_client_adapters(self, round: int) -> None:
+    def _keep_client_adapters(self, round: int, again: bool = False) -> None:
+        """With `again`, also those that are there: a process that was killed may not have made their names durable."""
         if not self.save_client_adapters:
             return
         for row in self.journal.folded(round):
             folder, blob = self.run_dir / row["client"] / f"round_{round}", self.blobs.path(row["digest"])
-            if not folder.is_dir() and blob.is_file():
+            if (again or not folder.is_dir()) and blob.is_file():
                 write_checkpoint(folder, blob, self._adapter_config)
 
     def _commit(self, round: int, content: bytes, remembered: NamedTensors | None = None) -> None:

@@ -68,7 +68,7 @@ class WorkerAgent:
         self.options, self.transport = options, transport
         self._in, self._out = Codec(m.TO_WORKER), Codec(m.TO_COORDINATOR)
         self._outbox = options.work_dir / "outbox"
-        self._outbox.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(self._outbox)
         offers = self._load_outbox()
         run_file = self._outbox / "run"
         run = run_file.read_text() if run_file.is_file() else None

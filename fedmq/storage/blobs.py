@@ -25,7 +25,12 @@ class BlobStore:
         self.folder, self.durable = folder, durable
         #: digests whose content was seen to be right in this process
         self.checked: set[str] = set()
-        folder.mkdir(parents=True, exist_ok=True)
+        if durable:
+            atomic.make_folder(folder)
+            # A process that was killed may have named a blob, and not lived to make that name durable.
+            atomic.fsync(folder)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
         """Where the blob is, or would be."""

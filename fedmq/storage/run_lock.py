@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from fedmq import atomic
 from fedmq.errors import StorageError
 
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
@@ -17,7 +18,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(folder)
             self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
         except OSError as error:
             raise StorageError(

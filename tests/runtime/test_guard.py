@@ -10,20 +10,31 @@ import pytest
 
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import limits
+from fedmq.runtime import guard
 from fedmq.runtime.guard import Guard, Who
 from fedmq.storage.journal import Journal
 
 LINK: Who = ("control", b"1")
 
 
+class Clock:
+    """Stands for the module `time`."""
+
+    now = 0.0
+
+    @classmethod
+    def monotonic(cls) -> float:
+        return cls.now
+
+
 class Bench:
     """A guard, and what came of it."""
 
     def __init__(self, journal: Journal) -> None:
-        self.now = 0.0
+        Clock.now = 0.0
         self.notes: list[str] = []
         self.out: list[str] = []
-        self.guard = Guard(journal, lambda _, text: self.notes.append(text), self.shut_out, lambda: self.now)
+        self.guard = Guard(journal, lambda _, text: self.notes.append(text), self.shut_out)
 
     def shut_out(self, worker: str, reason: str) -> None:
         self.out.append(worker)
@@ -33,6 +44,11 @@ class Bench:
 
     def refuse(self, code: str, who: Who = "w0") -> None:
         self.guard.refused(who, RemoteProtocolError(code, "said the test"))
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "time", Clock)
 
 
 @pytest.fixture
@@ -49,21 +65,21 @@ def bench(journal: Journal) -> Bench:
 
 def test_a_flood_is_cut_and_is_one_strike(bench: Bench) -> None:
     assert bench.passes(1000) == 200
-    bench.now = 2.0
+    Clock.now = 2.0
     assert bench.passes(1000) == 100, "50 a second"
     assert bench.guard._strikes.of("w0").codes == "FLOOD" and bench.notes == []
 
 
 def test_a_flood_without_end_quarantines_and_writes_one_note(bench: Bench) -> None:
     for second in range(30):
-        bench.now = float(second)
+        Clock.now = float(second)
         bench.passes(500)
     assert bench.out == ["w0"] and len(bench.notes) == 1 and "FLOOD, FLOOD, FLOOD" in bench.notes[0]
 
 
 def test_floods_that_are_rare_are_forgiven(bench: Bench) -> None:
     for k in range(10):
-        bench.now = 301.0 * k
+        Clock.now = 301.0 * k
         bench.passes(1000)
     assert bench.out == []
 
@@ -71,7 +87,7 @@ def test_floods_that_are_rare_are_forgiven(bench: Bench) -> None:
 def test_an_honest_worker_is_never_held_up(bench: Bench) -> None:
     """Heartbeats, and answers as fast as tasks are given, 64 at a time: 20,000 of them within a second."""
     for k in range(320):
-        bench.now = k / 320
+        Clock.now = k / 320
         bench.guard.asked("w0", 64)
         assert bench.passes(64) == 64
     assert bench.guard._strikes.of("w0").codes == ""
@@ -107,7 +123,7 @@ def test_joining_is_dear(bench: Bench) -> None:
 @pytest.mark.parametrize("code", sorted(limits.LIES))
 def test_three_lies_are_the_end_however_rare(bench: Bench, journal: Journal, code: str) -> None:
     for day in range(4):
-        bench.now = 86_400.0 * day
+        Clock.now = 86_400.0 * day
         bench.refuse(code)
     assert bench.out == ["w0"] and bench.guard.quarantined("w0") is not None
     assert json.loads(journal.get("quarantined") or "").keys() == {"w0"}
@@ -118,7 +134,7 @@ def test_three_lies_are_the_end_however_rare(bench: Bench, journal: Journal, cod
 @pytest.mark.parametrize("code", sorted(limits.FAULTS - limits.IN_BURSTS))
 def test_three_faults_in_a_while_are_the_end_and_rare_ones_are_not(bench: Bench, code: str) -> None:
     for k in range(20):
-        bench.now = 301.0 * k
+        Clock.now = 301.0 * k
         bench.refuse(code)
     assert bench.out == []
     bench.refuse(code)
@@ -144,7 +160,7 @@ def test_a_link_without_a_name_is_not_read_for_a_while(bench: Bench) -> None:
         bench.refuse("MALFORMED", LINK)
     assert bench.passes(100, LINK) == 0 and bench.passes(1, ("control", b"2")) == 1
     assert bench.out == [] and "a link is not listened to" in bench.notes[-1]
-    bench.now = limits.FORGIVEN_AFTER_S
+    Clock.now = limits.FORGIVEN_AFTER_S
     assert bench.passes(1, LINK) == 1
 
 

@@ -37,6 +37,9 @@ def test_of_two_live_workers_with_one_name_the_older_is_told_and_the_newer_stays
             hand.hello()
             yield
             assert [type(message) for message in hand.heard()] == [m.Welcome]
+            hand.say(m.Heartbeat(None, "preparing", 0, 0))
+            yield
+            assert [type(message) for message in hand.heard()] == [m.HeartbeatAck]
         older.hello()
         yield
         (refusal,) = older.heard()
@@ -44,6 +47,18 @@ def test_of_two_live_workers_with_one_name_the_older_is_told_and_the_newer_stays
         newer.say(m.Heartbeat(None, "preparing", 0, 0))
         yield
         assert [type(message) for message in newer.heard()] == [m.HeartbeatAck]
+
+    bench.play(script())
+
+
+def test_the_hello_of_a_dead_process_that_is_read_after_its_successor_s_harms_nobody(bench: Bench) -> None:
+    killed, successor = bench.hand(boot="a"), bench.hand(boot="b")
+
+    def script() -> Script:
+        for hand in (successor, killed, successor):
+            hand.hello()
+            yield
+            assert [type(message) for message in hand.heard()] == [m.Welcome]
 
     bench.play(script())
 

@@ -1,0 +1,136 @@
+"""The product's own processes in a simulated world of faults: every seed ends, with the undisturbed run's adapter.
+
+By day a fixed slice of seeds, at night thousands. A failure names its seed; `simulate.py SEED` shows what happened.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from cluster import Shape, simulated
+from disk import STEPS
+from storm import FAULTS, SHAPES, run_through, simulate, undisturbed
+from witness import Violation
+
+from fedmq.protocol.worker_state import WorkerState
+from fedmq.runtime.coordinator import Coordinator
+from fedmq.storage.blobs import PartialBlob
+from fedmq.storage.journal import Journal
+
+GROUP, GROUPS = 20, 4
+NIGHTLY = range(100_000, 110_000)
+#: What the network did to single messages, and how the trainers behaved.
+NUISANCES = {
+    *("message twice", "data lost", "data again", "data late", "data damaged", "link broken by a message"),
+    *("task fails", "power cut: names lost", "power cut: content lost", "coordinator: fsync fails"),
+}
+_HAPPENED: dict[int, Counter[str]] = {}
+
+
+def happened(group: int) -> Counter[str]:
+    """The faults of one group of the slice, which is run once."""
+    if group not in _HAPPENED:
+        seeds = range(group * GROUP, (group + 1) * GROUP)
+        _HAPPENED[group] = sum((simulate(seed).happened for seed in seeds), Counter())
+    return _HAPPENED[group]
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_every_seed_ends_with_the_undisturbed_adapter(group: int) -> None:
+    assert happened(group)
+
+
+def test_every_kind_of_fault_has_happened() -> None:
+    every = sum(map(happened, range(GROUPS)), Counter())
+    faults = {*(FAULTS.keys() - {"partition"}), "partition up", "partition down", "partition up and down"}
+    assert (faults | NUISANCES) - every.keys() == set()
+    for role, kinds in (("coordinator", STEPS), ("worker", ("fsync", "replace", "mkdir"))):
+        died = {what for what in every if what.startswith((f"{role}: killed", f"{role}: power cut"))}
+        assert [kind for kind in kinds if not any(what.endswith(kind) for what in died)] == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("first", NIGHTLY[::500])
+def test_many_seeds_end_with_the_undisturbed_adapter(first: int) -> None:
+    for seed in range(first, first + 500):
+        simulate(seed)
+
+
+def test_a_seed_is_one_history() -> None:
+    script = "import sys; from storm import simulate; print(simulate(int(sys.argv[1])).history)"
+    folder = Path(__file__).parent
+    paths = os.pathsep.join([str(folder), str(folder.parent.parent)])
+    histories = {
+        subprocess.run(
+            [sys.executable, "-c", script, "2"],
+            env=os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for hash_seed in ("1", "2")
+    }
+    assert histories == {simulate(2).history}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_jumps_of_the_time_of_day_change_nothing_at_all(shape: Shape) -> None:
+    def history(jump_s: float) -> str:
+        with simulated(7, shape) as cluster:
+            cluster.play(5.0)
+            for host in cluster.hosts():
+                host.wall_s += jump_s
+            run_through(cluster, faults=False)
+            assert cluster.witness.committed == undisturbed(shape)
+            return cluster.history
+
+    assert history(0.0) == history(86400.0) == history(-86400.0)
+
+
+# --- a product with a bug in it is found out -----------------------------------------------------
+
+
+def _acks_at_once(self: Any, worker: str, offer: Any, content: bytes, real: Any = Coordinator._uploaded) -> None:
+    self._verdict(worker, offer.task, "ACCEPTED")
+    real(self, worker, offer, content)
+
+
+def _never_syncs(self: Any, real: Any = PartialBlob.finish) -> None:
+    with mock.patch.object(self._store, "durable", False):
+        real(self)
+
+
+def _forgets_at_once(self: Any, task: str, code: str, real: Any = WorkerState._judged) -> list[Any]:
+    return [*real(self, task, code), *(self._forget(task) if code == "ACCEPTED" else [])]
+
+
+def _keeps_its_epoch(self: Any, real: Any = Journal.put, **values: str) -> None:
+    real(self, **{key: value for key, value in values.items() if key != "epoch"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "bug", "invariant"),
+    [
+        (Coordinator, "_uploaded", _acks_at_once, "I5: .* was accepted and is None"),
+        (PartialBlob, "finish", _never_syncs, "I5: .* not whole"),
+        (WorkerState, "_judged", _forgets_at_once, "I10: .* is deleted before its round is committed"),
+        (Journal, "put", _keeps_its_epoch, "I6: epoch 0 after 0"),
+    ],
+)
+def test_a_bug_is_found_by_some_seed_of_the_slice(kind: type, name: str, bug: Any, invariant: str) -> None:
+    for shape in SHAPES:
+        undisturbed(shape)
+
+    def slice_of_the_day() -> None:
+        for seed in range(GROUP * GROUPS):
+            simulate(seed)
+
+    with mock.patch.object(kind, name, bug), pytest.raises(Violation, match=invariant):
+        slice_of_the_day()
