@@ -27,11 +27,16 @@ class Links:
         """The message that came in on the control plane.
 
         Raises:
-          RemoteProtocolError: it is none.
+          RemoteProtocolError: it is none. What it should have said is lost: its worker must say hello again, which
+            sets both ends right.
         """
-        if len(incoming.frames) != 1:
-            raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
-        return self._in.decode(incoming.frames[0])
+        try:
+            if len(incoming.frames) != 1:
+                raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
+            return self._in.decode(incoming.frames[0])
+        except RemoteProtocolError:
+            self.drop(self._workers.get(incoming.peer, ""))
+            raise
 
     def bind(self, incoming: Incoming, hello: m.Hello) -> bool:
         """This worker speaks on this link from now on. Returns whether it is another process than last time.

@@ -7,7 +7,7 @@ the handler is a socket of the coordinator's own thread: where that does not ans
 from __future__ import annotations
 
 import time
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -121,8 +121,8 @@ class Ticket:
             socket.set(zmq.CURVE_SERVERKEY, server.z85.encode())
         return socket.get_monitor_socket(_FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
-    def hear(self, monitor: zmq.Socket[bytes]) -> bool:
-        """Take one event. Returns whether the socket has to be made anew: libzmq gives up some that fail.
+    def hear(self, monitor: zmq.Socket[bytes]) -> Literal["linked", "failed", "lost"]:
+        """Take one event: the link is there, libzmq tries again, or the socket has to be made anew.
 
         Raises:
           KeyRefused: the coordinator does not know our key, or wants one.
@@ -131,19 +131,19 @@ class Ticket:
         event = parse_monitor_message(monitor.recv_multipart())["event"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._silent, self._refused, self._entered = 0, 0, True
-            return False
+            return "linked"
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             # libzmq believes it of whoever is on the line; one word of that does not end a worker that was let in.
             self._refused += 1
             if self._refused >= _MAX_REFUSED or not self._entered:
                 self._explain_refusal()
-            return True
+            return "lost"
         now = time.monotonic()
         self._silent = self._silent + 1 if now < self._failed_at + _AT_ONCE_S else 1
         self._failed_at = now
         if self._silent >= _MAX_SILENT and not self._entered:
             self._explain(event)
-        return bool(event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        return "lost" if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL else "failed"
 
     def _explain_refusal(self) -> NoReturn:
         if self._keys is None:

@@ -86,7 +86,7 @@ class _Sockets(ABC):
                 self._told[socket]()
             # First the list, then the messages: what a revoked key had sent before is not read either.
             notices = self._notices()
-            received = Received(self._messages(ready), [fd for fd in fds if fd in ready], notices)
+            received = Received(self._messages(ready), [fd for fd in fds if fd in ready], notices, self._relinked())
             # A handshake, or a message of nobody, is nothing that anybody waits for.
             if any(received) or time.monotonic() >= deadline:
                 return received
@@ -115,6 +115,9 @@ class _Sockets(ABC):
 
     def _notices(self) -> tuple[Notice, ...]:
         return ()
+
+    def _relinked(self) -> bool:
+        return False
 
     def close(self, linger_s: float = 0.0) -> None:
         for socket in self._told:
@@ -208,6 +211,7 @@ class ZmqWorkerTransport(_Sockets):
         super().__init__(zmq.DEALER, self._host)
         self._ports: dict[Plane, int] = {"control": port}
         self._monitors: dict[Plane, zmq.Socket[bytes]] = {}
+        self._data_linked = False
         self._dial("control")
 
     def _dial(self, plane: Plane) -> None:
@@ -217,9 +221,16 @@ class ZmqWorkerTransport(_Sockets):
         socket.connect(f"tcp://{self._host}:{self._ports[plane]}")
 
     def _hear(self, plane: Plane, monitor: zmq.Socket[bytes]) -> None:
-        if self._ticket.hear(monitor):
+        heard = self._ticket.hear(monitor)
+        if heard == "linked" and plane == "data":
+            self._data_linked = True
+        elif heard == "lost":
             self._hang_up(plane)
             self._dial(plane)
+
+    def _relinked(self) -> bool:
+        linked, self._data_linked = self._data_linked, False
+        return linked
 
     def _hang_up(self, plane: Plane) -> None:
         socket = self._sockets.pop(plane)
