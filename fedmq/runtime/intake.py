@@ -124,6 +124,9 @@ class Intake:
         part = self._parts.get(key)
         if part is None:
             if not self._blobs.has(put.digest):
+                if not payload:
+                    # A question, by a worker that has yet to learn that we were restarted. It will offer again.
+                    return []
                 raise RemoteProtocolError("PUT", "bytes that nobody asked for")
             # Another worker's upload of the very same bytes was complete first: this one need not go on.
             self._acknowledge(incoming.peer, put.digest, self._blobs.path(put.digest).stat().st_size)

@@ -106,6 +106,7 @@ def test_bytes_that_nobody_asked_for(bench: Bench) -> None:
     for message in (m.Put("00" * 16, DIGEST, 0), m.Put(NONCE, "ab" * 32, 0)):
         with pytest.raises(RemoteProtocolError, match="PUT"):
             bench.say(message, b"x")
+    assert bench.say(m.Put(NONCE, "ab" * 32, 0)) == [], "a question is not worth a note"
     assert bench.heard() == []
     assert not bench.server.blobs.has(DIGEST)
 
