@@ -113,7 +113,7 @@ class CoordinatorState:
                     self.accepted[job.unit] = digest
                 return self.roster.done(worker, task, digest)
             case ev.TaskFailed(worker, task, code, text):
-                return self.roster.failed(worker, task, code, text)
+                return self.roster.failed(worker, task, code, text, now)
             case ev.Selected(round, clients):
                 return self._open_round(round, clients, now)
             case ev.Committed(version):

@@ -127,16 +127,18 @@ class Roster:
         state.status, state.worker, state.digest = Status.DONE, None, digest
         return commands
 
-    def failed(self, name: str, task: str, code: str, text: str) -> list[Command]:
+    def failed(self, name: str, task: str, code: str, text: str, now: float) -> list[Command]:
         """A task failed, or was cancelled, or its result was refused."""
         job, attempt = parse_task(task)
+        told = all(held.stopping for held in self.workers[name].hand.values()) if name in self.workers else True
         self.free(name, task)
         state = self.jobs.get(job)
         if state is None or state.status is not Status.ASSIGNED or (state.worker, state.attempt) != (name, attempt):
             return []
         if code == "CANCELLED":
             self._take_back(state)
-            return []
+            # Nobody told it to stop: it is at something that we know nothing of, and says so when it joins again.
+            return [] if told else self.lost(name, "it has other work", now)
         return [self._fail(state, name, code, text)]
 
     def _fail(self, state: JobState, name: str, code: str, text: str) -> Command:

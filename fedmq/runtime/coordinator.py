@@ -24,7 +24,7 @@ from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import escaped
 from fedmq.recipe import RunSpec
 from fedmq.runtime.admission import Admission
-from fedmq.runtime.intake import Intake
+from fedmq.runtime.intake import Intake, Stored
 from fedmq.runtime.links import Links
 from fedmq.runtime.reception import Desk, Reception
 from fedmq.runtime.server import FederatedServer
@@ -121,7 +121,7 @@ class Coordinator:
             self._reception.notice(notice)
         for incoming in received.messages:
             for stored in self._reception.take(incoming):
-                self._uploaded(*stored)
+                self._uploaded(stored)
                 # Two workers may have sent the same bytes for one job: the second is judged knowing of the first.
                 self._settle()
             self._settle()
@@ -145,13 +145,15 @@ class Coordinator:
         self._intake.close()
         self.transport.close(linger_s=1.0)
 
-    def _uploaded(self, worker: str, offer: m.Offer, content: bytes) -> None:
+    def _uploaded(self, stored: Stored) -> None:
         """A blob is here and durable: check it, journal it, and only then tell the state machine."""
+        worker, offer = stored.worker, stored.offer
         job, _ = parse_task(offer.task)
         if not self.state.wants(offer.task):
             self._events.append(ev.ResultStored(worker, offer.task, offer.blob.digest))
             return
         try:
+            content = stored.checked()
             if job.kind == "init":
                 self.server.start(offer, content)
             else:
@@ -199,7 +201,7 @@ class Coordinator:
                 self._tell(worker, m.Cancel(task, reason[:MAX_TEXT]))
             case ev.Reply(worker, task, "UPLOAD"):
                 if (held := self._intake.expect(worker, task)) is not None:
-                    self._uploaded(*held)
+                    self._uploaded(held)
                 else:
                     self._verdict(worker, task, "UPLOAD")
             case ev.Reply(worker, task, code, text):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
@@ -14,8 +16,26 @@ from fedmq.transport.base import CoordinatorTransport, Incoming
 #: An adapter larger than this is not one: 2 GiB.
 MAX_BLOB_NBYTES = 1 << 31
 
-#: The worker, its offer, and the bytes that are here and durable now.
-Stored = tuple[str, m.Offer, bytes]
+
+class Stored(NamedTuple):
+    """An upload that is over. `content`: bytes that are durable now, or None when twice other bytes came."""
+
+    worker: str
+    offer: m.Offer
+    content: bytes | None
+
+    def checked(self) -> bytes:
+        """The content.
+
+        Raises:
+          RemoteProtocolError: BLOB or SIZE, it is not what was offered.
+        """
+        if self.content is None:
+            raise RemoteProtocolError("BLOB", "the bytes twice had not the digest that they were offered with")
+        if len(self.content) != self.offer.blob.nbytes:
+            text = f"{len(self.content)} bytes, offered as {self.offer.blob.nbytes}"
+            raise RemoteProtocolError("SIZE", text)
+        return self.content
 
 
 class Intake:
@@ -32,8 +52,9 @@ class Intake:
         self._uploads: dict[tuple[str, str], m.Offer] = {}
         #: nonce, digest and key's name that bytes were asked for under: pieces may still be on their way
         self._asked: Recent[tuple[str, str, str], None] = Recent(lambda: None)
-        # By digest: training is deterministic, so two workers may send the very same update.
-        self._parts: dict[str, PartialBlob] = {}
+        # By worker and digest: whoever sends other bytes, or names another size, harms nobody else.
+        self._parts: dict[tuple[str, str], PartialBlob] = {}
+        self._damaged: set[tuple[str, str]] = set()
         # All workers fetch the same adapter at about the same time: it is read from disk once.
         self._cached: tuple[str, bytes] = ("", b"")
 
@@ -46,14 +67,20 @@ class Intake:
     def expect(self, worker: str, task: str) -> Stored | None:
         """The offer was granted: its bytes may come. If they are here already, they are returned at once."""
         offer = self._offers.pop((worker, task))
-        digest = offer.blob.digest
+        digest, nbytes = offer.blob.digest, offer.blob.nbytes
         if self._blobs.has(digest):
-            return worker, offer, self._blobs.read(digest)
+            try:
+                return Stored(worker, offer, self._blobs.read(digest))
+            except RemoteProtocolError:
+                self._blobs.remove(digest)
         self._uploads[worker, task] = offer
         for key in (worker, ""):
             self._asked.of((offer.nonce, digest, key))
-        if digest not in self._parts:
-            self._parts[digest] = self._blobs.partial(digest, offer.blob.nbytes)
+        part = self._parts.get((worker, digest))
+        if part is None or part.total != nbytes:
+            if part is not None:
+                part.close()
+            self._parts[worker, digest] = self._blobs.partial(digest, nbytes, worker)
         return None
 
     def decline(self, worker: str, task: str) -> None:
@@ -63,7 +90,7 @@ class Intake:
     def revoke(self, worker: str) -> None:
         """Nothing that this worker offered is wanted any more."""
         self._offers = {key: offer for key, offer in self._offers.items() if key[0] != worker}
-        self._uploads = {key: offer for key, offer in self._uploads.items() if key[0] != worker}
+        self._keep({key: offer for key, offer in self._uploads.items() if key[0] != worker})
 
     def take(self, incoming: Incoming) -> list[Stored]:
         """Serve one data message; the uploads that it completed."""
@@ -78,10 +105,9 @@ class Intake:
 
     def forget(self, round: int) -> None:
         """No upload of this round or an earlier one is wanted any more."""
-        self._uploads = {key: offer for key, offer in self._uploads.items() if parse_task(key[1])[0].round > round}
-        wanted = {offer.blob.digest for offer in self._uploads.values()}
-        for digest in [digest for digest in self._parts if digest not in wanted]:
-            self._parts.pop(digest).discard()
+        self._keep({key: offer for key, offer in self._uploads.items() if parse_task(key[1])[0].round > round})
+        # Also those of an earlier process of this run, which nobody has offered again.
+        self._blobs.discard_partials({part.path for part in self._parts.values()})
 
     def close(self) -> None:
         """Keep what has arrived of unfinished uploads, for a resumed run."""
@@ -99,17 +125,17 @@ class Intake:
         self._transport.send("data", peer, self._out.encode(m.Chunk(get.digest, get.offset, len(content))), piece)
 
     def _put(self, incoming: Incoming, put: m.Put, payload: bytes) -> list[Stored]:
-        peer, owner = incoming.peer, incoming.owner
-        wanted = {key: offer for key, offer in self._uploads.items() if offer.blob.digest == put.digest}
-        part = self._parts.get(put.digest)
-        # A nonce opens the door only to the worker that it was given to.
-        if part is None or put.nonce not in {o.nonce for (name, _), o in wanted.items() if owner in ("", name)}:
+        key = self._sender(put, incoming.owner), put.digest
+        part = self._parts.get(key)
+        if part is None:
             if not self._blobs.has(put.digest):
-                late = (put.nonce, put.digest, owner) in self._asked
+                if not payload:
+                    # A question, by a worker that has yet to learn that we were restarted. It will offer again.
+                    return []
+                late = (put.nonce, put.digest, incoming.owner) in self._asked
                 raise RemoteProtocolError("LATE" if late else "PUT", "bytes that nobody asks for")
             # Another worker's upload of the very same bytes was complete first: this one need not go on.
-            nbytes = self._blobs.path(put.digest).stat().st_size
-            self._transport.send("data", peer, self._out.encode(m.PutAck(put.digest, nbytes)))
+            self._acknowledge(incoming.peer, put.digest, self._blobs.path(put.digest).stat().st_size)
             return []
         if payload:
             # A piece that is not the next one changes nothing: the answer says where to go on.
@@ -119,13 +145,42 @@ class Intake:
         if offset == part.total:
             try:
                 part.finish()
-                content = self._blobs.read(put.digest)
-                stored = [(worker, offer, content) for (worker, _), offer in wanted.items()]
-                self._uploads = {key: offer for key, offer in self._uploads.items() if key not in wanted}
-                del self._parts[put.digest]
+                # Training is deterministic, so two workers may send the very same update: it is here for all of them.
+                stored = self._over(None, put.digest, self._blobs.read(put.digest))
             except RemoteProtocolError:
-                # Bytes were damaged on the way: acknowledging none asks for all of them again.
-                self._parts[put.digest] = self._blobs.partial(put.digest, part.total)
+                if key in self._damaged:
+                    return self._over(*key, None)
+                # Damaged on the way, perhaps: acknowledging none asks for all of it once more.
+                self._damaged.add(key)
+                self._parts[key] = self._blobs.partial(put.digest, part.total, key[0])
                 offset = 0
-        self._transport.send("data", peer, self._out.encode(m.PutAck(put.digest, offset)))
+        self._acknowledge(incoming.peer, put.digest, offset)
         return stored
+
+    def _sender(self, put: m.Put, owner: str) -> str:
+        """Whose bytes these are: a nonce opens the door only to the worker that it was given to."""
+        for (worker, _), offer in self._uploads.items():
+            if (offer.nonce, offer.blob.digest) == (put.nonce, put.digest) and owner in ("", worker):
+                return worker
+        return ""
+
+    def _over(self, worker: str | None, digest: str, content: bytes | None) -> list[Stored]:
+        """Uploads of this digest, of one worker or of all, end so."""
+        over = {
+            key: offer
+            for key, offer in self._uploads.items()
+            if offer.blob.digest == digest and worker in (None, key[0])
+        }
+        self._keep({key: offer for key, offer in self._uploads.items() if key not in over})
+        return [Stored(name, offer, content) for (name, _), offer in over.items()]
+
+    def _keep(self, uploads: dict[tuple[str, str], m.Offer]) -> None:
+        """Go on with these uploads only."""
+        self._uploads = uploads
+        wanted = {(worker, offer.blob.digest) for (worker, _), offer in uploads.items()}
+        self._damaged &= wanted
+        for key in [key for key in self._parts if key not in wanted]:
+            self._parts.pop(key).discard()
+
+    def _acknowledge(self, peer: bytes, digest: str, offset: int) -> None:
+        self._transport.send("data", peer, self._out.encode(m.PutAck(digest, offset)))

@@ -22,6 +22,7 @@ class Links:
         self._peers: dict[str, bytes] = {}
         self._boots: dict[str, str] = {}
         self._replaced: set[str] = set()
+        self._doubted: set[bytes] = set()
         #: workers that have said more than hello and goodbye on their present link
         self._talking: set[str] = set()
 
@@ -29,11 +30,16 @@ class Links:
         """The message that came in on the control plane.
 
         Raises:
-          RemoteProtocolError: it is none.
+          RemoteProtocolError: it is none. What it should have said is lost: its worker must say hello again, which
+            sets both ends right.
         """
-        if len(incoming.frames) != 1:
-            raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
-        message = self._in.decode(incoming.frames[0])
+        try:
+            if len(incoming.frames) != 1:
+                raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
+            message = self._in.decode(incoming.frames[0])
+        except RemoteProtocolError:
+            self.doubt(incoming.peer)
+            raise
         if not isinstance(message, m.Hello | m.Goodbye) and (worker := self._workers.get(incoming.peer)) is not None:
             self._talking.add(worker)
         return message
@@ -64,9 +70,19 @@ class Links:
             self._replaced.add(before)
         return before != boot_id
 
+    def doubt(self, peer: bytes) -> None:
+        """Something that was said on this link was not understood, or not read, and may never be said again.
+
+        Its worker must say hello again, and with that how it stands.
+        """
+        if peer in self._workers:
+            self._doubted.add(peer)
+
     def drop(self, worker: str) -> None:
         """Forget the worker's link: it must say hello again."""
-        self._workers.pop(self._peers.pop(worker, b""), None)
+        peer = self._peers.pop(worker, b"")
+        self._workers.pop(peer, None)
+        self._doubted.discard(peer)
         self._talking.discard(worker)
 
     def turn_away(self, worker: str, refusal: m.Reject) -> None:
@@ -75,7 +91,11 @@ class Links:
         self.drop(worker)
 
     def worker(self, peer: bytes) -> str | None:
-        """Who speaks on this link; None before its hello."""
+        """Who speaks on this link; None before its hello, and when it must say it again."""
+        return None if peer in self._doubted else self._workers.get(peer)
+
+    def name(self, peer: bytes) -> str | None:
+        """Who said hello on this link last."""
         return self._workers.get(peer)
 
     def send(self, peer: bytes, message: Any) -> bool:

@@ -63,12 +63,11 @@ class Reception:
         links, peer = self._desk.links, incoming.peer
         control = incoming.plane == "control"
         # A link's handle says who it is on the control plane only; a key says it everywhere.
-        worker = incoming.owner or (links.worker(peer) if control else None)
+        worker = incoming.owner or (links.name(peer) if control else None)
         who: Who = worker or (incoming.plane, peer)
         if not self.guard.admits(incoming.plane, who):
-            if control and (name := links.worker(peer)) is not None:
-                # What was not read may never be said again: with its next hello it says how it stands.
-                links.drop(name)
+            if control:
+                links.doubt(peer)
             return []
         if worker is not None and (why := self.guard.quarantined(worker)) is not None:
             if control:

@@ -1,58 +1,80 @@
-"""The worker's data plane: adapters down, updates up, each in a window of chunks that can be resumed."""
+"""The worker's data plane: adapters down, updates up, each in a window of pieces that can be resumed."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
+from fedmq.protocol.pace import Pace
 from fedmq.protocol.window import Window
 from fedmq.storage.blobs import BlobStore, PartialBlob
 from fedmq.transport.base import WorkerTransport
 
-#: Silence on a transfer after which what was in flight counts as lost; shorter when it could not even be sent.
-_IDLE_S = 5.0
+#: What could not be queued is tried again after this.
 _RETRY_S = 0.2
+#: A transfer that nothing moved for so many times the patience for one piece has lost its link, whatever that says.
+_STUCK = 3
 #: Adapters kept on disk: the one in hand and the one before.
 _KEPT = 2
 
 
-@dataclass
-class _Download:
+@dataclass(kw_only=True)
+class _Transfer:
+    """Either direction. `look_at`: when to see whether anything came; `unsent`: it was the link that took no more."""
+
+    window: Window
+    moved_at: float
+    look_at: float = 0.0
+    unsent: bool = False
+
+
+@dataclass(kw_only=True)
+class _Download(_Transfer):
     blob: m.BlobRef
     part: PartialBlob
-    window: Window
     received: int = 0
-    moved_at: float = 0.0
 
 
-@dataclass
-class _Upload:
+@dataclass(kw_only=True)
+class _Upload(_Transfer):
+    """`asking`: the coordinator has been asked, or is to be asked, how much it has."""
+
     offer: m.Offer
     content: bytes
-    window: Window
-    moved_at: float = 0.0
+    asking: bool = False
 
 
 class Transfers:
-    """At most one download, and one upload per task."""
+    """At most one download, and one upload per task.
 
-    def __init__(self, transport: WorkerTransport, folder: Path) -> None:
-        self._transport, self._blobs = transport, BlobStore(folder, durable=False)
+    Args:
+      transport: of the worker; only its data plane is used.
+      folder: where adapters are kept.
+      clock: monotonic, in seconds.
+    """
+
+    def __init__(self, transport: WorkerTransport, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._transport, self._blobs, self._clock = transport, BlobStore(folder, durable=False), clock
         self._in, self._out = Codec(m.DATA_TO_WORKER), Codec(m.DATA_TO_COORDINATOR)
-        self._chunk_nbytes, self._credits = 1 << 20, 8
+        self._pace = Pace(1 << 20, 8)
         self._download: _Download | None = None
         self._uploads: dict[str, _Upload] = {}
         self._fetched: tuple[str, int] | None = None
         self._missing = False
+        self._stuck = False
         self._recent: list[str] = []
-        self._now = 0.0
 
     def configure(self, chunk_nbytes: int, credits: int) -> None:
-        """Take the coordinator's chunk size (bytes) and window (chunks)."""
-        self._chunk_nbytes, self._credits = max(1, chunk_nbytes), max(1, credits)
+        """Take the coordinator's largest piece (bytes) and window (pieces); what the link can do stays known."""
+        if (chunk_nbytes, credits) != (self._pace.max_nbytes, self._pace.max_credits):
+            self._pace = Pace(max(1, chunk_nbytes), max(1, credits))
 
     def path(self, digest: str) -> Path:
         """Where a fetched adapter is."""
@@ -72,9 +94,9 @@ class Transfers:
             except RemoteProtocolError:
                 self._blobs.remove(blob.digest)
         part = self._blobs.partial(blob.digest, blob.nbytes)
-        window = Window(blob.nbytes, self._chunk_nbytes, self._credits, part.offset, part.offset)
-        self._download = _Download(blob, part, window, moved_at=self._now)
-        self._go_on()
+        window = Window(blob.nbytes, self._pace, part.offset)
+        self._download = _Download(blob=blob, part=part, window=window, moved_at=self._clock())
+        self._advance(self._download)
 
     def fetched(self) -> tuple[str, int] | None:
         """(digest, bytes received) of a download that is complete; said once."""
@@ -86,23 +108,44 @@ class Transfers:
         missing, self._missing = self._missing, False
         return missing
 
-    def upload(self, offer: m.Offer, path: Path) -> None:
-        """Send an update from the start; if a part of it is there already, the first answer says so."""
-        window = Window(offer.blob.nbytes, self._chunk_nbytes, self._credits)
-        self._uploads[offer.task] = upload = _Upload(offer, path.read_bytes(), window, moved_at=self._now)
-        self._push(upload)
+    def stuck(self) -> bool:
+        """Whether a transfer has not moved for so long that the links should be made anew; said once."""
+        stuck, self._stuck = self._stuck, False
+        return stuck
+
+    def upload(self, offer: m.Offer, path: Path) -> bool:
+        """Send an update from the start; if a part of it is there already, the first answer says so.
+
+        Returns False when the file is not what was offered: then nobody shall ever have it.
+        """
+        upload = self._uploads.get(offer.task)
+        if upload is not None and upload.offer == offer:
+            self._again(upload)
+            return True
+        content = path.read_bytes() if path.is_file() else b""
+        if m.BlobRef(hashlib.sha256(content).hexdigest(), len(content)) != offer.blob:
+            return False
+        window = Window(offer.blob.nbytes, self._pace)
+        upload = _Upload(offer=offer, content=content, window=window, moved_at=self._clock())
+        self._uploads[offer.task] = upload
+        self._go_on(upload)
+        return True
 
     def forget(self, task: str) -> None:
         """Stop sending this update."""
         self._uploads.pop(task, None)
 
+    def relinked(self) -> None:
+        """The data plane has a new link: what was in flight on the old one is lost."""
+        for transfer in self._open():
+            if transfer.look_at < math.inf:
+                self._again(transfer)
+
     def rewind(self) -> None:
-        """The link was rebuilt: what was in flight is lost. Uploads begin again when they are asked for."""
-        self._uploads.clear()
-        if self._download is not None:
-            self._download.window.rewind()
-            self._download.moved_at = self._now
-            self._ask()
+        """All links were made anew. Uploads go on when they are asked for: the coordinator may be another by then."""
+        for upload in self._uploads.values():
+            upload.look_at = math.inf
+        self.relinked()
 
     def take(self, frames: tuple[bytes, ...]) -> None:
         """One message of the data plane."""
@@ -111,66 +154,56 @@ class Transfers:
         message = self._in.decode(frames[0])
         match message:
             case m.Chunk(digest, offset):
-                self._chunk(digest, offset, frames[1])
+                download = self._download
+                if download and download.blob.digest == digest and download.part.append(offset, frames[1]):
+                    download.received += len(frames[1])
+                    self._confirm(download, download.part.offset)
+                    self._advance(download)
             case m.PutAck(digest, offset):
-                for upload in self._uploads.values():
-                    if upload.offer.blob.digest == digest:
-                        upload.moved_at = self._now
-                        upload.window.confirm(offset)
-                        self._push(upload)
+                for upload in [each for each in self._uploads.values() if each.offer.blob.digest == digest]:
+                    upload.asking = False
+                    self._confirm(upload, offset)
+                    if upload.window.complete:
+                        del self._uploads[upload.offer.task]
+                    elif upload.look_at < math.inf:
+                        self._go_on(upload)
             case m.NotFound(digest):
                 if self._download is not None and self._download.blob.digest == digest:
                     self._download.part.close()
                     self._download, self._missing = None, True
 
-    def tick(self, now: float) -> None:
+    def tick(self) -> None:
         """Send again what nobody answered."""
-        self._now = now
-        download = self._download
-        if download is not None and now - download.moved_at >= _IDLE_S:
-            download.moved_at = now
-            download.window.rewind()
-            self._ask()
-        for upload in list(self._uploads.values()):
-            if upload.window.complete:
-                del self._uploads[upload.offer.task]
-            elif now - upload.moved_at >= _IDLE_S:
-                upload.moved_at = now
-                upload.window.rewind()
-                self._put(upload, upload.window.confirmed, 0)
+        now = self._clock()
+        for transfer in self._open():
+            if now < transfer.look_at:
+                continue
+            if now - transfer.moved_at >= _STUCK * self._pace.patience_s:
+                transfer.moved_at, self._stuck = now, True
+            if transfer.unsent:
+                self._go_on(transfer)
+            else:
+                self._pace.lost()
+                self._again(transfer)
 
     def close(self) -> None:
         """Keep what has arrived of a download for the next time."""
         if self._download is not None:
             self._download.part.close()
 
-    def _go_on(self) -> None:
-        download = self._download
-        assert download is not None
+    def _open(self) -> list[_Transfer]:
+        return [*([] if self._download is None else [self._download]), *self._uploads.values()]
+
+    def _advance(self, download: _Download) -> None:
+        """Ask for more, or be done."""
         if not download.window.complete:
-            return self._ask()
+            return self._go_on(download)
         self._download = None
         try:
             download.part.finish()
         except RemoteProtocolError:
             return self.fetch(download.blob)
         return self._done(download.blob.digest, download.received)
-
-    def _ask(self) -> None:
-        assert self._download is not None
-        download = self._download
-        for offset, nbytes in download.window.due():
-            if not self._transport.send("data", self._out.encode(m.Get(download.blob.digest, offset, nbytes))):
-                download.moved_at = self._now - _IDLE_S + _RETRY_S
-
-    def _chunk(self, digest: str, offset: int, payload: bytes) -> None:
-        download = self._download
-        if download is None or download.blob.digest != digest or not download.part.append(offset, payload):
-            return
-        download.received += len(payload)
-        download.moved_at = self._now
-        download.window.confirm(download.part.offset)
-        self._go_on()
 
     def _done(self, digest: str, received: int) -> None:
         self._fetched = (digest, received)
@@ -179,11 +212,35 @@ class Transfers:
             self._blobs.remove(old)
         self._recent = self._recent[-_KEPT:]
 
-    def _push(self, upload: _Upload) -> None:
-        for offset, nbytes in upload.window.due():
-            self._put(upload, offset, nbytes)
+    def _confirm(self, transfer: _Transfer, offset: int) -> None:
+        now = self._clock()
+        if transfer.window.confirm(offset, now):
+            transfer.moved_at = now
 
-    def _put(self, upload: _Upload, offset: int, nbytes: int) -> None:
-        header = self._out.encode(m.Put(upload.offer.nonce, upload.offer.blob.digest, offset))
-        if not self._transport.send("data", header, memoryview(upload.content)[offset : offset + nbytes]):
-            upload.moved_at = self._now - _IDLE_S + _RETRY_S
+    def _again(self, transfer: _Transfer) -> None:
+        """What was in flight is lost. How much of an upload has arrived, the coordinator knows."""
+        transfer.window.rewind()
+        if isinstance(transfer, _Upload):
+            transfer.asking = True
+        self._go_on(transfer)
+
+    def _go_on(self, transfer: _Transfer) -> None:
+        """Send what may go, and look again when it should have been answered."""
+        now = self._clock()
+        transfer.unsent = False
+        if isinstance(transfer, _Upload) and transfer.asking:
+            transfer.unsent = not self._send(transfer, transfer.window.confirmed, 0)
+        else:
+            for offset, nbytes in transfer.window.due(now):
+                if not self._send(transfer, offset, nbytes):
+                    transfer.window.unsend(offset)
+                    transfer.unsent = True
+                    break
+        transfer.look_at = now + (_RETRY_S if transfer.unsent else self._pace.patience_s)
+
+    def _send(self, transfer: _Transfer, offset: int, nbytes: int) -> bool:
+        if isinstance(transfer, _Download):
+            return self._transport.send("data", self._out.encode(m.Get(transfer.blob.digest, offset, nbytes)))
+        assert isinstance(transfer, _Upload)
+        header = self._out.encode(m.Put(transfer.offer.nonce, transfer.offer.blob.digest, offset))
+        return self._transport.send("data", header, memoryview(transfer.content)[offset : offset + nbytes])

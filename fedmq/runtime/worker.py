@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedmq import atomic
 from fedmq.errors import RemoteProtocolError, VersionMismatch
 from fedmq.protocol import messages as m
 from fedmq.protocol import trainer_link as link
@@ -21,6 +20,7 @@ from fedmq.protocol import worker_state as ws
 from fedmq.protocol.fields import MAX_CONTINUATION
 from fedmq.protocol.frames import Codec
 from fedmq.runtime.child import TRAINER, TrainerProcess
+from fedmq.runtime.outbox import Outbox
 from fedmq.runtime.pipe import PipeClosed
 from fedmq.runtime.transfers import Transfers
 from fedmq.runtime.worker_log import describe
@@ -67,11 +67,8 @@ class WorkerAgent:
     def __init__(self, options: WorkerOptions, transport: WorkerTransport) -> None:
         self.options, self.transport = options, transport
         self._in, self._out = Codec(m.TO_WORKER), Codec(m.TO_COORDINATOR)
-        self._outbox = options.work_dir / "outbox"
-        atomic.make_folder(self._outbox)
-        offers = self._load_outbox()
-        run_file = self._outbox / "run"
-        run = run_file.read_text() if run_file.is_file() else None
+        self._outbox = Outbox(options.work_dir / "outbox")
+        offers, run = self._outbox.offers, self._outbox.run
         self.state = ws.WorkerState(options.name, os.urandom(16).hex(), outbox=offers, outbox_run=run)
         self._transfers = Transfers(transport, options.work_dir / "blobs")
         self._trainer: TrainerProcess | None = None
@@ -108,6 +105,8 @@ class WorkerAgent:
             self._handle(we.Linked())
         for incoming in received.messages:
             self._take(incoming.plane, incoming.frames)
+        if received.relinked:
+            self._transfers.relinked()
         if self._trainer.fd in received.readable:
             self._hear_trainer()
         if parent is not None and parent in received.readable:
@@ -121,7 +120,9 @@ class WorkerAgent:
             self._handle(we.Fetched(*fetched))
         if self._transfers.missing():
             self._handle(we.Broke("ERROR", "the coordinator does not have the task's adapter"))
-        self._transfers.tick(now)
+        self._transfers.tick()
+        if self._transfers.stuck():
+            self._connect_anew("a transfer does not get on")
         self._handle(we.Tick())
         if self.state.link is ws.Link.HELLO and now >= self._next_waiting_at:
             self._next_waiting_at = now + 30.0
@@ -141,7 +142,13 @@ class WorkerAgent:
         except VersionMismatch as error:
             self._exit = we.Exit(error.exit_code, f"the coordinator is of another version: {error}")
         except RemoteProtocolError as error:
-            log.warning("a message of the coordinator was refused: %s", error)
+            # What it should have said is lost. On a new link the coordinator will have us say hello.
+            self._connect_anew(f"a message of the coordinator was refused: {error}")
+
+    def _connect_anew(self, why: str) -> None:
+        log.warning("%s: connecting anew", why)
+        self.transport.rebuild()
+        self._transfers.rewind()
 
     def _handle(self, event: Any) -> None:
         for command in self.state.handle(event, time.monotonic()):
@@ -162,15 +169,13 @@ class WorkerAgent:
                 assert self._trainer is not None
                 self._trainer.halt()
             case we.Upload(offer):
-                self._transfers.upload(offer, self._file(offer.task, "safetensors"))
+                if not self._transfers.upload(offer, self._outbox.update(offer.task)):
+                    self._damaged(offer)
             case we.Forget(task):
                 self._transfers.forget(task)
-                self._file(task, "offer").unlink(missing_ok=True)
-                self._file(task, "safetensors").unlink(missing_ok=True)
+                self._outbox.remove(task)
             case we.Rebuild():
-                log.warning("nothing heard from the coordinator: connecting anew")
-                self.transport.rebuild()
-                self._transfers.rewind()
+                self._connect_anew("nothing heard from the coordinator")
             case we.Exit():
                 self._exit = command
 
@@ -180,7 +185,7 @@ class WorkerAgent:
 
     def _prepare(self, welcome: m.Welcome) -> None:
         options = self.options
-        atomic.write_bytes(self._outbox / "run", welcome.run.encode())
+        self._outbox.begin(welcome.run)
         sources = options.sources
         if not sources:
             if not (options.loopback and welcome.data_dir):
@@ -207,7 +212,7 @@ class WorkerAgent:
         assert self._trainer is not None
         blob = tasks[0].adapter
         adapter = None if blob is None else str(self._transfers.path(blob.digest))
-        self._trainer.send(link.Begin(tasks, adapter, tuple(str(self._file(task.task, "made")) for task in tasks)))
+        self._trainer.send(link.Begin(tasks, adapter, tuple(str(self._outbox.made(task.task)) for task in tasks)))
 
     # --- the trainer ---------------------------------------------------------------------------
 
@@ -250,7 +255,7 @@ class WorkerAgent:
                 self._trained(message, owed[of])
             case link.Trained(task=of):
                 # Done with the others of its group, though it was done before.
-                self._file(of, "made").unlink(missing_ok=True)
+                self._outbox.made(of).unlink(missing_ok=True)
             case link.Scored(of, loss_sum, num_tokens, num_examples, seconds) if of in owed:
                 self._handle(we.Finished(m.Evaluated(of, owed[of], loss_sum, num_tokens, num_examples, seconds)))
             case link.Texts(of, texts) if of in owed:
@@ -270,32 +275,12 @@ class WorkerAgent:
             nbytes_down=self.state.hand.nbytes_down,
             adapter_config=trained.adapter_config,
         )
-        # The update's file is durable already, but for its name; this makes both so, before anybody hears of it.
-        atomic.rename(self._file(offer.task, "made"), self._file(offer.task, "safetensors"))
-        atomic.write_bytes(self._file(offer.task, "offer"), self._out.encode(offer))
+        self._outbox.add(offer)
         self._handle(we.Finished(offer))
 
-    # --- the outbox ----------------------------------------------------------------------------
-
-    def _file(self, task: str, suffix: str) -> Path:
-        # Task ids are checked by the codec to be words of letters, digits, dots and dashes.
-        return self._outbox / f"{task}.{suffix}"
-
-    def _load_outbox(self) -> dict[str, m.Offer]:
-        offers = {}
-        for path in sorted(self._outbox.glob("*.offer")):
-            try:
-                offer = self._out.decode(path.read_bytes())
-                if not self._file(offer.task, "safetensors").is_file():
-                    raise RemoteProtocolError("MISSING", "its adapter is not there")
-            except RemoteProtocolError as error:
-                log.warning(
-                    "%s is of another version of fedmq, or damaged (%s): the update is thrown away", path, error
-                )
-                path.unlink()
-                continue
-            offers[offer.task] = offer
-        for path in self._outbox.iterdir():
-            if path.suffix == ".made" or (path.suffix == ".safetensors" and path.stem not in offers):
-                path.unlink()
-        return offers
+    def _damaged(self, offer: m.Offer) -> None:
+        """An update is no longer what was offered: it is forgotten, as if it had been refused, and made again."""
+        text = "the update was damaged on the worker's disk"
+        log.warning("%s: %s", offer.task, text)
+        self._handle(we.Received(m.Verdict(offer.task, "INVALID", text)))
+        self._do(we.Send(m.TaskFailed(offer.task, offer.nonce, "ERROR", text)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -72,9 +73,15 @@ class BlobStore:
         self.path(digest).unlink(missing_ok=True)
         self.checked.discard(digest)
 
-    def partial(self, digest: str, total: int) -> PartialBlob:
-        """Begin, or go on with, a blob of `total` bytes."""
-        return PartialBlob(self, digest, total)
+    def partial(self, digest: str, total: int, sender: str = "") -> PartialBlob:
+        """Begin, or go on with, a blob of `total` bytes. What one sender sends is kept apart from what others do."""
+        return PartialBlob(self, digest, total, sender)
+
+    def discard_partials(self, keep: Collection[Path]) -> None:
+        """Delete what has arrived of every blob whose `PartialBlob.path` is not kept."""
+        for path in self.folder.glob("*.part"):
+            if path not in keep:
+                path.unlink()
 
 
 def _write_durably(path: Path, content: bytes) -> None:
@@ -87,17 +94,19 @@ def _write_durably(path: Path, content: bytes) -> None:
 class PartialBlob:
     """A blob on its way in: appended in order, checked as a whole, then renamed into place."""
 
-    def __init__(self, store: BlobStore, digest: str, total: int) -> None:
+    def __init__(self, store: BlobStore, digest: str, total: int, sender: str) -> None:
         self._store, self._digest, self.total = store, digest, total
-        self._part = store.path(digest).with_name(f"{digest}.part")
-        self._file: BinaryIO = open(self._part, "ab")  # noqa: SIM115 - closed by finish or close
+        # Not the sender's name, which is a peer's word.
+        tag = hashlib.sha256(sender.encode()).hexdigest()[:16]
+        self.path = store.path(digest).with_name(f"{digest}.{tag}.part")
+        self._file: BinaryIO = open(self.path, "ab")  # noqa: SIM115 - closed by finish or close
         self._hash = hashlib.sha256()
         self.offset = self._file.tell()
         if self.offset > total:
             self._file.truncate(0)
             self.offset = 0
         elif self.offset:
-            self._hash.update(self._part.read_bytes())
+            self._hash.update(self.path.read_bytes())
 
     def append(self, offset: int, content: bytes) -> bool:
         """Take the next piece; False when it is not the next one, and nothing is changed."""
@@ -119,9 +128,9 @@ class PartialBlob:
             atomic.sync(self._file.fileno())
         self._file.close()
         if self._hash.hexdigest() != self._digest:
-            self._part.unlink()
+            self.path.unlink()
             raise RemoteProtocolError("BLOB", "the bytes do not have the digest they were announced with")
-        atomic.rename(self._part, self._store.path(self._digest))
+        atomic.rename(self.path, self._store.path(self._digest))
         if self._store.durable:
             atomic.fsync(self._store.folder)
         self._store.checked.add(self._digest)
@@ -129,7 +138,7 @@ class PartialBlob:
     def discard(self) -> None:
         """Stop for good; what has arrived is thrown away."""
         self._file.close()
-        self._part.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Stop for now; what has arrived is kept for the next try."""

@@ -41,11 +41,19 @@ class Notice(NamedTuple):
 
 
 class Received(NamedTuple):
-    """The result of one wait: messages in order of arrival, readable ones of the asked file descriptors, notices."""
+    """The result of one wait.
+
+    Attributes:
+      messages: in order of arrival.
+      readable: of the file descriptors that were asked for.
+      notices: from the door, at the coordinator.
+      relinked: at the worker, the data plane has a new link; what was on its way on an older one may be lost.
+    """
 
     messages: list[Incoming]
     readable: list[int]
     notices: Sequence[Notice] = ()
+    relinked: bool = False
 
 
 class CoordinatorTransport(Protocol):

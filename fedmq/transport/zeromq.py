@@ -87,7 +87,7 @@ class _Sockets(ABC):
                 self._told[socket]()
             # First the list, then the messages: what a revoked key had sent before is not read either.
             notices = self._notices()
-            received = Received(self._messages(ready), [fd for fd in fds if fd in ready], notices)
+            received = Received(self._messages(ready), [fd for fd in fds if fd in ready], notices, self._relinked())
             # A handshake, or a message of nobody, is nothing that anybody waits for.
             if any(received) or time.monotonic() >= deadline:
                 return received
@@ -116,6 +116,9 @@ class _Sockets(ABC):
 
     def _notices(self) -> tuple[Notice, ...]:
         return ()
+
+    def _relinked(self) -> bool:
+        return False
 
     def close(self, linger_s: float = 0.0) -> None:
         for socket in self._told:
@@ -195,6 +198,7 @@ class ZmqWorkerTransport(_Sockets):
         self._ports: dict[Plane, int] = {"control": port}
         self._monitors: dict[Plane, zmq.Socket[bytes]] = {}
         self._news: tuple[Notice, ...] = ()
+        self._data_linked = False
         self._dial("control")
 
     def _dial(self, plane: Plane) -> None:
@@ -208,7 +212,9 @@ class ZmqWorkerTransport(_Sockets):
         if heard == "broken":
             self._hang_up(plane)
             self._dial(plane)
-        elif heard == "linked" and plane == "control":
+        elif heard == "linked" and plane == "data":
+            self._data_linked = True
+        elif heard == "linked":
             # libzmq puts the new link into use when the socket is next asked about it.
             self._sockets[plane].get(zmq.EVENTS)
             self._news = (Notice("linked"),)
@@ -216,6 +222,10 @@ class ZmqWorkerTransport(_Sockets):
     def _notices(self) -> tuple[Notice, ...]:
         news, self._news = self._news, ()
         return news
+
+    def _relinked(self) -> bool:
+        linked, self._data_linked = self._data_linked, False
+        return linked
 
     def _hang_up(self, plane: Plane) -> None:
         socket = self._sockets.pop(plane)

@@ -52,9 +52,12 @@ class Federation:
         """`fedmq ARGUMENTS`, in the background."""
         return self.start(*FEDMQ, *arguments, **env)
 
-    def coordinator(self, config: Path, *arguments: object, port: int = 0, **env: str) -> Coordinating:
+    def coordinator(
+        self, config: Path, *arguments: object, port: int = 0, command: Sequence[object] = FEDMQ, **env: str
+    ) -> Coordinating:
         """`fedmq coordinator CONFIG`, listening."""
-        process = self.fedmq("coordinator", config, "--bind", f"tcp://127.0.0.1:{port}", *arguments, **env)
+        bind = ("--bind", f"tcp://127.0.0.1:{port}")
+        process = self.start(*command, "coordinator", config, *bind, *arguments, **env)
         return Coordinating(process, process.wait_line(r"^listening on (tcp://\S+):")[1])
 
     def noop_worker(
@@ -210,3 +213,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Callable[.
         (folder / "stderr").write_text(done.stderr)
 
     return made_once(tmp_path_factory, "finished", run)
+
+
+@pytest.fixture
+def bad_network(federation: Federation) -> Iterator[Callable[..., Any]]:
+    """Starts `BadNetwork`s; what the proxies did is shown when the test failed."""
+    from bad_network import BadNetwork
+
+    started: list[BadNetwork] = []
+
+    def start(*arguments: Any, **options: Any) -> BadNetwork:
+        started.append(BadNetwork(federation, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for network in started:
+        network.proxy.close()
+        for line in network.proxy.lines.items():
+            print(*line)

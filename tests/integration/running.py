@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -185,6 +186,30 @@ def wait_gone(pid: int, timeout_s: float = PATIENCE_S) -> None:
         assert ready, f"process {pid} is still there: {command_line(pid)}"
     finally:
         os.close(handle)
+
+
+def free_pair() -> int:
+    """A port that nobody has, and nobody has the next one either."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = int(first.getsockname()[1])
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except (OSError, OverflowError):
+                continue
+        return port
+
+
+def listening_ports(pid: int) -> set[int]:
+    """TCP ports of 127.0.0.1 on which a process listens."""
+    inodes = set()
+    for handle in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(os.readlink(handle).removeprefix("socket:[").removesuffix("]"))
+        except FileNotFoundError:
+            continue
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].partition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
 
 
 class Gate:

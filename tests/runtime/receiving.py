@@ -22,7 +22,7 @@ class Bench:
     """Transfers under test, against a coordinator's end that a test plays by hand."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.now = folder, 0.0
         self.listener = MemoryCoordinatorTransport()
         self.restart()
 
@@ -33,8 +33,13 @@ class Bench:
             self.worker.close()
         self.worker = MemoryWorkerTransport(self.listener)
         self.worker.dial_data(1)
-        self.transfers = Transfers(self.worker, self.folder / "blobs")
+        self.transfers = Transfers(self.worker, self.folder / "blobs", lambda: self.now)
         self.transfers.configure(CHUNK, CREDITS)
+
+    def tick(self, now: float) -> None:
+        """So late it is."""
+        self.now = now
+        self.transfers.tick()
 
     def asked(self) -> list[tuple[Any, bytes]]:
         """What the worker sent since the last look."""

@@ -36,7 +36,7 @@ def test_both_ends_together(tmp_path: Path) -> None:
             bench.transfers.take(incoming.frames)
         now += 1.0
         assert now < 300, "it goes on"
-        bench.transfers.tick(now)
+        bench.tick(now)
         fetched = fetched or bench.transfers.fetched()
     assert stored == [("w0", update, CONTENT)] and lost == 2
     assert fetched == (large, 5 * len(CONTENT))

@@ -20,7 +20,7 @@ from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTrans
 
 CONTENT = bytes(range(256)) * 10
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-TASK = "train-1-client_1-0"
+TASK, OTHER = "train-1-client_1-0", "ef" * 16
 OUT, IN = Codec(m.DATA_TO_COORDINATOR), Codec(m.DATA_TO_WORKER)
 
 
@@ -106,6 +106,7 @@ def test_bytes_that_nobody_asked_for(bench: Bench) -> None:
     for message in (m.Put("00" * 16, DIGEST, 0), m.Put(NONCE, "ab" * 32, 0)):
         with pytest.raises(RemoteProtocolError, match="PUT"):
             bench.say(message, b"x")
+    assert bench.say(m.Put(NONCE, "ab" * 32, 0)) == [], "a question is not worth a note"
     assert bench.heard() == []
     assert not bench.server.blobs.has(DIGEST)
 
@@ -140,16 +141,83 @@ def test_damaged_bytes_are_asked_for_again(bench: Bench) -> None:
 
 
 def test_two_workers_with_the_very_same_update(bench: Bench) -> None:
-    """Training is deterministic: their bytes make one upload, and both are told."""
+    """Training is deterministic: whoever is through first has sent it for both, and both are told."""
     other = bench.connect()
     first = bench.granted("w0")
-    second = bench.granted("w1", task="train-1-client_1-1", nonce="ef" * 16)
+    second = bench.granted("w1", task="train-1-client_1-1", nonce=OTHER)
     bench.put(0)
-    assert bench.put(1000, nonce="ef" * 16, worker=other) == []
-    assert bench.heard(other) == acked(2000)
+    assert bench.put(0, nonce=OTHER, worker=other) == []
+    assert bench.put(1000) == []
     assert bench.put(2000) == [("w0", first, CONTENT), ("w1", second, CONTENT)]
-    bench.put(2000, nonce="ef" * 16, worker=other)
+    bench.heard(other)
+    bench.put(1000, nonce=OTHER, worker=other)
     assert bench.heard(other) == acked(len(CONTENT)), "what it still sends is answered with: complete"
+    assert list(bench.server.blobs.folder.glob("*.part")) == []
+
+
+def refusal(stored: Any) -> str:
+    with pytest.raises(RemoteProtocolError) as caught:
+        stored.checked()
+    return caught.value.code
+
+
+def test_somebody_elses_digest_with_another_size_harms_nobody_else(bench: Bench) -> None:
+    thief, blob = bench.connect(), m.BlobRef(DIGEST, 1500)
+    bench.granted("thief", task="train-1-client_1-1", nonce=OTHER, blob=blob)
+    update = bench.granted("w0")
+    bench.put(0, 1500, nonce=OTHER, worker=thief)
+    assert bench.heard(thief) == acked(0), "1,500 bytes are here, and are not what the digest says"
+    bench.put(0)
+    stolen, mine = bench.put(1000, len(CONTENT))
+    assert mine == ("w0", update, CONTENT) and mine.checked() == CONTENT
+    assert (stolen.worker, refusal(stolen)) == ("thief", "SIZE")
+
+
+def test_bad_bytes_under_somebody_elses_digest_harm_nobody_else(bench: Bench) -> None:
+    thief = bench.connect()
+    bench.granted("thief", task="train-1-client_1-1", nonce=OTHER)
+    update = bench.granted("w0")
+    bench.put(0)
+    bench.say(m.Put(OTHER, DIGEST, 0), bytes(2000), worker=thief)
+    assert bench.heard() == acked(1000)
+    stored = bench.put(1000, len(CONTENT))
+    assert stored[-1] == ("w0", update, CONTENT)
+
+
+def test_bytes_that_are_wrong_twice_are_refused(bench: Bench) -> None:
+    update = bench.granted()
+    assert bench.say(m.Put(NONCE, DIGEST, 0), bytes(len(CONTENT))) == []
+    assert bench.heard() == acked(0), "damaged on the way, perhaps"
+    (stored,) = bench.say(m.Put(NONCE, DIGEST, 0), bytes(len(CONTENT)))
+    assert (stored, refusal(stored)) == (("w0", update, None), "BLOB")
+    assert bench.heard() == []
+    assert [path for path in bench.server.blobs.folder.iterdir() if path.name.startswith(DIGEST)] == []
+    with pytest.raises(RemoteProtocolError, match="LATE"):
+        bench.put(0)
+    assert bench.granted() == update, "trained again it is as good as any"
+    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT)]
+
+
+def test_an_offer_made_again_with_another_size_begins_again(bench: Bench) -> None:
+    bench.granted(blob=m.BlobRef(DIGEST, 700))
+    update = bench.granted()
+    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT)]
+
+
+def test_a_stored_update_that_rotted_is_asked_for_again(bench: Bench) -> None:
+    bench.server.blobs.path(DIGEST).write_bytes(b"rotten")
+    update = bench.granted()
+    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT)]
+
+
+def test_parts_of_an_earlier_process_that_nobody_offers_again_go_with_their_round(bench: Bench) -> None:
+    left = bench.server.blobs.partial("ab" * 32, 100, "w9")
+    left.append(0, b"x")
+    left.close()
+    bench.granted(task="train-2-client_1-0")
+    bench.intake.forget(1)
+    (kept,) = bench.server.blobs.folder.glob("*.part")
+    assert kept.name.startswith(DIGEST)
 
 
 def test_bytes_that_are_here_are_not_sent(bench: Bench) -> None:
@@ -166,7 +234,7 @@ def test_an_upload_goes_on_after_a_restart(bench: Bench, nbytes: int) -> None:
     if nbytes < len(CONTENT):
         bench.put(0, nbytes)
     else:
-        part = bench.server.blobs.partial(DIGEST, len(CONTENT))
+        part = bench.server.blobs.partial(DIGEST, len(CONTENT), "w0")
         part.append(0, CONTENT)
         part.close()
     bench.intake.close()

@@ -35,6 +35,7 @@ from fedmq.runtime import coordinator, guard, links, worker
 from fedmq.runtime.intake import Intake
 from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer
+from fedmq.runtime.transfers import Transfers
 from fedmq.storage import journal, run_folder
 
 SAVE_EVERY = 2
@@ -237,6 +238,7 @@ def simulated(seed: int, shape: Shape, **options: Any) -> Iterator[Cluster]:
         patches = [
             *(mock.patch.object(module, "time", cluster.clock) for module in (coordinator, guard, links, worker)),
             *(mock.patch.object(module, "time", cluster.clock) for module in (journal, run_folder)),
+            mock.patch.object(Transfers.__init__, "__defaults__", (cluster.clock.monotonic,)),
             mock.patch.object(worker, "TrainerProcess", cluster.new_trainer),
             mock.patch.object(Intake, "chunk_nbytes", 100),
             mock.patch.object(Intake, "credits", 2),

@@ -14,17 +14,21 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from cluster import Shape, simulated
+import storm
+from cluster import Cluster, Shape, simulated
 from disk import STEPS
+from hosts import Doom
 from storm import FAULTS, SHAPES, run_through, simulate, undisturbed
 from witness import Violation
 
 from fedmq.protocol.worker_state import WorkerState
 from fedmq.runtime.coordinator import Coordinator
+from fedmq.runtime.intake import Stored
 from fedmq.storage.blobs import PartialBlob
 from fedmq.storage.journal import Journal
 
 GROUP, GROUPS = 20, 4
+WHEN = ("before", "after")
 NIGHTLY = range(100_000, 110_000)
 #: What the network did to single messages, and how the trainers behaved.
 NUISANCES = {
@@ -51,9 +55,21 @@ def test_every_kind_of_fault_has_happened() -> None:
     every = sum(map(happened, range(GROUPS)), Counter())
     faults = {*(FAULTS.keys() - {"partition"}), "partition up", "partition down", "partition up and down"}
     assert (faults | NUISANCES) - every.keys() == set()
-    for role, kinds in (("coordinator", STEPS), ("worker", ("fsync", "replace", "mkdir"))):
-        died = {what for what in every if what.startswith((f"{role}: killed", f"{role}: power cut"))}
-        assert [kind for kind in kinds if not any(what.endswith(kind) for what in died)] == []
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("power", [False, True])
+def test_a_death_at_each_kind_of_step(kind: str, power: bool) -> None:
+    def aimed(cluster: Cluster, fault: str) -> None:
+        for host in cluster.hosts():
+            if host.doom is None:
+                host.doom = Doom(cluster.dice.randint(1, 6), kind, power)
+
+    with mock.patch.object(storm, "strike", aimed):
+        seen = sum((simulate(seed).happened for seed in range(4)), Counter())
+    roles = ["coordinator", *(["worker"] if kind in ("fsync", "replace", "unlink") else [])]
+    how = "power cut" if power else "killed"
+    assert {role for role in roles if any(f"{role}: {how} {when} {kind}" in seen for when in WHEN)} == set(roles)
 
 
 @pytest.mark.nightly
@@ -94,12 +110,24 @@ def test_jumps_of_the_time_of_day_change_nothing_at_all(shape: Shape) -> None:
     assert history(0.0) == history(86400.0) == history(-86400.0)
 
 
+def _killed_at_a_rename_and_then_without_power(cluster: Cluster, fault: str) -> None:
+    if cluster.coordinator.doom is None:
+        then = Doom(cluster.dice.randint(20, 150), power=True)
+        cluster.coordinator.doom = Doom(cluster.dice.randint(1, 20), "after rename", then=then)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_what_a_killed_process_renamed_is_there_after_a_power_cut(seed: int) -> None:
+    with mock.patch.object(storm, "strike", _killed_at_a_rename_and_then_without_power):
+        simulate(seed)
+
+
 # --- a product with a bug in it is found out -----------------------------------------------------
 
 
-def _acks_at_once(self: Any, worker: str, offer: Any, content: bytes, real: Any = Coordinator._uploaded) -> None:
-    self._verdict(worker, offer.task, "ACCEPTED")
-    real(self, worker, offer, content)
+def _acks_at_once(self: Any, stored: Stored, real: Any = Coordinator._uploaded) -> None:
+    self._verdict(stored.worker, stored.offer.task, "ACCEPTED")
+    real(self, stored)
 
 
 def _never_syncs(self: Any, real: Any = PartialBlob.finish) -> None:

@@ -82,6 +82,18 @@ def test_what_has_arrived_is_kept_for_the_next_process(blobs: BlobStore) -> None
     assert blobs.read(DIGEST) == CONTENT
 
 
+def test_what_two_senders_send_is_kept_apart(blobs: BlobStore) -> None:
+    parts = [blobs.partial(DIGEST, len(CONTENT), sender) for sender in ("north", "../south")]
+    assert parts[0].append(0, bytes(300)) and parts[1].offset == 0
+    assert {part.path.parent for part in parts} == {blobs.folder}
+    blobs.discard_partials({parts[1].path})
+    assert files(blobs) == [parts[1].path.name]
+    assert parts[1].append(0, CONTENT)
+    parts[1].finish()
+    parts[0].close()
+    assert files(blobs) == [DIGEST]
+
+
 def test_a_part_longer_than_the_blob_is_begun_anew(blobs: BlobStore) -> None:
     part = blobs.partial(DIGEST, len(CONTENT) + 50)
     part.append(0, CONTENT + b"x" * 50)
