@@ -113,9 +113,10 @@ def test_an_upload_goes_on_after_a_restart_of_the_coordinator(bad_network: Start
     assert line.read - read <= 2 * network.nbytes - held + WINDOW_NBYTES
 
 
-def test_heartbeats_pass_while_an_adapter_moves_on_a_slow_link(bad_network: Start) -> None:
+@pytest.mark.parametrize("size", [SMALL, pytest.param(4 * SMALL, marks=NIGHT)])
+def test_heartbeats_pass_while_an_adapter_moves_on_a_slow_link(bad_network: Start, size: int) -> None:
     """256 kbit/s, half a second there and back: the adapter of 100 kB takes three seconds, and nobody is missed."""
-    network = bad_network(SMALL)
+    network = bad_network(size)
     for (plane, _), line in network.proxy.lines.items():
         line.latency_s, line.jitter_s = (0.25, 0.2) if plane == "data" else (0.1, 0.08)
     network.proxy.bandwidth["down"] = 32_000
