@@ -3,12 +3,13 @@
     python benchmarks/bench_end_to_end.py [--base fedmq-tiny] [--texts CSV] [--repeats 5] [--json]
 
 Federated: `fedmq run` with 4 clients (equal random parts), 10 rounds of one epoch, Nesterov momentum at the server
-(0.7, 0.6; `--server-optimizer none --server-options {}` is plain FedAvg), 2 worker processes, from the opening of round 1 to
-the commit of round 10; all versions are evaluated meanwhile. Its last test loss is the target. The others have the four
-clients' texts in one place and every core, and score the test texts after each epoch until the target is reached: with
-fedmq's own engine, and with the library's model, AdamW and every text padded to max_length; in batches of 4 x 8, as
-many texts a step as the clients together, and of 8, as the clients. The padded loop computes what the centralised run does
-(tests/learning/fast/test_fast_parity.py), so it runs one epoch, and counts for as many as that.
+(0.7, 0.6; `--server-optimizer none --server-options {}` is plain FedAvg), 2 worker processes, from the opening of
+round 1 to the commit of round 10; all versions are evaluated meanwhile. Its last test loss is the target. The others
+have the four clients' texts in one place and every core, and score the test texts after each epoch until the target
+is reached: with fedmq's own engine, and with the library's model, AdamW and every text padded to max_length; in
+batches of 4 x 8, as many texts a step as the clients together, and of 8, as the clients. The padded loop computes
+what the centralised run does (tests/learning/fast/test_fast_parity.py), so it runs one epoch, and counts for as many
+as that.
 """
 
 from __future__ import annotations
