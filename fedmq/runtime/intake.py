@@ -119,6 +119,7 @@ class Intake:
             if not self._blobs.has(get.digest):
                 self._transport.send("data", peer, self._out.encode(m.NotFound(get.digest)))
                 return
+            self._cached = ("", b"")  # the old one is let go before the new one is read
             self._cached = (get.digest, self._blobs.read(get.digest))
         content = self._cached[1]
         piece = memoryview(content)[get.offset : get.offset + min(get.nbytes, self.chunk_nbytes)]
