@@ -18,6 +18,9 @@ settings.load_profile("nightly" if NIGHTLY else "fedmq")
 
 REPO = Path(__file__).resolve().parent.parent
 
+#: a script, for a library that the tests do without
+collect_ignore = ["fuzz/fuzz_decoders.py"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long is skipped by day."""

@@ -6,18 +6,22 @@ import errno
 import itertools
 import os
 import sys
+from collections.abc import Callable
 
-calls, fail_from, fsync = itertools.count(1), int(sys.argv.pop(1)), os.fsync
 
+def failing(fail_from: int) -> Callable[[int], None]:
+    calls, fsync = itertools.count(1), os.fsync
 
-def failing(fd: int) -> None:
-    if next(calls) >= fail_from:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-    fsync(fd)
+    def sync(fd: int) -> None:
+        if next(calls) >= fail_from:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    return sync
 
 
 if __name__ == "__main__":
-    os.fsync = failing
+    os.fsync = failing(int(sys.argv.pop(1)))
     from fedmq.cli import main
 
     main(prog_name="fedmq")

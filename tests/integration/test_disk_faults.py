@@ -112,15 +112,14 @@ def test_a_read_only_disk_is_refused_and_changes_nothing(
 
 @pytest.mark.parametrize("first", [1, 2, 3, 6, 9, 14, 20, 30])
 def test_an_fsync_error_is_final_and_nothing_is_acknowledged_after_it(
-    federation: Federation, undisturbed: str, first: int
+    federation: Federation, undisturbed: str, first: int, free_port: int
 ) -> None:
-    config = federation.config(federated=SETTINGS)
-    command = (sys.executable, FAILING, first, "coordinator", config, "--bind", "tcp://127.0.0.1:0")
-    broken = federation.start(*command)
-    if first > 3:
-        address = broken.wait_line(r"^listening on (tcp://\S+):")[1]
-        federation.noop_worker(address, "w0", shape=SHAPE)
-    failed_in_one_line(broken, "Input/output error")
+    config, address = federation.config(federated=SETTINGS), f"tcp://127.0.0.1:{free_port}"
+    broken = federation.start(sys.executable, FAILING, first, "coordinator", config, "--bind", address)
+    federation.noop_worker(address, "w0", shape=SHAPE)
+    assert broken.end() == 1, broken.output()
+    (line,) = [line for line in broken.lines["stderr"] if line]
+    assert "(Input/output error): " in line, "and what to do"
     again = federation.coordinator(config, "--resume")
     federation.noop_worker(again.address, "w1", shape=SHAPE)
     assert again.ended_well() == undisturbed
