@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -219,14 +219,16 @@ class FederatedLearning:
     def _give_up(self, error: BaseException) -> None:
         run, coordinator = self._run, self._coordinator
         self._ended = str(error) or type(error).__name__
-        # On a disk that is full neither can be done, and why it is so is in `error` already.
-        with suppress(StorageError, OSError):
+        try:
             try:
                 if run is not None and not run.finished and (coordinator is None or coordinator.finish is None):
                     status = "failed" if isinstance(error, Exception) else "interrupted"
                     run.journal.put(status=status, reason=self._ended)
             finally:
                 self.close()
+        except (StorageError, OSError) as another:
+            # `error` says why the run ended; on a disk that is full this could not be written either.
+            self.view.note("warning", str(another))
 
     def _leave(self, run: OpenRun, has_run: bool) -> None:
         if run.created and run.journal.last_committed() is None:

@@ -28,7 +28,7 @@ class Hand:
       fetching: whether the adapter that they start from is still to come.
       nbytes_down: bytes of that adapter which crossed the wire and were not told of yet.
       step, total_steps: how far the trainer is.
-      deadline_at: monotonic seconds at which what is owed is not wanted any more; None = no deadline.
+      deadline_at: monotonic seconds after which what is owed is not wanted any more; None = no deadline.
     """
 
     group: tuple[Task, ...] = ()

@@ -19,6 +19,8 @@ from fedmq.protocol.hand import Hand
 from fedmq.protocol.jobs import parse_task
 from fedmq.recipe import RunSpec
 
+#: After a deadline the coordinator stops its workers; one that has not heard of it by then stops by itself.
+_OVERTIME_S = 5.0
 #: The longest wait for an answer to a hello.
 _MAX_HELLO_S = 16.0
 FINAL = ("ACCEPTED", "DUPLICATE", "LATE", "UNKNOWN_TASK", "INVALID")
@@ -140,7 +142,7 @@ class WorkerState:
                 exit_code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
                 return [we.Send(m.Goodbye(reason[:MAX_TEXT])), we.Exit(exit_code, reason)]
             case m.Tasks(tasks, left_s):
-                return self._given(tasks, None if left_s is None else now + left_s)
+                return self._given(tasks, None if left_s is None else now + left_s + _OVERTIME_S)
             case m.Cancel(task):
                 return self._drop(task)
             case m.Verdict(task, code):

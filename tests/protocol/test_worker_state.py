@@ -166,6 +166,18 @@ def test_cancel_while_working_waits_for_the_trainer() -> None:
     assert agent.say(we.Broke("CANCELLED", "on request")) == [failed("CANCELLED", "on request")]
 
 
+def test_a_worker_that_is_cut_off_stops_some_time_after_the_deadline() -> None:
+    agent = Agent().working()
+    agent.say(we.Broke("ERROR", "x"))
+    agent.hear(m.Tasks((task(T2),), left_s=12.0))
+    agent.say(we.Fetched("ab" * 32, 100))
+    for _ in range(16):
+        assert we.Halt() not in agent.at(agent.now + 1.0), "the coordinator may still tell it, at the deadline"
+    assert we.Halt() in agent.at(agent.now + 1.0)
+    assert we.Halt() not in agent.at(agent.now + 1.0), "once"
+    assert agent.say(we.Broke("CANCELLED", "on request")) == [failed("CANCELLED", "on request", T2)]
+
+
 def test_cancel_while_uploading() -> None:
     agent = Agent().uploading()
     assert agent.hear(m.Cancel(T1, "deadline")) == [we.Forget(T1), failed("CANCELLED", "on request")]

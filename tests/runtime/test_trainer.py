@@ -192,6 +192,20 @@ def test_each_of_a_group_is_answered_for(group: Group) -> None:
     assert {t: a.digest for t, a in group.answers(2).items()} == {t: a.digest for t, a in trained.items()}
 
 
+def test_a_trainer_that_cannot_write_ends_its_worker(group: Group) -> None:
+    """Whatever it was given next would fail as well; /dev/full is a disk without space."""
+    group.begin(*group.clients)
+    group.answers(2)
+    for client in group.clients:
+        target = group.folder / f"train-1-{client}-0"
+        target.unlink()
+        target.with_name(f".{target.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    group.begin(*group.clients)
+    (failed,) = group.answers(1).values()
+    assert (failed.task, failed.code) == (None, "ERROR")
+    assert f"{group.folder} cannot be written (No space left on device)" in failed.text
+
+
 def test_one_that_diverges_fails_alone(group: Group) -> None:
     """Its only step leaves the first client's loss what it was; the other's next step sees no number."""
     group.begin(*group.clients, learning_rate=1e30, max_grad_norm=0.0)

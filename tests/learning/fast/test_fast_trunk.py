@@ -172,6 +172,23 @@ def test_a_file_cut_short_is_made_again(tokenizer: Tokenizer, split: TokenSplit,
     assert file.read_bytes() == whole and [path.name for path in file.parent.iterdir()] == [file.name]
 
 
+def test_filling_a_cache_tells_how_far_it_is_and_can_be_ended(
+    tokenizer: Tokenizer, split: TokenSplit, tmp_path: Path
+) -> None:
+    lm, told = load(tokenizer, 1), []
+    lm.keep_trunks(tmp_path / "whole", lambda done, total: told.append((done, total)))
+    assert lm.trunk(split) is not None
+    assert told[-1] == (len(TEXTS), len(TEXTS)) and told == sorted(told)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyError("stopped")
+
+    lm.keep_trunks(tmp_path / "ended", stop)
+    with pytest.raises(KeyError, match="stopped"):
+        lm.trunk(split)
+    assert list((tmp_path / "ended").iterdir()) == []
+
+
 def test_no_cache_where_there_can_be_none(
     tokenizer: Tokenizer, split: TokenSplit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
