@@ -67,6 +67,8 @@ class Fragile:
         """To the end. With `power_cut` the others are killed in the same moment, and all are started again."""
         coordinator, worker = self.coordinator(), self.worker()
         first_ended(coordinator, worker)
+        if not self.witness.exists():
+            coordinator.end()  # a worker that ended first was told that the run is over
         if self.witness.exists():
             if power_cut:
                 for process in (coordinator, worker):
@@ -75,10 +77,13 @@ class Fragile:
             if not coordinator.running:
                 assert coordinator.end() == -signal.SIGKILL
                 coordinator = self.coordinator()
-            if not worker.running:
+            if not worker.running and worker.end() != 0:
                 assert worker.end() == -signal.SIGKILL
                 worker = self.worker()
         assert coordinator.end() == 0, coordinator.output()
+        if "finished: nothing is left to do" in coordinator.text("stdout"):
+            # Killed when all was done and before it had told the worker, which waits for a coordinator.
+            worker.signal(signal.SIGTERM)
         worker.end()
         return result(self.run_dir)
 
