@@ -59,7 +59,7 @@ class CoordinatorState:
     roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:
-        self.roster = Roster(self.timers, self.policy.max_attempts)
+        self.roster = Roster(self.timers, self.policy.max_attempts, self.progress.hosted)
         self.version = -1 if self.progress.version is None else self.progress.version
         self.clock = RoundClock(self.policy, draw=self.progress.draw)
         self.accepted = dict(self.progress.accepted)
@@ -151,8 +151,7 @@ class CoordinatorState:
 
     def missing(self) -> list[str]:
         """Who is awaited before the run can start, in words."""
-        absent = sorted(self.named - self.roster.clients())
-        if absent:
+        if absent := sorted(self.named - self.roster.clients()):
             return absent
         lacking = self.expected - len(self.roster.clients())
         return [f"{lacking} more client{'s' if lacking > 1 else ''}"] if lacking > 0 else []
@@ -167,6 +166,7 @@ class CoordinatorState:
                 workers = ", ".join(sorted(self.roster.workers)) or "none"
                 return self._end("failed", f"still awaited: {text} (workers connected: {workers})")
             notes = [ev.Note("warning", f"{text}: starting without")]
+            self.roster.gone |= self.roster.population() - self.roster.clients()
         if self.progress.version is None:
             self._move(Phase.INITIALISING)
             self.roster.add([[Job("init", 0, "adapter")]])

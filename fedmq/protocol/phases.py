@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import NamedTuple
+
+from fedmq.protocol.grouping import Size
 
 
 class Phase(Enum):
@@ -38,6 +42,7 @@ class Progress(NamedTuple):
       accepted: clients whose updates of that round are durable, with the digests of these.
       unevaluated: committed versions that still have no evaluation.
       draw: how often that round was abandoned and its clients drawn anew.
+      hosted: every client that was announced so far, its size, and the workers that have hosted it.
     """
 
     version: int | None = None
@@ -45,3 +50,4 @@ class Progress(NamedTuple):
     accepted: tuple[tuple[str, str], ...] = ()
     unevaluated: tuple[int, ...] = ()
     draw: int = 0
+    hosted: Mapping[str, tuple[Size, tuple[str, ...]]] = MappingProxyType({})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from fedmq.errors import LocalProtocolError
@@ -17,14 +17,14 @@ from fedmq.protocol.policy import Timers
 class Roster:
     """Who is there, what is to be done, who does it."""
 
-    def __init__(self, timers: Timers, max_attempts: int) -> None:
+    def __init__(self, timers: Timers, max_attempts: int, hosted: Mapping[str, tuple[Size, tuple[str, ...]]]) -> None:
         self.timers = timers
         self.max_attempts = max_attempts
         self.workers: dict[str, WorkerState] = {}
         self.jobs: dict[Job, JobState] = {}
         #: of every client ever hosted: its size, and who has hosted it, also those that are lost by now
-        self.sizes: dict[str, Size] = {}
-        self.hosts: dict[str, set[str]] = {}
+        self.sizes: dict[str, Size] = {client: size for client, (size, _) in hosted.items()}
+        self.hosts: dict[str, set[str]] = {client: set(workers) for client, (_, workers) in hosted.items()}
         self.held_out: set[str] = set()
         self.test_seen = False
         #: clients that no worker has hosted for `timers.start_s`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 
 from fedmq.protocol import events as ev
@@ -9,22 +10,22 @@ from fedmq.protocol import messages as m
 from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.grouping import Size
 from fedmq.recipe import TrainingRecipe
-from fedmq.storage.journal import Journal, examples_key
+from fedmq.storage.journal import Hosted, Journal
 
 
 class Admission:
     """Checks what workers say of themselves when they are ready.
 
     Args:
-      journal: keeps the digest of the base that the run's first worker loaded, and of each client's data the digest
-        and the number of examples.
+      journal: keeps the digest of the base that the run's first worker loaded, and of each client the digest of its
+        data, its size, and who has hosted it.
       named: the run's clients where they are known beforehand.
     """
 
     def __init__(self, journal: Journal, named: Collection[str]) -> None:
         self._journal, self._named = journal, named
 
-    def check(self, ready: m.Ready) -> m.Reject | None:
+    def check(self, worker: str, ready: m.Ready) -> m.Reject | None:
         """The refusal, or None. Adapters of another base fit in shape and would spoil the model silently."""
         base = self._journal.get("base_digest")
         if base is not None and base != ready.base_digest:
@@ -37,13 +38,17 @@ class Admission:
                 text = f"this run has had other data under the name {client.client}"
                 return _refusal("DATA", f"{text}: bring that back, take another --client, or --overwrite the run")
             # What an update weighs follows from it: the same data cannot be more on another day.
-            if (before := self._journal.get(examples_key(client.client))) not in (None, str(client.num_examples)):
-                return _refusal("DATA", f"{client.client} had {before} examples, and now {client.num_examples}")
+            before = self._journal.hosted(client.client)
+            if before is not None and before.num_examples != client.num_examples:
+                text = f"{client.client} had {before.num_examples} examples, and now {client.num_examples}"
+                return _refusal("DATA", text)
         # Only now: a worker that is refused must not decide what the run's base and a client's data are.
         values = {"base_digest": ready.base_digest}
         for client in ready.clients:
             values |= {f"data/{client.client}": client.data_digest}
-            values |= {examples_key(client.client): str(client.num_examples)}
+            before = self._journal.hosted(client.client)
+            workers = sorted({worker, *(before.workers if before else ())})
+            values |= {Hosted.key(client.client): json.dumps([client.num_examples, client.num_tokens, workers])}
         self._journal.put(**values)
         return None
 

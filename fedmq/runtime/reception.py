@@ -152,7 +152,7 @@ class Reception:
     def _ready(self, worker: str, peer: bytes, ready: m.Ready) -> None:
         self.guard.joining(worker)
         ready = replace(ready, device=escaped(ready.device))
-        if (refusal := self._desk.admission.check(ready)) is not None:
+        if (refusal := self._desk.admission.check(worker, ready)) is not None:
             self.guard.remark(worker, refusal.code, f"{worker} was refused: {refusal.text}")
             self._desk.links.send(peer, refusal)
             self._desk.events.append(ev.WorkerGone(worker, refusal.text))

@@ -13,13 +13,14 @@ from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
 from fedmq.errors import RemoteProtocolError, RunError
+from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
 from fedmq.runtime.screening import UpdateLimits, screen, screen_first
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
-from fedmq.storage.journal import Journal, examples_key
+from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
 from fedmq.tensors import NamedTensors
 
@@ -81,8 +82,11 @@ class FederatedServer:
             self.aggregate(rows[-1]["round"], rows[-1]["frozen"])
             rows = self.journal.rounds()
         committed = [row for row in rows if row["state"] == "committed"]
+        known = {
+            client: (Size(h.num_examples, h.num_tokens), h.workers) for client, h in self.journal.all_hosted().items()
+        }
         if not committed:
-            return Progress()
+            return Progress(hosted=known)
         self._keep_client_adapters(committed[-1]["round"], again=True)
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
@@ -99,6 +103,7 @@ class FederatedServer:
             accepted=tuple((row["client"], row["digest"]) for row in accepted),
             draw=opened[0]["draw"] if opened else 0,
             unevaluated=tuple(missing),
+            hosted=known,
         )
 
     def adapter(self, version: int) -> BlobRef:
@@ -136,8 +141,8 @@ class FederatedServer:
           RemoteProtocolError: with the first thing that is wrong.
         """
         params = self._newest()
-        announced = int(self.journal.get(examples_key(parse_task(offer.task)[0].unit)) or 0)
-        update, remark = screen(offer, content, params, announced, self.limits)
+        hosted = self.journal.hosted(parse_task(offer.task)[0].unit)
+        update, remark = screen(offer, content, params, hosted.num_examples if hosted else 0, self.limits)
         if len(content) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
             self._decoded[offer.blob.digest] = update
         return remark

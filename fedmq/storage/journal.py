@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedmq import atomic
 from fedmq.crash_points import durable_step
@@ -40,9 +40,22 @@ CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
 """
 
 
-def examples_key(client: str) -> str:
-    """The meta value with the number of examples that a client announced when it joined."""
-    return f"examples/{client}"
+class Hosted(NamedTuple):
+    """What workers have announced of a client: its size, and who hosts it or has hosted it."""
+
+    num_examples: int
+    num_tokens: int
+    workers: tuple[str, ...]
+
+    @staticmethod
+    def key(client: str) -> str:
+        """Where it is among the meta values."""
+        return f"hosted/{client}"
+
+
+def _hosted(value: str) -> Hosted:
+    num_examples, num_tokens, workers = json.loads(value)
+    return Hosted(num_examples, num_tokens, tuple(workers))
 
 
 def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
@@ -129,6 +142,17 @@ class Journal:
         if value is None:
             raise StorageError(f"{self.path} holds no {key}: the run ended before it had one")
         return value
+
+    def hosted(self, client: str) -> Hosted | None:
+        """What is known of a client; None before anybody has announced it."""
+        value = self.get(Hosted.key(client))
+        return None if value is None else _hosted(value)
+
+    def all_hosted(self) -> dict[str, Hosted]:
+        """What is known of each client."""
+        prefix = Hosted.key("")
+        rows = self._db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+        return {row["key"][len(prefix) :]: _hosted(row["value"]) for row in rows}
 
     def put(self, **values: str) -> None:
         """Set meta values, all or none."""

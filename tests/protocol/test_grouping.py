@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from drive import Drive, dispatched, ready
+from drive import TIMERS, Drive, dispatched, ready
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmq.protocol import events as ev
 from fedmq.protocol.fields import MAX_GROUP
 from fedmq.protocol.grouping import AUTO_MAX, Size, automatic, chunks
+from fedmq.protocol.phases import Progress
 from fedmq.protocol.policy import RoundPolicy
 
 CLIENTS = [f"client_{k:02d}" for k in range(12)]
@@ -108,3 +109,27 @@ def test_every_host_counts_whoever_came_last() -> None:
     drive.started(ready("a", *CLIENTS[:2]), ready("b", *CLIENTS[:3]))
     opened, *_ = drive.say(ev.Selected(1, tuple(CLIENTS[:3])))
     assert opened == ev.OpenRound(1, (tuple(CLIENTS[:2]), (CLIENTS[2],)))
+
+
+def test_a_resumed_run_knows_who_hosted_what_before() -> None:
+    """Workers whose clients overlap: which of them is back when a round opens decides nothing."""
+    clients = tuple(CLIENTS[:3])
+    size = Size(10, 100)
+    hosted = {clients[0]: (size, ("a",)), clients[1]: (size, ("a", "b")), clients[2]: (size, ("a", "b"))}
+    drive = Drive(rounds=2, cohort=3, expected=3, together=3, progress=Progress(version=1, hosted=hosted))
+    drive.say(ready("a", *clients))
+    opened, *_ = drive.say(ev.Selected(2, clients))
+    assert opened == ev.OpenRound(2, (clients[:1], clients[1:]))
+
+
+def test_clients_that_do_not_come_back_are_not_drawn_until_they_do() -> None:
+    hosted = {client: (Size(10, 100), ("a",)) for client in CLIENTS[:3]}
+    drive = Drive(rounds=2, cohort=2, expected=3, progress=Progress(version=1, hosted=hosted))
+    drive.say(ready("a", *CLIENTS[:2]))
+    (select,) = [said for said in drive.until(TIMERS.start_s, "a") if isinstance(said, ev.Select)]
+    assert select.eligible == tuple(CLIENTS[:2])
+    drive.say(ev.Selected(2, select.eligible), ready("b", CLIENTS[2]))
+    for client in select.eligible:
+        said = drive.stored("a", f"train-2-{client}-0", client)
+    assert said[-1] == ev.Aggregate(2, select.eligible)
+    assert drive.state.roster.gone == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 from fedmq.algorithms import aggregate, sampling, server_opt, weighting
 from fedmq.codec import raw
 from fedmq.protocol import messages as m
+from fedmq.protocol.grouping import Size
 from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer
-from fedmq.storage.journal import Journal, examples_key
+from fedmq.storage.journal import Hosted, Journal
 
 CONFIG = '{\n  "peft_type": "LORA"\n}'
 NONCE = "cd" * 16
+#: what the clients of `started` announced
+HOSTED = {f"client_{k}": (Size(1000, 25_000), ("w1",)) for k in range(20)}
 
 
 def adapter(seed: int) -> dict[str, np.ndarray]:
@@ -65,9 +69,11 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
 
 
 def started(folder: Path, **options: Any) -> FederatedServer:
-    """A server that has its first adapter, and clients 0 to 19, each of which announced 1,000 examples."""
+    """A server that has its first adapter, and the clients of HOSTED."""
     server = make_server(folder, **options)
-    server.journal.put(**{examples_key(f"client_{k}"): "1000" for k in range(20)})
+    server.journal.put(
+        **{Hosted.key(client): json.dumps((*size, workers)) for client, (size, workers) in HOSTED.items()}
+    )
     content = raw.encode(adapter(0))
     server.start(offer("init-0-adapter-0", content), content)
     return server

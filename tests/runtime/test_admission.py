@@ -11,7 +11,7 @@ import pytest
 from fedmq import get_default_config
 from fedmq.protocol import messages as m
 from fedmq.runtime.admission import Admission, warm_up_too_long
-from fedmq.storage.journal import Journal
+from fedmq.storage.journal import Hosted, Journal
 
 BASE, OTHER_BASE = "ab" * 32, "cd" * 32
 TRAINING = get_default_config().with_overrides(["training.warmup_steps=0"]).to_run_spec().training
@@ -36,43 +36,45 @@ def code(refusal: m.Reject | None) -> str | None:
 
 def test_workers_with_one_base_and_data_of_their_own(journal: Journal) -> None:
     admission = Admission(journal, ())
-    assert admission.check(ready({"client_1": "a"})) is None
-    assert admission.check(ready({"client_2": "b"})) is None
-    assert admission.check(ready({"client_1": "a", "client_2": "b"})) is None, "two hosts of one client"
+    assert admission.check("w1", ready({"client_1": "a"})) is None
+    assert admission.check("w1", ready({"client_2": "b"})) is None
+    assert admission.check("w1", ready({"client_1": "a", "client_2": "b"})) is None, "two hosts of one client"
 
 
 def test_another_base(journal: Journal) -> None:
     admission = Admission(journal, ())
-    admission.check(ready({"client_1": "a"}))
-    refusal = admission.check(ready({"client_2": "b"}, OTHER_BASE))
+    admission.check("w1", ready({"client_1": "a"}))
+    refusal = admission.check("w1", ready({"client_2": "b"}, OTHER_BASE))
     assert refusal is not None and refusal.code == "BASE"
     assert OTHER_BASE[:12] in refusal.text and BASE[:12] in refusal.text
-    assert code(Admission(journal, ()).check(ready({"client_2": "b"}, OTHER_BASE))) == "BASE", "also after a restart"
+    assert code(Admission(journal, ()).check("w1", ready({"client_2": "b"}, OTHER_BASE))) == "BASE", (
+        "also after a restart"
+    )
 
 
 def test_other_data_under_a_name(journal: Journal) -> None:
     admission = Admission(journal, ())
-    admission.check(ready({"client_1": "a"}))
-    refusal = admission.check(ready({"client_1": "b"}))
+    admission.check("w1", ready({"client_1": "a"}))
+    refusal = admission.check("w1", ready({"client_1": "b"}))
     assert refusal is not None and (refusal.code, "client_1" in refusal.text) == ("DATA", True)
 
 
 def test_a_client_that_the_run_does_not_have(journal: Journal) -> None:
     admission = Admission(journal, {"client_1", "client_2"})
-    assert admission.check(ready({"client_1": "a"})) is None
-    refusal = admission.check(ready({"client_3": "c"}))
+    assert admission.check("w1", ready({"client_1": "a"})) is None
+    refusal = admission.check("w1", ready({"client_3": "c"}))
     assert refusal is not None and (refusal.code, "client_3" in refusal.text) == ("DATA", True)
 
 
 def test_a_worker_that_is_refused_decides_nothing(journal: Journal) -> None:
     admission = Admission(journal, {"client_1", "client_2"})
-    assert code(admission.check(ready({"client_1": "f", "client_9": "f"}, OTHER_BASE))) == "DATA"
-    assert admission.check(ready({"client_1": "a"}, BASE)) is None, "neither the base nor client_1's data"
+    assert code(admission.check("w1", ready({"client_1": "f", "client_9": "f"}, OTHER_BASE))) == "DATA"
+    assert admission.check("w1", ready({"client_1": "a"}, BASE)) is None, "neither the base nor client_1's data"
 
 
 def test_the_longest_client_name_fits_into_a_refusal(journal: Journal) -> None:
     name = "client_" + "x" * 57
-    assert code(Admission(journal, {"client_1"}).check(ready({name: "a"}))) == "DATA"
+    assert code(Admission(journal, {"client_1"}).check("w1", ready({name: "a"}))) == "DATA"
 
 
 def test_introductions(journal: Journal) -> None:
@@ -92,3 +94,11 @@ def test_a_warm_up_that_never_ends_is_said(journal: Journal) -> None:
     assert "warmup_steps is 4" in lines[2][1] and "more than 6 steps" in lines[2][1]
     assert warm_up_too_long(10, replace(TRAINING, warmup_steps=3)) is None
     assert warm_up_too_long(10, replace(long, gradient_accumulation_steps=2)) is not None
+
+
+def test_who_has_hosted_a_client_is_kept(journal: Journal) -> None:
+    Admission(journal, ()).check("w2", ready({"client_1": "a", "client_2": "b"}))
+    Admission(journal, ()).check("w1", ready({"client_1": "a"}))
+    Admission(journal, ()).check("w3", ready({"client_1": "f"}))
+    both, one = ("w1", "w2"), ("w2",)
+    assert journal.all_hosted() == {"client_1": Hosted(10, 100, both), "client_2": Hosted(10, 100, one)}
