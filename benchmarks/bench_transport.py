@@ -10,13 +10,16 @@
     moves (once down, if the workers get the same bytes, and up from each), and a constant.
 
 Coordinator and workers are processes. The plain script is in this file: ROUTER and DEALER, one frame each way, no
-checks, no disk. fedmq without fsync and without SHA-256 says what of the difference is durability and what is hashing.
+checks, no disk. "plain, checked" is the same script with SHA-256 of what arrives and a file of it, at the coordinator
+with fsync, as little as a system can do that acknowledges nothing before it is durable. fedmq without fsync and without
+SHA-256 says what of the difference is durability and what is hashing.
 Every repeat runs each of them once, one after another, in processes of its own; a run counts with its median exchange.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -34,7 +37,7 @@ from measured import frame, summary
 HERE = Path(__file__).resolve()
 ADAPTER_NBYTES = 811_008 * 4
 LARGE_NBYTES = 96_000_000
-PLAIN, FEDMQ = "plain pyzmq", "fedmq"
+PLAIN, CHECKED, FEDMQ = "plain pyzmq", "plain pyzmq, checked", "fedmq"
 
 
 class Case(NamedTuple):
@@ -50,10 +53,12 @@ class Case(NamedTuple):
     goal: float
     left_out: dict[str, tuple[str, ...]]
 
-    def sides(self) -> list[tuple[str, Path, tuple[str, ...]]]:
-        """Name, script, and what is left out, in the order in which they run."""
-        script = HERE.with_name("exchange_fedmq.py")
-        return [(PLAIN, HERE, ()), (FEDMQ, script, ()), *((name, script, what) for name, what in self.left_out.items())]
+    def sides(self) -> list[tuple[str, Path, Exchange]]:
+        """Name, script, and the exchange, in the order in which they run."""
+        script, exchange = HERE.with_name("exchange_fedmq.py"), self.exchange
+        plain = [(PLAIN, HERE, exchange), (CHECKED, HERE, exchange._replace(checked=True))]
+        parts = [(name, script, exchange._replace(without=what)) for name, what in self.left_out.items()]
+        return [*plain, (FEDMQ, script, exchange), *parts]
 
 
 UP = {"fedmq, no fsync": ("fsync",), "fedmq, no fsync, no SHA-256": ("fsync", "sha256")}
@@ -76,9 +81,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for repeat in range(arguments.repeats):
             for name, case in CASES.items():
-                for side, script, without in case.sides():
+                for side, script, exchange in case.sides():
                     folder = Path(scratch) / f"{repeat}-{name}-{side}"
-                    found = measure(script, case.exchange._replace(without=without), folder)
+                    found = measure(script, exchange, folder)
                     runs.setdefault((name, side), []).append(found)
                     shutil.rmtree(folder)
     cases = {name: result_of(name, runs) for name in CASES}
@@ -96,13 +101,16 @@ def result_of(name: str, runs: dict[tuple[str, str], list[Measured]]) -> dict[st
     exchange, goal, _ = CASES[name]
     ours, plain = runs[name, FEDMQ], runs[name, PLAIN]
     medians = {side: [statistics.median(run.seconds) for run in runs[name, side]] for side, _, _ in CASES[name].sides()}
-    ratios = [fedmq / raw for fedmq, raw in zip(medians[FEDMQ], medians[PLAIN], strict=True)]
+    ratios, checked = (
+        [fedmq / raw for fedmq, raw in zip(medians[FEDMQ], medians[side], strict=True)] for side in (PLAIN, CHECKED)
+    )
     moved_mb = exchange.nbytes * (1 + exchange.workers * exchange.up) / 1e6
     grown = [run.peak_mb - run.before_mb for run in ours]
     return {
         "seconds": {side: summary(seconds) for side, seconds in medians.items()},
         "times_plain": summary(ratios),
         "times_plain_goal": goal,
+        "times_checked": summary(checked),
         "reached": statistics.median(ratios) <= goal,
         "coordinator_mb": {
             "moved": moved_mb,
@@ -127,6 +135,8 @@ def show(name: str, row: dict[str, Any]) -> None:
         f"{100 / ratio['median']:.0f} % of the throughput; goal at most {row['times_plain_goal']:.2f}: "
         f"{'reached' if row['reached'] else 'NOT reached'}"
     )
+    same = row["times_checked"]
+    print(f"  fedmq / plain, checked: {same['median']:.2f} ({same['min']:.2f} to {same['max']:.2f})")
     print(
         f"  coordinator: {mb['before']['median']:.0f} MB before, {mb['grown']['median']:.0f} MB more at the peak "
         f"(at most {mb['grown']['max']:.0f}; plain {mb['grown_plain']['median']:.0f}); one exchange moves "
@@ -144,7 +154,7 @@ def coordinator(exchange: Exchange, folder: str) -> None:
     if exchange.keys:
         router.curve_server, router.curve_publickey, router.curve_secretkey = True, public, secret
     port = router.bind_to_random_port("tcp://127.0.0.1")
-    workers = start_workers(exchange, port, public.decode())
+    workers = start_workers(exchange, port, public.decode(), folder)
     peers = [router.recv_multipart()[0] for _ in workers]
     before_mb, seconds = peak_mb(), []
     for _ in range(exchange.times + 1):
@@ -153,13 +163,15 @@ def coordinator(exchange: Exchange, folder: str) -> None:
         for peer in peers:
             router.send_multipart([peer, payload], copy=False)
         for _ in workers:
-            router.recv_multipart()
+            peer, update = router.recv_multipart()
+            if exchange.checked and exchange.up:
+                keep(update, Path(folder), durable=True)
         seconds.append(time.perf_counter() - started)
     finish(workers, seconds, before_mb)
     context.destroy(linger=0)
 
 
-def worker(exchange: Exchange, number: str, port: str, server_key: str) -> None:
+def worker(exchange: Exchange, number: str, port: str, server_key: str, folder: str) -> None:
     dealer = zmq.Context().socket(zmq.DEALER)
     if exchange.keys:
         dealer.curve_serverkey = server_key.encode()
@@ -168,8 +180,26 @@ def worker(exchange: Exchange, number: str, port: str, server_key: str) -> None:
     update = os.urandom(exchange.nbytes if exchange.up else 0)
     dealer.send(b"here")
     while True:
-        dealer.recv()
+        adapter = dealer.recv()
+        if exchange.checked:
+            keep(adapter, Path(folder) / number, durable=False)
         dealer.send(update, copy=False)
+
+
+def keep(content: bytes, folder: Path, durable: bool) -> None:
+    """What any system does that calls files by their content."""
+    folder.mkdir(exist_ok=True)
+    made = folder / ".made"
+    with open(made, "wb") as file:
+        file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    os.replace(made, folder / hashlib.sha256(content).hexdigest())
+    if durable:
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ class Exchange(NamedTuple):
       up: whether something comes up.
       keys: whether the links are CURVE.
       times: exchanges; one more before them is not counted.
+      checked: whether plain pyzmq does what any durable system does: SHA-256 of what arrives, and its file.
       without: what the process is to leave out, of "fsync" and "sha256".
     """
 
@@ -27,6 +28,7 @@ class Exchange(NamedTuple):
     up: bool
     keys: bool
     times: int
+    checked: bool = False
     without: tuple[str, ...] = ()
 
 

@@ -11,7 +11,7 @@ from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.limits import Recent
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.blobs import PartialBlob
-from fedmq.transport.base import CoordinatorTransport, Incoming
+from fedmq.transport.base import CoordinatorTransport, Incoming, Payload
 
 #: An adapter larger than this is not one: 2 GiB.
 MAX_BLOB_NBYTES = 1 << 31
@@ -97,7 +97,7 @@ class Intake:
         if len(incoming.frames) != 2:
             raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the data plane")
         header, payload = incoming.frames
-        message = self._in.decode(header)
+        message = self._in.decode(bytes(header))
         if isinstance(message, m.Get):
             self._serve(incoming.peer, message)
             return []
@@ -125,7 +125,7 @@ class Intake:
         piece = memoryview(content)[get.offset : get.offset + min(get.nbytes, self.chunk_nbytes)]
         self._transport.send("data", peer, self._out.encode(m.Chunk(get.digest, get.offset, len(content))), piece)
 
-    def _put(self, incoming: Incoming, put: m.Put, payload: bytes) -> list[Stored]:
+    def _put(self, incoming: Incoming, put: m.Put, payload: Payload) -> list[Stored]:
         key = self._sender(put, incoming.owner), put.digest
         part = self._parts.get(key)
         if part is None:

@@ -36,7 +36,7 @@ class Links:
         try:
             if len(incoming.frames) != 1:
                 raise RemoteProtocolError("MALFORMED", f"{len(incoming.frames)} frames on the control plane")
-            message = self._in.decode(incoming.frames[0])
+            message = self._in.decode(bytes(incoming.frames[0]))
         except RemoteProtocolError:
             self.doubt(incoming.peer)
             raise

@@ -15,7 +15,7 @@ from fedmq.protocol.frames import Codec
 from fedmq.protocol.pace import Pace
 from fedmq.protocol.window import Window
 from fedmq.storage.blobs import BlobStore, PartialBlob
-from fedmq.transport.base import WorkerTransport
+from fedmq.transport.base import Payload, WorkerTransport
 
 #: What could not be queued is tried again after this.
 _RETRY_S = 0.2
@@ -147,11 +147,11 @@ class Transfers:
             upload.look_at = math.inf
         self.relinked()
 
-    def take(self, frames: tuple[bytes, ...]) -> None:
+    def take(self, frames: tuple[Payload, ...]) -> None:
         """One message of the data plane."""
         if len(frames) != 2:
             raise RemoteProtocolError("MALFORMED", f"{len(frames)} frames on the data plane")
-        message = self._in.decode(frames[0])
+        message = self._in.decode(bytes(frames[0]))
         match message:
             case m.Chunk(digest, offset):
                 download = self._download

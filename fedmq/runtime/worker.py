@@ -24,7 +24,7 @@ from fedmq.runtime.outbox import Outbox
 from fedmq.runtime.pipe import PipeClosed
 from fedmq.runtime.transfers import Transfers
 from fedmq.runtime.worker_log import describe
-from fedmq.transport.base import WorkerTransport
+from fedmq.transport.base import Payload, WorkerTransport
 
 log = logging.getLogger("fedmq.worker")
 #: Trainers that may be lost in a row before one has loaded; then something is wrong with this host.
@@ -128,12 +128,12 @@ class WorkerAgent:
             self._next_waiting_at = now + 30.0
             log.warning("still waiting for the coordinator")
 
-    def _take(self, plane: str, frames: tuple[bytes, ...]) -> None:
+    def _take(self, plane: str, frames: tuple[Payload, ...]) -> None:
         try:
             if plane == "data":
                 self._transfers.take(frames)
             elif len(frames) == 1:
-                message = self._in.decode(frames[0])
+                message = self._in.decode(bytes(frames[0]))
                 if isinstance(message, m.Welcome):
                     self.transport.dial_data(message.data_port)
                     self._transfers.configure(message.chunk_nbytes, message.credits)

@@ -108,7 +108,7 @@ class PartialBlob:
         elif self.offset:
             self._hash.update(self.path.read_bytes())
 
-    def append(self, offset: int, content: bytes) -> bool:
+    def append(self, offset: int, content: bytes | memoryview) -> bool:
         """Take the next piece; False when it is not the next one, and nothing is changed."""
         if offset != self.offset or offset + len(content) > self.total:
             return False

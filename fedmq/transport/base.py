@@ -20,12 +20,13 @@ class Incoming(NamedTuple):
 
     Attributes:
       peer: a handle good for answering on the same plane while the link lasts.
+      frames: the last one of the data plane may be a view of the transport's own memory.
       owner: the worker whose key the link has; "" where there are no keys.
     """
 
     plane: Plane
     peer: bytes
-    frames: tuple[bytes, ...]
+    frames: tuple[Payload, ...]
     owner: str = ""
 
 

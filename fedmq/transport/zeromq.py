@@ -129,6 +129,14 @@ class _Sockets(ABC):
         self._context.term()
 
 
+def _contents(plane: Plane, frames: Sequence[zmq.Frame]) -> tuple[Payload, ...]:
+    """A chunk is hashed and written from where libzmq has it: to copy it first takes as long as to write it."""
+    if plane == "control" or not frames:
+        return tuple(frame.bytes for frame in frames)
+    *headers, payload = frames
+    return (*(frame.bytes for frame in headers), payload.buffer)
+
+
 class ZmqCoordinatorTransport(_Sockets):
     """Listens on tcp://HOST:PORT; the data plane takes PORT + 1 if it is free, else another.
 
@@ -161,13 +169,10 @@ class ZmqCoordinatorTransport(_Sockets):
         return self._send(plane, [peer, header] if plane == "control" else [peer, header, payload])
 
     def _read(self, plane: Plane, socket: zmq.Socket[bytes]) -> Incoming | None:
-        if self._door is None:
-            peer, *content = socket.recv_multipart(zmq.DONTWAIT)
-            return Incoming(plane, peer, tuple(content))
-        # Only a frame that is not copied tells whose it is, as libzmq had it from `answer`.
         first, *rest = socket.recv_multipart(zmq.DONTWAIT, copy=False)
-        owner = self._door.owner(rest[0]["User-Id"]) if rest else None
-        return None if owner is None else Incoming(plane, first.bytes, tuple(frame.bytes for frame in rest), owner)
+        # Only a frame that is not copied tells whose it is, as libzmq had it from `answer`.
+        owner = "" if self._door is None else self._door.owner(rest[0]["User-Id"]) if rest else None
+        return None if owner is None else Incoming(plane, first.bytes, _contents(plane, rest), owner)
 
     def _answer(self, asked: zmq.Socket[bytes]) -> None:
         assert self._door is not None
@@ -236,7 +241,7 @@ class ZmqWorkerTransport(_Sockets):
         socket.close()
 
     def _read(self, plane: Plane, socket: zmq.Socket[bytes]) -> Incoming | None:
-        return Incoming(plane, b"", tuple(socket.recv_multipart(zmq.DONTWAIT)))
+        return Incoming(plane, b"", _contents(plane, socket.recv_multipart(zmq.DONTWAIT, copy=False)))
 
     def dial_data(self, port: int) -> None:
         if self._ports.get("data") == port and "data" in self._sockets:
