@@ -17,8 +17,10 @@ from fedmq.config import ExperimentConfig, resolve_dataset_path
 from fedmq.errors import ConfigError
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.fields import MAX_CLIENTS_PER_WORKER
+from fedmq.protocol.messages import Shutdown
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
+from fedmq.runtime.links import Links
 from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer, Sampler, Weighting
 from fedmq.runtime.view import View
@@ -140,6 +142,19 @@ def coordinator(
         started_at=now,
     )
     return Coordinator(state, server, transport, config.to_run_spec(), view, data_dir)
+
+
+def dismiss_workers(bind: str, keys: Path | None, patience_s: float) -> None:
+    """Tell workers that come back to a run that has ended: its coordinator may have died before it could.
+
+    Raises:
+      RunError: the port is in use.
+    """
+    listening = transport(bind, keys)
+    try:
+        Links(listening).dismiss(Shutdown("done", "all rounds committed"), patience_s)
+    finally:
+        listening.close(linger_s=1.0)
 
 
 def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
 
 #: What the end of a run may take: workers that have not ended by then are killed.
 _END_S = 4.0
+#: A worker that waits for a coordinator tries to connect every second.
+_DISMISS_S = 5.0
 
 
 class FederatedLearning:
@@ -109,9 +111,20 @@ class FederatedLearning:
         if run.finished:
             # It may have been killed just before it wrote them.
             build.write_derived(self._server, self.config)
+            self._dismiss_workers()
             self.close()
         else:
             self._listen()
+
+    def _dismiss_workers(self) -> None:
+        """Those that were started by hand may still wait for a coordinator that died when all was done."""
+        if self.local_workers != 0:
+            return
+        self.view.say(f"the run is finished: for {_DISMISS_S:g} s workers that come back are told so")
+        try:
+            build.dismiss_workers(self.bind, self.keys, _DISMISS_S)
+        except RunError as error:
+            self.view.note("warning", str(error))
 
     def _listen(self) -> None:
         config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"

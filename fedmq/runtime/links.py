@@ -128,6 +128,14 @@ class Links:
                     if not told and (name := self.worker(incoming.peer)) is not None:
                         self.drop(name)
 
+    def dismiss(self, message: m.Shutdown, patience_s: float) -> None:
+        """Tell whoever speaks in the next `patience_s` that it is over."""
+        deadline = time.monotonic() + patience_s
+        while (left := deadline - time.monotonic()) > 0:
+            for incoming in self._transport.receive(left).messages:
+                if incoming.plane == "control" and not self._says_goodbye(incoming):
+                    self.send(incoming.peer, message)
+
     def _reject(self, peer: bytes, code: Literal["NAME", "NAME_TAKEN"], text: str) -> NoReturn:
         self.send(peer, m.Reject(code, text[:MAX_TEXT], ()))
         raise RemoteProtocolError(code, text)

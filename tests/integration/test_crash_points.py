@@ -81,10 +81,7 @@ class Fragile:
                 assert worker.end() == -signal.SIGKILL
                 worker = self.worker()
         assert coordinator.end() == 0, coordinator.output()
-        if "finished: nothing is left to do" in coordinator.text("stdout"):
-            # Killed when all was done and before it had told the worker, which waits for a coordinator.
-            worker.signal(signal.SIGTERM)
-        worker.end()
+        assert worker.end() == 0, worker.output()
         return result(self.run_dir)
 
 

@@ -106,6 +106,22 @@ def test_resume_writes_what_a_kill_kept_a_finished_run_from_writing(federation: 
     assert (run / "global_model" / "round_final" / "adapter_model.safetensors").read_bytes() == weights
 
 
+def test_workers_that_wait_for_a_finished_run_are_told(federation: Federation, free_port: int) -> None:
+    """Its coordinator may have been killed after the last commit, before it could say so."""
+    config, address = finished_run(federation), f"tcp://127.0.0.1:{free_port}"
+    waiting = federation.noop_worker(address, "w0")
+    resumed = federation.fedmq("coordinator", config, "--bind", address, "--resume")
+    resumed.wait_line("the run is finished: for 5 s workers that come back are told so")
+    assert (waiting.end(), resumed.end()) == (0, 0), waiting.output()
+
+
+def test_a_finished_run_needs_no_port(federation: Federation, busy_address: str) -> None:
+    config = finished_run(federation)
+    done = fedmq("coordinator", config, "--bind", busy_address, "--resume", cwd=federation.folder)
+    assert done.returncode == 0, done.stderr
+    assert "in use" in done.stdout + done.stderr and "nothing is left to do" in done.stdout
+
+
 def test_a_run_that_was_stopped_is_not_called_finished(federation: Federation) -> None:
     fed = python_face(federation)
     fed.setup()
