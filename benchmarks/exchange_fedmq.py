@@ -173,7 +173,7 @@ def worker(exchange: Exchange, number: str, address: str, data_port: str, folder
             if ready is not None:
                 offer = m.Offer(task.task, task.nonce, ready, 1, 1, 1, 1.0, 0.0, fetched[1], "")
             transport.send("control", encode(IDLE if offer is None else offer))
-        transfers.tick(time.monotonic())
+        transfers.tick()
 
 
 def make_blob(store: BlobStore, exchange: Exchange) -> m.BlobRef:
