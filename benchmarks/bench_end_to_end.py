@@ -6,16 +6,17 @@ Federated: `fedmq run` with 4 clients (equal random parts), 10 rounds of one epo
 (0.7, 0.6; `--server-optimizer none --server-options {}` is plain FedAvg), 2 worker processes, from the opening of
 round 1 to the commit of round 10; all versions are evaluated meanwhile. Its last test loss is the target. The others
 have the four clients' texts in one place and every core, and score the test texts after each epoch until the target
-is reached: with fedmq's own engine, and with the library's model, AdamW and every text padded to max_length; in
-batches of 4 x 8, as many texts a step as the clients together, and of 8, as the clients. The padded loop computes
-what the centralised run does (tests/learning/fast/test_fast_parity.py), so it runs one epoch, and counts for as many
-as that.
+is reached, or for --max-epochs: how often it was not is said, and what they took then is a lower bound. One has
+fedmq's own engine, one the library's model, AdamW and every text padded to max_length; in batches of 4 x 8, as many
+texts a step as the clients together, and of 8, as the clients. The padded loop computes what the centralised run does
+(tests/learning/fast/test_fast_parity.py), so it runs one epoch, and counts for as many as that.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import subprocess
 import sys
@@ -39,7 +40,7 @@ from fedmq.learning.models import LanguageModel
 from fedmq.learning.train import train
 from fedmq.storage.journal import Journal
 
-CLIENTS, ROUNDS, BATCH, MAX_EPOCHS = 4, 10, 8, 40
+CLIENTS, ROUNDS, BATCH = 4, 10, 8
 Texts = list[np.ndarray]
 
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--server-options", type=json.loads, default={"lr": 0.7, "momentum": 0.6}, metavar="JSON")
     parser.add_argument("--central-rate", type=float, help="of the other two; default: the same")
     parser.add_argument("--rows", type=int, default=480, help="customers' texts used: 80 %% to train, 10 %% to test")
+    parser.add_argument("--max-epochs", type=int, default=40, help="of the other two")
     arguments = parser.parse_args()
     arguments.central_rate = arguments.central_rate or arguments.learning_rate
     torch.set_num_threads(arguments.threads)
@@ -148,12 +150,12 @@ def centralised(
     rate = arguments.central_rate
     settings = recipe(batch_size=size, learning_rate=rate, shuffle_dataset=True, precision="auto")
     started = time.perf_counter()
-    for epoch in range(MAX_EPOCHS):
+    for epoch in range(arguments.max_epochs):
         train(lm, texts, settings, seed=epoch)
         loss = evaluate(lm, test, batch_size=BATCH).eval_loss
         if loss <= target:
-            return time.perf_counter() - started, loss, epoch + 1
-    raise SystemExit(f"{MAX_EPOCHS} epochs did not reach the test loss {target:.4f}: {loss:.4f}")
+            break
+    return time.perf_counter() - started, loss, epoch + 1
 
 
 def padded_epoch(lm: LanguageModel, texts: Texts, test: Texts, size: int, arguments: argparse.Namespace) -> float:
@@ -196,6 +198,7 @@ def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], losse
     result: dict[str, Any] = {
         "seconds": {name: summary(values) for name, values in seconds.items()},
         "test_loss": {name: summary(values) for name, values in losses.items()},
+        "not_reached": {name: sum(map(operator.gt, values, losses[ours])) for name, values in losses.items()},
         "ratios": ratios,
         "base": os.path.basename(arguments.base),
         "learning_rate": arguments.learning_rate,
@@ -211,7 +214,11 @@ def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], losse
     print(f"{result['host']}; {result['base']}; seconds to the test loss of round {ROUNDS}")
     for name, values in result["seconds"].items():
         loss = result["test_loss"][name]["median"]
-        print(f"{name:60} {values['median']:7.1f}  ({values['min']:.1f} to {values['max']:.1f})  loss {loss:.4f}")
+        missed = result["not_reached"][name]
+        print(
+            f"{name:60} {values['median']:7.1f}  ({values['min']:.1f} to {values['max']:.1f})  loss {loss:.4f}"
+            + (f", not reached in {missed} of {arguments.repeats}" if missed else "")
+        )
     for name, ratio in ratios.items():
         print(f"{name:60} {ratio['median']:7.2f}  ({ratio['min']:.2f} to {ratio['max']:.2f})")
 
