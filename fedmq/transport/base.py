@@ -30,7 +30,7 @@ class Incoming(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """What happened at the door: a key was revoked, a stranger knocked, the list cannot be read, the gateway died.
+    """What happened at the door: a key was revoked, a stranger knocked, the list cannot be read, the gateway is gone.
 
     A worker is told when its control plane has a new link ("linked"), on which nobody knows it yet.
     """
