@@ -68,7 +68,11 @@ class CoordinatorTransport(Protocol):
         ...
 
     def receive(self, timeout_s: float, fds: Sequence[int] = ()) -> Received:
-        """Wait until something comes, a descriptor is readable, or the time is over."""
+        """Wait until something comes, a descriptor is readable, or the time is over.
+
+        Raises:
+          RunError: nobody can be reached any more; the transport is closed.
+        """
         ...
 
     def close(self, linger_s: float = 0.0) -> None:

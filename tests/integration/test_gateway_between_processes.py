@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -100,6 +101,31 @@ def test_a_coordinator_that_stands_still_keeps_its_gateway_and_a_gateway_that_do
     assert busy.end() == 0
     said = running.process.text("stdout")
     assert said.count("another takes its place") == 1, "the pause of the coordinator killed nobody"
+
+
+def test_five_that_die_at_once_fail_the_run_and_resume_goes_on(site: Federation) -> None:
+    running, gate = listening(site), site.gate("client_0")
+    busy = worker(site, running, "w0", gates={"client_0": str(gate.path)})
+    gate.reached()
+    killed: set[int] = set()
+
+    def over() -> bool:
+        for pid in set(children(running.process.pid)) - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        return not running.process.running
+
+    eventually(over, "the end of the run")
+    assert running.process.end() == 1
+    (line,) = running.process.lines["stderr"]
+    assert "the gateway died 5 times in a row within 5 s; the last one was killed by SIGKILL" in line
+    assert line.endswith("; --resume goes on with round 1")
+    assert json.loads(fedmq("inspect", "run", "--json", cwd=site.folder).stdout)["status"] == "failed"
+
+    again = site.coordinator(site.folder / "run.json", "--resume", "--keys", "keys", port=running.port)
+    gate.open()
+    again.ended_well()
+    assert busy.end() == 0, "it has waited"
 
 
 def test_an_endless_message_of_an_allowed_worker_is_cut_off_and_the_run_completes(site: Federation) -> None:
