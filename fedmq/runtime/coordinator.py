@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedmq.errors import RemoteProtocolError
+from fedmq.errors import RemoteProtocolError, RunError
 from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
 from fedmq.protocol.coordinator_state import CoordinatorState
@@ -30,7 +30,7 @@ from fedmq.runtime.reception import Desk, Reception
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.tasks import make_tasks
 from fedmq.runtime.view import View, live_status
-from fedmq.transport.base import CoordinatorTransport
+from fedmq.transport.base import CoordinatorTransport, Received
 
 log = logging.getLogger("fedmq.coordinator")
 #: Silence after which a worker rebuilds its sockets; longer than any fsync or aggregation of ours.
@@ -114,7 +114,12 @@ class Coordinator:
     def turn(self, stopping: Question = lambda: None, failure: Question = lambda: None) -> None:
         """Wait a moment for messages, and do what follows from them and from the time."""
         # What a commit left to do is done as soon as nobody has asked for anything for 5 ms.
-        received = self.transport.receive(0.005 if self._untidy else 0.1)
+        failed: str | None = None
+        try:
+            received = self.transport.receive(0.005 if self._untidy else 0.1)
+        except RunError as error:
+            # The transport has closed itself; the run ends as any that fails, so that it can be resumed.
+            received, failed = Received([], []), str(error)
         if self._untidy and not received.messages:
             self._tidy()
         for notice in received.notices:
@@ -130,7 +135,7 @@ class Coordinator:
             self._events.append(ev.StopAsked(reason))
         self._events.append(ev.Tick())
         self._settle()
-        if self.finish is None and (reason := failure()) is not None:
+        if self.finish is None and (reason := failed or failure()) is not None:
             self._finish(ev.Finish("failed", reason))
         now = time.monotonic()
         self.view.progress(self.state, now)

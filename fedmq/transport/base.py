@@ -31,7 +31,7 @@ class Incoming(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """What happened at the door: a key was revoked, a stranger knocked, the list cannot be read, the gateway died.
+    """What happened at the door: a key was revoked, a stranger knocked, the list cannot be read, the gateway is gone.
 
     A worker is told when its control plane has a new link ("linked"), on which nobody knows it yet.
     """
@@ -69,7 +69,11 @@ class CoordinatorTransport(Protocol):
         ...
 
     def receive(self, timeout_s: float, fds: Sequence[int] = ()) -> Received:
-        """Wait until something comes, a descriptor is readable, or the time is over."""
+        """Wait until something comes, a descriptor is readable, or the time is over.
+
+        Raises:
+          RunError: nobody can be reached any more; the transport is closed.
+        """
         ...
 
     def close(self, linger_s: float = 0.0) -> None:

@@ -1,7 +1,7 @@
 """The transport whose sockets live in a process of their own, the gateway, with a memory limit.
 
-What a peer does to libzmq or to memory, it does to the gateway. When that dies another takes its place on the same
-ports: workers connect to it by themselves, and are asked to say hello again.
+What a peer does to libzmq or to memory, it does to the gateway. When that dies, or hangs and is killed, another takes
+its place on the same ports: workers connect to it by themselves, and are asked to say hello again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedmq.errors import ConfigError, RunError
 from fedmq.transport.addresses import require_secure
 from fedmq.transport.base import Incoming, Notice, NoticeKind, Payload, Plane, Received
 from fedmq.transport.channel import ChannelClosed
-from fedmq.transport.gateway_child import GatewayChild
+from fedmq.transport.gateway_child import ASK_S, START_S, GatewayChild
 from fedmq.transport.listening import listen
 
 #: What a gateway may map beyond what it has at its start: 4 chunks each of a hundred workers, and room.
@@ -28,8 +28,6 @@ _AT_ONCE_S = 5.0
 _MAX_AT_ONCE = 5
 #: From one start to the next, at least.
 _RESTART_S = 1.0
-#: For the first to say that it is ready.
-_START_S = 60.0
 #: One wait returns at most so many messages.
 _BATCH = 32
 #: While more of the data plane waits for the gateway, nothing is read that would be answered with yet more.
@@ -79,8 +77,8 @@ class GatewayCoordinatorTransport:
 
     def _start(self) -> None:
         child = self._child = GatewayChild(self._command, self._listening)
-        if not child.channel.wait(_START_S):
-            raise RunError(f"the gateway has not started within {_START_S:.0f} s")
+        if not child.channel.wait(START_S):
+            raise RunError(f"the gateway has not started within {START_S:.0f} s")
         try:
             self._exchange()
         except ChannelClosed:
@@ -137,7 +135,11 @@ class GatewayCoordinatorTransport:
             poller.register(channel.fd, (select.POLLIN * reads) | (select.POLLOUT * channel.unsent))
             if reads and channel.has_message:
                 timeout_s = 0.0
-        ready = {fd for fd, _ in poller.poll(max(0, math.ceil(1000 * timeout_s)))}
+            timeout_s = min(timeout_s, ASK_S)
+        timeout_s = max(0.0, timeout_s)
+        ready = {fd for fd, _ in poller.poll(math.ceil(1000 * timeout_s))}
+        if self._child is not None and not ready:
+            self._child.waited(timeout_s)
         return [fd for fd in fds if fd in ready]
 
     def _wants_more(self) -> bool:
@@ -149,6 +151,8 @@ class GatewayCoordinatorTransport:
         if self._child is not None and self._wants_more():
             for parts in self._child.channel.read(_BATCH):
                 self._take(parts)
+        if self._child is not None:
+            self._child.check()
 
     def _take(self, parts: list[bytes]) -> None:
         match parts:
@@ -156,6 +160,8 @@ class GatewayCoordinatorTransport:
                 name = owner.decode("ascii", "replace")
                 self._owners.add(name)
                 self._messages.append(Incoming(_PLANES[plane], self._handle(plane, peer), tuple(frames), name))
+            case [b"here"]:
+                pass
             case [b"lost", plane, peer]:
                 self._forget((plane, peer))
             case [b"notice", kind, worker, text] if kind in _KINDS:

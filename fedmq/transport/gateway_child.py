@@ -14,6 +14,12 @@ from fedmq.transport.listening import Listening
 
 #: For it to end, beside what it was given to send its last messages.
 _END_S = 1.0
+#: For it to say that it is ready.
+START_S = 60.0
+#: One that is silent for so long is asked whether it is there.
+ASK_S = 1.0
+#: After the question, without any sign of life; then it is killed.
+HANG_S = 5.0
 _BATCH = 32
 
 
@@ -42,6 +48,31 @@ class GatewayChild:
                 start_new_session=True,
             )
         self.channel, self.started_at = Channel(ours), time.monotonic()
+        self._signs, self._silent_s, self._asked, self._hung = 0, 0.0, False, ""
+
+    def waited(self, seconds: float) -> None:
+        """We have listened for so long, and nothing came."""
+        self._silent_s += seconds
+
+    def check(self) -> None:
+        """Ask one that is silent for a sign of life, and kill one that gives none.
+
+        Only waits count that ran to their end. So a coordinator that was busy, or stopped, takes its own pause for
+        nobody's silence, and reads what came meanwhile before it judges.
+
+        Raises:
+          ChannelClosed: it was killed.
+        """
+        if self._signs != self.channel.signs:
+            self._signs, self._silent_s, self._asked = self.channel.signs, 0.0, False
+        elif self._asked and self._silent_s >= (limit_s := HANG_S if self._signs else START_S):
+            self._hung = f"gave no answer for {limit_s:.0f} s and "
+            self._process.kill()
+            raise ChannelClosed("it hangs")
+        elif not self._asked and self._silent_s >= ASK_S:
+            self._silent_s, self._asked = 0.0, True
+            self.channel.put("control", b"ask")
+            self.channel.flush()
 
     def part(self, linger_s: float) -> None:
         """Let it send what is queued, and end."""
@@ -68,4 +99,4 @@ class GatewayChild:
             words.seek(0)
             said = words.read().decode(errors="replace").splitlines()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return code, how, said[-1] if said else ""
+        return code, self._hung + how, said[-1] if said else ""

@@ -78,6 +78,9 @@ class Gateway:
                 if kind == b"close":
                     self._linger_s = float(parts[0])
                     return
+                if kind == b"ask":
+                    self._channel.put("control", b"here")
+                    continue
                 plane, peer, header, payload = parts
                 if not self._transport.send(_PLANES[plane], peer, header, self._shared(header, payload)):
                     self._channel.put("control", b"lost", plane, peer)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from conftest import Coordinating, Federation
 from curve_peer import CurvePeer, sodium
 from running import Running, accepted, children, command_line, eventually, fedmq, keys, peak_mb, wait_gone
 
+from fedmq.transport.gateway_child import ASK_S, HANG_S
 from fedmq.transport.keys import read_pair, read_public
 
 CLIENTS = ["client_0", "client_1"]
@@ -73,6 +76,56 @@ def test_killed_in_the_middle_of_an_upload_the_run_ends_as_if_it_had_not_been(si
     assert busy.end() == 0
     assert "connecting anew" not in busy.output(), "it was asked to say hello again, before any silence was noticed"
     assert {row["client"] for row in accepted(site.folder / "run", 1)} == set(CLIENTS)
+
+
+def test_a_coordinator_that_stands_still_keeps_its_gateway_and_a_gateway_that_does_is_replaced(
+    site: Federation,
+) -> None:
+    undisturbed = listening(site, "undisturbed")
+    worker(site, undisturbed, "w0")
+    digest = undisturbed.ended_well()
+
+    running, gate = listening(site), site.gate("client_0")
+    busy = worker(site, running, "w0", gates={"client_0": str(gate.path)})
+    gate.reached()
+    pid = gateway_of(running)
+    running.process.signal(signal.SIGSTOP)
+    threading.Event().wait(1.5 * (ASK_S + HANG_S))
+    running.process.signal(signal.SIGCONT)
+    os.kill(pid, signal.SIGSTOP)
+    running.process.wait_line(r"the gateway gave no answer for 5 s and was killed by SIGKILL: another takes its place")
+    wait_gone(pid)
+    assert gateway_of(running) != pid
+    gate.open()
+    assert running.ended_well() == digest
+    assert busy.end() == 0
+    said = running.process.text("stdout")
+    assert said.count("another takes its place") == 1, "the pause of the coordinator killed nobody"
+
+
+def test_five_that_die_at_once_fail_the_run_and_resume_goes_on(site: Federation) -> None:
+    running, gate = listening(site), site.gate("client_0")
+    busy = worker(site, running, "w0", gates={"client_0": str(gate.path)})
+    gate.reached()
+    killed: set[int] = set()
+
+    def over() -> bool:
+        for pid in set(children(running.process.pid)) - killed:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        return not running.process.running
+
+    eventually(over, "the end of the run")
+    assert running.process.end() == 1
+    (line,) = running.process.lines["stderr"]
+    assert "the gateway died 5 times in a row within 5 s; the last one was killed by SIGKILL" in line
+    assert line.endswith("; --resume goes on with round 1")
+    assert json.loads(fedmq("inspect", "run", "--json", cwd=site.folder).stdout)["status"] == "failed"
+
+    again = site.coordinator(site.folder / "run.json", "--resume", "--keys", "keys", port=running.port)
+    gate.open()
+    again.ended_well()
+    assert busy.end() == 0, "it has waited"
 
 
 def test_an_endless_message_of_an_allowed_worker_is_cut_off_and_the_run_completes(site: Federation) -> None:

@@ -29,6 +29,22 @@ def raw() -> Iterator[tuple[socket.socket, Channel]]:
     channel.close()
 
 
+def test_only_what_the_other_end_does_is_a_sign_that_it_lives(ends: tuple[Channel, Channel]) -> None:
+    ours, its = ends
+    while not ours.unsent:
+        ours.put("data", bytes(1 << 16))
+        ours.flush()
+    ours.flush()
+    assert ours.signs == 0, "all that has left is with the system"
+    assert its.read(1000)
+    ours.flush()
+    assert ours.signs == 1
+    its.put("control", b"word")
+    its.flush()
+    assert ours.read(1) == [[b"word"]]
+    assert ours.signs == 2
+
+
 def exchange(sender: Channel, receiver: Channel) -> list[list[bytes]]:
     """Write and read until all has arrived."""
     messages = []

@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 from curve_peer import CurvePeer, sodium
 
 from fedmq.errors import ConfigError, RunError
-from fedmq.transport import gateway
+from fedmq.transport import gateway, gateway_child
 from fedmq.transport.allowed import allow, revoke
 from fedmq.transport.base import Incoming, Notice
 from fedmq.transport.gateway import GatewayCoordinatorTransport
@@ -129,6 +130,60 @@ def test_another_takes_the_place_of_one_that_was_killed(site: Site) -> None:
     assert site.listener.send("control", old, b"lost") is False
     assert site.listener.send("control", new, b"welcome") is True
     assert [message.frames for message in site.worker.receive(PATIENCE_S).messages] == [(b"welcome",)]
+
+
+def stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["idle", "full"])
+def test_one_that_hangs_is_killed_and_another_takes_its_place(site: Site, full: bool) -> None:
+    address, data_port, pid = site.listener.address, site.listener.data_port, site.pid
+    site.worker.dial_data(data_port)
+    site.knock(b"hello")
+    site.until(lambda: site.worker.receive(0.0) and site.worker.send("data", b"get", b""))
+    site.until(lambda: site.messages[-1].plane == "data")
+    data = site.messages[-1].peer
+    handle = os.pidfd_open(pid)
+    try:
+        site.signal(signal.SIGSTOP)
+        site.until(lambda: stopped(pid))
+        while full and site.listener.send("data", data, b"", CHUNK):
+            pass
+        site.until(lambda: site.notices)
+        assert select.select([handle], [], [], 0)[0], "it is gone"
+    finally:
+        os.close(handle)
+    (notice,) = site.notices
+    assert notice.kind == "gateway"
+    assert notice.text.startswith("the gateway gave no answer for 5 s and was killed by SIGKILL: another takes its")
+    peer = site.come_back(b"again")
+    assert site.pid != pid and (site.listener.address, site.listener.data_port) == (address, data_port)
+    assert site.listener.send("control", peer, b"welcome") is True
+    assert [message.frames for message in site.worker.receive(PATIENCE_S).messages] == [(b"welcome",)]
+    assert len(site.notices) == 1
+
+
+def test_one_that_answers_outlives_a_coordinator_that_pauses(site: Site) -> None:
+    pid, child = site.pid, site.listener._child
+    assert child is not None
+    site.until(lambda: child._asked)
+    site.until(lambda: not child._asked)
+    site.signal(signal.SIGSTOP)
+    site.until(lambda: child._asked)
+    site.signal(signal.SIGCONT)
+    threading.Event().wait(1.5 * (gateway_child.ASK_S + gateway_child.HANG_S))
+    site.until(lambda: not child._asked or site.notices)
+    site.knock(b"hello")
+    assert site.pid == pid and site.notices == []
+
+
+def test_one_that_never_gets_ready_is_killed_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_child, "START_S", 1.0)
+    site.listener._command[:] = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    site.kill()
+    site.until(lambda: len(site.notices) == 2)
+    assert site.notices[1].text.startswith("the gateway gave no answer for 1 s and was killed by SIGKILL: another")
 
 
 def test_one_that_is_stopped_takes_no_more_after_a_while_and_blocks_nobody(site: Site) -> None:
