@@ -135,6 +135,10 @@ class Recent(Generic[K, V]):
         self.of(key)
         self._values[key] = value
 
+    def forget(self, key: K) -> None:
+        """Let go of a key, if it is there."""
+        self._values.pop(key, None)
+
     def __contains__(self, key: K) -> bool:
         return key in self._values
 

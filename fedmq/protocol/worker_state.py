@@ -193,14 +193,18 @@ class WorkerState:
         if (first := self.hand.first) is not None:
             others = [task for task in tasks if task.task not in self.hand.tasks]
             return self._say_failed(others, "CANCELLED", f"busy with {first}")
+        # Word of a commit may be lost, and nobody asks again for what was accepted: then the next task tells of it.
+        over = [t for t in self.outbox if t in self.settled and parse_task(t)[0].round <= _known_by(tasks[0].task)]
+        commands = [command for task in over for command in self._forget(task)]
         # A coordinator that was restarted does not know yet what is done. For what is not, the group is done again.
         done = [self.outbox[task.task] for task in tasks if task.task in self.outbox]
         self.settled -= {offer.task for offer in done}
         self.hand = Hand.of(tasks, self.outbox)
         self.hand.deadline_at = deadline_at
+        commands += map(we.Send, done)
         if tasks[0].adapter is not None and self.hand.fetching:
-            return [*map(we.Send, done), we.Fetch(tasks[0].adapter)]
-        return [*map(we.Send, done), *([we.Run(tasks)] if self.hand.owed else [])]
+            return [*commands, we.Fetch(tasks[0].adapter)]
+        return [*commands, *([we.Run(tasks)] if self.hand.owed else [])]
 
     def _finished(self, result: Any) -> list[Any]:
         if result.task not in self.hand.owed:
@@ -275,3 +279,9 @@ class WorkerState:
         assert self.settled <= set(self.outbox)
         assert self.link in (Link.HELLO, Link.ENDED) or self.welcome is not None
         assert self.link is not Link.READY or self.prepared is not None or not self.hand.tasks
+
+
+def _known_by(task: str) -> int:
+    """The newest round that must be committed for there to be such a task."""
+    job, _ = parse_task(task)
+    return job.round - 1 if job.kind in ("init", "train") else job.round

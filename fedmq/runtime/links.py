@@ -9,6 +9,7 @@ from fedmq.errors import RemoteProtocolError, VersionMismatch
 from fedmq.protocol import messages as m
 from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.frames import Codec
+from fedmq.protocol.limits import Recent
 from fedmq.transport.base import CoordinatorTransport, Incoming
 
 
@@ -20,8 +21,9 @@ class Links:
         self._in, self._out = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
         self._workers: dict[bytes, str] = {}
         self._peers: dict[str, bytes] = {}
-        self._boots: dict[str, str] = {}
-        self._replaced: set[str] = set()
+        #: of each name, the process that said hello last; and processes that another of their name has replaced
+        self._boots: Recent[str, str] = Recent(str)
+        self._replaced: Recent[str, None] = Recent(lambda: None)
         self._doubted: set[bytes] = set()
         #: workers that have said more than hello and goodbye on their present link
         self._talking: set[str] = set()
@@ -64,10 +66,11 @@ class Links:
             self._reject(peer, "NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
         self.drop(worker)
         self._workers[peer], self._peers[worker] = worker, peer
-        before, self._boots[worker] = self._boots.get(worker, boot_id), boot_id
-        self._replaced.discard(boot_id)
+        before = self._boots.of(worker) or boot_id
+        self._boots.set(worker, boot_id)
+        self._replaced.forget(boot_id)
         if before != boot_id:
-            self._replaced.add(before)
+            self._replaced.set(before, None)
         return before != boot_id
 
     def doubt(self, peer: bytes) -> None:

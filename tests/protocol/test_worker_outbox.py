@@ -72,6 +72,22 @@ def test_a_commit_forgets_only_what_it_covers() -> None:
     assert list(agent.state.outbox) == [T2]
 
 
+@pytest.mark.parametrize(
+    ("next_task", "forgotten"),
+    [("train-1-client_4-0", []), ("train-2-client_4-0", [T1]), ("evaluate-1-test-0", [T1]), ("evaluate-0-test-0", [])],
+)
+def test_a_task_tells_of_a_commit_whose_word_was_lost(next_task: str, forgotten: list[str]) -> None:
+    agent = Agent().uploading()
+    agent.hear(verdict("ACCEPTED"))
+    assert agent.hear(tasks(next_task))[:-1] == [we.Forget(task) for task in forgotten]
+
+
+def test_a_task_forgets_nothing_that_is_not_judged() -> None:
+    agent = Agent(outbox={T1: offer()}, outbox_run=RUN).ready()
+    assert agent.hear(tasks(T2)) == [we.Fetch(task().adapter)]
+    assert agent.state.outbox == {T1: offer()}
+
+
 @pytest.mark.parametrize("code", ["LATE", "UNKNOWN_TASK", "INVALID"])
 def test_what_nobody_wants_is_forgotten(code: Any) -> None:
     agent = Agent().uploading()

@@ -61,7 +61,7 @@ class Observer:
                 case we.Halt():
                     assert agent.state.hand.owed <= agent.state.hand.unwanted, "nothing that is wanted is stopped"
                 case we.Forget(name):
-                    asked = isinstance(message, m.Verdict | m.Cancel | m.Committed | m.Welcome)
+                    asked = isinstance(message, m.Verdict | m.Cancel | m.Committed | m.Welcome | m.Tasks)
                     assert asked, f"{name} is forgotten on {event}"
                     assert not (isinstance(message, m.Verdict) and message.code == "UPLOAD")
                     self.unjudged.pop(name, None)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from budget import REMEMBERED, Budget
 from coordinator_host import CoordinatorHost
 from disk import Killed, intercepted
 from fake_trainer import FakeTrainer
@@ -30,6 +31,7 @@ from worker_host import WorkerHost
 from fedmq.algorithms import aggregate, sampling, server_opt, weighting
 from fedmq.config import get_default_config
 from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.limits import Recent
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime import coordinator, guard, links, worker
 from fedmq.runtime.intake import Intake
@@ -117,7 +119,7 @@ class Cluster:
     ) -> None:
         self.dice, self.shape, self.expected = random.Random(seed), shape, expected
         self._folder, self._trace = folder, trace
-        self.clock, self.witness, self.happened = VirtualTime(), Witness(), Counter[str]()
+        self.clock, self.witness, self.happened = VirtualTime(), Witness(Budget(shape)), Counter[str]()
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._history = hashlib.sha256()
@@ -206,6 +208,7 @@ class Cluster:
         self.over = True
         for host in self.hosts():
             self.happened.update({f"power cut: {what} lost": n for what, n in host.disk.lost.items()})
+        self.happened.update(f"full: {what}" for what in sorted(self.witness.budget.full))
         if self.expected is not None:
             self.witness.ended(server.run_dir, server.journal, self.expected, SAVE_EVERY)
 
@@ -240,6 +243,7 @@ def simulated(seed: int, shape: Shape, **options: Any) -> Iterator[Cluster]:
             *(mock.patch.object(module, "time", cluster.clock) for module in (journal, run_folder)),
             mock.patch.object(Transfers.__init__, "__defaults__", (cluster.clock.monotonic,)),
             mock.patch.object(worker, "TrainerProcess", cluster.new_trainer),
+            mock.patch.object(Recent.__init__, "__defaults__", (REMEMBERED,)),
             mock.patch.object(Intake, "chunk_nbytes", 100),
             mock.patch.object(Intake, "credits", 2),
             mock.patch.object(os, "urandom", names.randbytes),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hosts import Host
 from network import Listener
-from witness import Violation
+from violation import Violation
 
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.storage.run_folder import OpenRun, open_run
@@ -37,6 +37,7 @@ class CoordinatorHost(Host):
             self.cluster.witness.started(int(journal.require("epoch")))
             server = self.cluster.shape.server(folder, journal)
             self.cluster.witness.looks(journal, server.blobs)
+            self.cluster.witness.watches(journal, self.cluster.network.door.lets_in)
             state = self.cluster.shape.state(server, self.cluster.clock.monotonic())
             _check(state)
             self._listener = Listener(self.cluster.network)
@@ -48,6 +49,7 @@ class CoordinatorHost(Host):
         coordinator, listener = self._coordinator, self._listener
         assert coordinator is not None and listener is not None and self._open is not None
         coordinator.turn(lambda: self.asked_to_stop)
+        self.cluster.witness.budget.of_coordinator(coordinator)
         changes = self._open.journal._db.total_changes
         if changes != self._seen:
             self._seen = changes
@@ -67,6 +69,10 @@ class CoordinatorHost(Host):
             self.up = False
             self.again_after(self.cluster.dice.uniform(0.5, 8.0))
         return False
+
+    def uploaders(self) -> set[str]:
+        """Workers whose updates are on their way to it."""
+        return set() if self._coordinator is None else {name for name, _ in self._coordinator._intake._uploads}
 
     def _done(self, server: Any) -> None:
         server.write_derived()

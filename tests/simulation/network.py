@@ -11,17 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from door import Door
+
+from fedmq.errors import KeyRefused
 from fedmq.transport.base import Incoming, Payload, Plane, Received
 
 if TYPE_CHECKING:
     from cluster import Cluster
+    from flood import Leech
 
 Way = Literal["up", "down"]
 WAYS: tuple[Way, Way] = ("up", "down")
 #: Messages under way on one line, as by libzmq's high-water mark.
 _MAX_QUEUED = {"control": 64, "data": 16}
+#: Messages of a worker that the network knows of each connection.
+_REMEMBERED = 20
 #: Silence after which libzmq's own heartbeats give a connection up.
 _HEARTBEAT_S = 15.0
+#: Refusals in a row that a worker takes which was let in before; one that never was takes the first.
+_MAX_REFUSED = 3
 
 
 @dataclass
@@ -56,6 +64,8 @@ class Line:
     def _begin(self) -> None:
         self.last_due: dict[Way, float] = dict.fromkeys(WAYS, 0.0)
         self.queued: dict[Way, int] = dict.fromkeys(WAYS, 0)
+        #: of the worker, what it said last on this connection
+        self.said: list[tuple[bytes, ...]] = []
         #: of this connection, shared with its messages under way: they are lost if they are due later
         self.ends: dict[Way, float] = dict.fromkeys(WAYS, float("inf"))
 
@@ -65,6 +75,9 @@ class Line:
         if self.closed or self.peer is not None:
             return
         if listener is None or max(self.stalled_until.values()) > cluster.now:
+            cluster.after(cluster.dice.uniform(0.2, 1.5), self.dial)
+            return
+        if not self.socket.asks():
             cluster.after(cluster.dice.uniform(0.2, 1.5), self.dial)
             return
         self._begin()
@@ -101,6 +114,8 @@ class Line:
         if self.peer is None or self.queued[way] >= _MAX_QUEUED[self.plane]:
             return False
         frames = (header,) if self.plane == "control" else (header, bytes(payload))
+        if way == "up":
+            self.said = [*self.said[-_REMEMBERED:], frames]
         if self.plane == "control":
             copies = 2 if cluster.chance(weather.twice, "message twice") else 1
         else:
@@ -129,7 +144,7 @@ class Line:
         if way == "down":
             self.socket.take(Incoming(self.plane, b"", frames), self)
         elif self.network.listener is not None and self.network.listener.knows(peer):
-            self.network.listener.take(Incoming(self.plane, peer, frames))
+            self.network.listener.take(Incoming(self.plane, peer, frames, self.socket.owner))
 
 
 class Listener:
@@ -140,14 +155,15 @@ class Listener:
 
     def __init__(self, network: Network) -> None:
         self._network, self._inbox = network, list[Incoming]()
-        self._lines: dict[bytes, Line] = {}
+        self._lines: dict[bytes, Line | Leech] = {}
         #: every handle that this process ever gave: messages of a connection that broke may still come
         self._given: set[bytes] = set()
         #: whether `receive` waits by itself, because no turn of its process will come
         self.blocking = False
         network.listener = self
+        network.door.opened()
 
-    def admit(self, line: Line) -> bytes:
+    def admit(self, line: Line | Leech) -> bytes:
         """A new connection's handle."""
         peer = b"%d" % self._network.next_handle()
         self._lines[peer] = line
@@ -187,7 +203,7 @@ class Listener:
         # The others are read in the next turn, as if they had come a moment later.
         count = self._network.cluster.dice.randint(1, 1 + len(self._inbox))
         messages, self._inbox = self._inbox[:count], self._inbox[count:]
-        return Received(messages, [])
+        return Received(self._network.door.heard(messages), [], self._network.door.news())
 
     def close(self, linger_s: float = 0.0) -> None:
         for line in list(self._lines.values()):
@@ -209,11 +225,27 @@ class WorkerSocket:
     def __init__(self, network: Network, worker: str) -> None:
         self._network, self._worker, self._inbox = network, worker, list[Incoming]()
         self.lines: dict[Plane, Line] = {"control": Line(network, "control", self)}
+        self._refused, self._entered = 0, False
 
     @property
     def pending(self) -> bool:
         """Whether something waits to be read."""
         return bool(self._inbox)
+
+    @property
+    def owner(self) -> str:
+        """Whose key it has."""
+        return self._network.door.owner(self._worker)
+
+    def asks(self) -> bool:
+        """Show the key at the door: whether it lets a link of this socket in."""
+        if self._network.door.lets_in(self._worker):
+            self._refused, self._entered = 0, True
+            return True
+        self._network.cluster.happened["link of a revoked key"] += 1
+        self._refused += 1
+        self._network.cluster.workers[self._worker].wake()
+        return False
 
     def take(self, incoming: Incoming, line: Line) -> None:
         """A message has arrived."""
@@ -230,6 +262,8 @@ class WorkerSocket:
         return line is not None and line.carry("up", header, payload)
 
     def receive(self, timeout_s: float, fds: Sequence[int] = ()) -> Received:
+        if self._refused >= (_MAX_REFUSED if self._entered else 1):
+            raise KeyRefused("simulated:// does not allow this worker's key")
         count = self._network.cluster.dice.randint(1, 1 + len(self._inbox))
         messages, self._inbox = self._inbox[:count], self._inbox[count:]
         return Received(messages, self._network.cluster.workers[self._worker].readable(fds))
@@ -252,7 +286,7 @@ class Network:
     """All lines, and the weather."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.cluster, self.weather = cluster, Weather()
+        self.cluster, self.weather, self.door = cluster, Weather(), Door(cluster)
         self.listener: Listener | None = None
         self._handles = 0
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from cluster import PATIENCE_S, STORM_S, Cluster, Shape, simulated
 from disk import STEPS
+from flood import Flood, repeat
 from hosts import Doom
 from network import WAYS, Weather
-from witness import Violation
+from violation import Violation
 
 SHAPES = (
     Shape(sites=(1, 1), clients=2, cohort=4, together=1, rounds=3, optimizer="none"),
@@ -32,6 +33,9 @@ FAULTS = {
     "wall clock jumps": 2.0,
     "coordinator is stopped": 1.0,
     "worker leaves": 1.0,
+    "key is revoked": 2.0,
+    "stranger floods": 1.0,
+    "worker repeats itself": 1.5,
 }
 
 
@@ -88,9 +92,33 @@ def strike(cluster: Cluster, fault: str) -> None:
             cluster.coordinator.asked_to_stop = "Ctrl-C"
         case "worker leaves" if worker.agent is not None:
             worker.agent.leave("Ctrl-C")
+        case "key is revoked" if (revoked := revoke(cluster)) is not None:
+            fault = revoked
+        case "stranger floods":
+            Flood(cluster)
+        case "worker repeats itself" if lines and repeat(cluster, dice.choice(lines)):
+            pass
         case _:
             return
     cluster.happens(fault)
+
+
+def revoke(cluster: Cluster) -> str | None:
+    """Take a worker's key from it, for a while; for good only if another that may stay hosts its clients, too."""
+    dice, door = cluster.dice, cluster.network.door
+    there = [worker for worker in cluster.workers.values() if door.lets_in(worker.name)]
+    if not there or not door.keyed:
+        return None
+    # Those matter most whose updates are on their way.
+    sending = [worker for worker in there if worker.name in cluster.coordinator.uploaders()]
+    worker = dice.choice(sending if sending and dice.random() < 0.7 else there)
+    others = [other for other in there if other is not worker and other.clients == worker.clients]
+    for_good = bool(others) and dice.random() < 0.4
+    door.revoke(worker.name, for_good)
+    if for_good:
+        return "key is revoked for good"
+    cluster.after(dice.choice([dice.uniform(0, 5), dice.uniform(5, 40)]), door.allow, worker.name)
+    return "key is revoked"
 
 
 def storm(cluster: Cluster) -> None:
@@ -99,6 +127,7 @@ def storm(cluster: Cluster) -> None:
     cluster.network.weather = weather(cluster)
     cluster.failing = dice.choice([0.0, 0.0, 0.1])
     faults = dice.sample(sorted(FAULTS), dice.randint(2, len(FAULTS)))
+    cluster.network.door.keyed = "key is revoked" in faults or dice.random() < 0.5
     every_s = dice.choice([1.5, 4.0, 10.0])
 
     def next_one() -> None:
@@ -120,6 +149,8 @@ def clear(cluster: Cluster) -> None:
     for worker in cluster.workers.values():
         if worker.trainer is not None:
             worker.trainer.hung_until = 0.0
+    for name in sorted(cluster.network.door.barred):
+        cluster.network.door.allow(name)
     cluster.log("* the faults have ended")
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fake_trainer import FakeTrainer
 from hosts import Host
 from network import Line, WorkerSocket
-from witness import Violation
+from violation import Violation
 
+from fedmq.errors import KeyRefused
 from fedmq.protocol import messages as m
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol import worker_events as we
@@ -79,11 +80,16 @@ class WorkerHost(Host):
     def turn(self) -> bool:
         agent, socket = self.agent, self._socket
         assert agent is not None and socket is not None
-        agent._turn()
+        try:
+            agent._turn()
+        except KeyRefused as error:
+            agent._exit = we.Exit(error.exit_code, str(error))
+        self.cluster.witness.budget.of_worker(self.name, agent)
         if agent._exit is None:
             return socket.pending
         self.cluster.log(f"{self.name}: {agent._exit}")
-        if agent._exit.code not in (0, 130) and not agent._exit.reason.startswith("the trainer"):
+        sent_away = agent._exit.code == KeyRefused.exit_code and self.name in self.cluster.network.door.known
+        if agent._exit.code not in (0, 130) and not sent_away and not agent._exit.reason.startswith("the trainer"):
             raise Violation(f"I11: {self.name} ended: {agent._exit}")
         socket.close(linger_s=0.5)
         self.release()

@@ -1,0 +1,39 @@
+"""What the coordinator remembers of its links has a bound, whatever names and processes say hello."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedmq.errors import RemoteProtocolError
+from fedmq.protocol import messages as m
+from fedmq.protocol.limits import MAX_PEERS
+from fedmq.runtime.links import Links
+from fedmq.transport.base import Incoming
+from fedmq.transport.memory import MemoryCoordinatorTransport
+
+
+def hello(links: Links, count: int, worker: str = "w", peer: bytes = b"1") -> bool:
+    said = m.Hello((m.PROTOCOL_VERSION,), worker, f"{count:032x}")
+    return links.bind(Incoming("control", peer, ()), said)
+
+
+def test_processes_of_one_name_without_end() -> None:
+    links = Links(MemoryCoordinatorTransport())
+    for count in range(MAX_PEERS + 100):
+        assert hello(links, count) == (count > 0), "each is another process than the one before"
+    assert (len(links._boots), len(links._replaced), len(links._peers)) == (1, MAX_PEERS, 1)
+
+
+def test_names_without_end() -> None:
+    links = Links(MemoryCoordinatorTransport())
+    for count in range(MAX_PEERS + 100):
+        assert not hello(links, count, f"w{count}", b"%d" % count)
+    assert len(links._boots) == MAX_PEERS
+
+
+def test_a_process_that_was_replaced_lately_is_known_for_a_rival() -> None:
+    links = Links(MemoryCoordinatorTransport())
+    assert [hello(links, count) for count in (0, 1, 0)] == [False, True, True], "nobody has said more than hello"
+    links._talking.add("w")
+    with pytest.raises(RemoteProtocolError, match="two workers are called w"):
+        hello(links, 1)
