@@ -73,6 +73,10 @@ class Federation(RuleBasedStateMachine):
                     assert of == task, f"{agent.name} deleted {task} on {message}"
                 case m.Committed(round=round):
                     assert parse_task(task)[0].round <= round, f"{agent.name} deleted {task} on {message}"
+                case m.Tasks(tasks=tasks):
+                    assert parse_task(task)[0].round <= parse_task(tasks[0].task)[0].round, (
+                        f"{agent.name} deleted {task}"
+                    )
                 case _:
                     raise AssertionError(f"{agent.name} deleted {task} on {message}")
 
