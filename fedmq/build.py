@@ -6,7 +6,7 @@ An unknown name is an error that lists the known ones; nothing falls back to a d
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,15 +144,18 @@ def coordinator(
     return Coordinator(state, server, transport, config.to_run_spec(), view, data_dir)
 
 
-def dismiss_workers(bind: str, keys: Path | None, patience_s: float) -> None:
-    """Tell workers that come back to a run that has ended: its coordinator may have died before it could.
+def dismiss_workers(bind: str, keys: Path | None, names: Collection[str], patience_s: float) -> int:
+    """Tell workers that come back to a run that has ended, of these names: its coordinator may have died before.
+
+    Returns how many there were.
 
     Raises:
+      ConfigError: the address or the keys cannot be used.
       RunError: the port is in use.
     """
     listening = transport(bind, keys)
     try:
-        Links(listening).dismiss(Shutdown("done", "all rounds committed"), patience_s)
+        return Links(listening).dismiss(names, Shutdown("done", "all rounds committed"), patience_s)
     finally:
         listening.close(linger_s=1.0)
 

@@ -118,13 +118,16 @@ class FederatedLearning:
 
     def _dismiss_workers(self) -> None:
         """Those that were started by hand may still wait for a coordinator that died when all was done."""
-        if self.local_workers != 0:
+        if self.local_workers != 0 or self.bind.endswith(":0"):
             return
-        self.view.say(f"the run is finished: for {_DISMISS_S:g} s workers that come back are told so")
+        self.view.say(f"this run is finished; for {_DISMISS_S:g} s its workers that still wait are told so")
+        names = {worker for hosted in self.server.journal.all_hosted().values() for worker in hosted.workers}
         try:
-            build.dismiss_workers(self.bind, self.keys, _DISMISS_S)
-        except RunError as error:
-            self.view.note("warning", str(error))
+            count = build.dismiss_workers(self.bind, self.keys, names, _DISMISS_S)
+        except (ConfigError, RunError) as error:
+            self.view.note("warning", f"no worker could be told: {error}")
+        else:
+            self.view.say(f"{count} told")
 
     def _listen(self) -> None:
         config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"

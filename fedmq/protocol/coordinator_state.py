@@ -59,7 +59,7 @@ class CoordinatorState:
     roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:
-        self.roster = Roster(self.timers, self.policy.max_attempts, self.progress.hosted)
+        self.roster = Roster(self.timers, self.policy.max_attempts, self.progress.hosts)
         self.version = -1 if self.progress.version is None else self.progress.version
         self.clock = RoundClock(self.policy, draw=self.progress.draw)
         self.accepted = dict(self.progress.accepted)
@@ -166,7 +166,6 @@ class CoordinatorState:
                 workers = ", ".join(sorted(self.roster.workers)) or "none"
                 return self._end("failed", f"still awaited: {text} (workers connected: {workers})")
             notes = [ev.Note("warning", f"{text}: starting without")]
-            self.roster.gone |= self.roster.population() - self.roster.clients()
         if self.progress.version is None:
             self._move(Phase.INITIALISING)
             self.roster.add([[Job("init", 0, "adapter")]])

@@ -7,8 +7,6 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from fedmq.protocol.grouping import Size
-
 
 class Phase(Enum):
     """Where the run stands."""
@@ -42,7 +40,7 @@ class Progress(NamedTuple):
       accepted: clients whose updates of that round are durable, with the digests of these.
       unevaluated: committed versions that still have no evaluation.
       draw: how often that round was abandoned and its clients drawn anew.
-      hosted: every client that was announced so far, its size, and the workers that have hosted it.
+      hosts: of every client that was announced so far, the workers that host it, also those that are away.
     """
 
     version: int | None = None
@@ -50,4 +48,4 @@ class Progress(NamedTuple):
     accepted: tuple[tuple[str, str], ...] = ()
     unevaluated: tuple[int, ...] = ()
     draw: int = 0
-    hosted: Mapping[str, tuple[Size, tuple[str, ...]]] = MappingProxyType({})
+    hosts: Mapping[str, tuple[str, ...]] = MappingProxyType({})

@@ -17,14 +17,13 @@ from fedmq.protocol.policy import Timers
 class Roster:
     """Who is there, what is to be done, who does it."""
 
-    def __init__(self, timers: Timers, max_attempts: int, hosted: Mapping[str, tuple[Size, tuple[str, ...]]]) -> None:
-        self.timers = timers
-        self.max_attempts = max_attempts
+    def __init__(self, timers: Timers, max_attempts: int, hosts: Mapping[str, Iterable[str]]) -> None:
+        self.timers, self.max_attempts = timers, max_attempts
         self.workers: dict[str, WorkerState] = {}
         self.jobs: dict[Job, JobState] = {}
         #: of every client ever hosted: its size, and who has hosted it, also those that are lost by now
-        self.sizes: dict[str, Size] = {client: size for client, (size, _) in hosted.items()}
-        self.hosts: dict[str, set[str]] = {client: set(workers) for client, (_, workers) in hosted.items()}
+        self.sizes: dict[str, Size] = {}
+        self.hosts: dict[str, set[str]] = {client: set(workers) for client, workers in hosts.items()}
         self.held_out: set[str] = set()
         self.test_seen = False
         #: clients that no worker has hosted for `timers.start_s`
@@ -72,6 +71,7 @@ class Roster:
             event.worker, dict(event.clients), event.evaluates_test, event.held_out, now
         )
         self.sizes.update(event.clients)
+        self.hosts = {client: who - {event.worker} for client, who in self.hosts.items()}
         for client in event.clients:
             self.hosts.setdefault(client, set()).add(event.worker)
         self.held_out |= event.held_out

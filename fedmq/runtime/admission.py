@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 
 from fedmq.protocol import events as ev
@@ -44,11 +43,14 @@ class Admission:
                 return _refusal("DATA", text)
         # Only now: a worker that is refused must not decide what the run's base and a client's data are.
         values = {"base_digest": ready.base_digest}
-        for client in ready.clients:
-            values |= {f"data/{client.client}": client.data_digest}
-            before = self._journal.hosted(client.client)
-            workers = sorted({worker, *(before.workers if before else ())})
-            values |= {Hosted.key(client.client): json.dumps([client.num_examples, client.num_tokens, workers])}
+        known, sizes = self._journal.all_hosted(), {c.client: (c.num_examples, c.num_tokens) for c in ready.clients}
+        values |= {f"data/{client.client}": client.data_digest for client in ready.clients}
+        for name in {*known, *sizes}:
+            # What it says is the whole truth about it: it may have given clients away.
+            before = known.get(name, Hosted(0, 0, ()))
+            workers = {*before.workers} - {worker} | ({worker} if name in sizes else set())
+            size = sizes.get(name, (before.num_examples, before.num_tokens))
+            values |= {Hosted.key(name): Hosted(*size, tuple(sorted(workers))).encoded()}
         self._journal.put(**values)
         return None
 

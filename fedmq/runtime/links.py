@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any, Literal, NoReturn
 
 from fedmq.errors import RemoteProtocolError, VersionMismatch
@@ -11,6 +12,9 @@ from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.frames import Codec
 from fedmq.protocol.limits import Recent
 from fedmq.transport.base import CoordinatorTransport, Incoming
+
+#: For a worker that was told that it is over to say goodbye.
+_GOODBYE_S = 2.0
 
 
 class Links:
@@ -131,13 +135,28 @@ class Links:
                     if not told and (name := self.worker(incoming.peer)) is not None:
                         self.drop(name)
 
-    def dismiss(self, message: m.Shutdown, patience_s: float) -> None:
-        """Tell whoever speaks in the next `patience_s` that it is over."""
-        deadline = time.monotonic() + patience_s
-        while (left := deadline - time.monotonic()) > 0:
+    def dismiss(self, names: Collection[str], message: m.Shutdown, patience_s: float) -> int:
+        """Tell the workers of these names that come in the next `patience_s` that it is over; how many there were."""
+        deadline, told, count = time.monotonic() + patience_s, set[bytes](), 0
+        # Whoever was told is waited for, as in `part`.
+        while (left := deadline + (_GOODBYE_S if told else 0.0) - time.monotonic()) > 0:
             for incoming in self._transport.receive(left).messages:
-                if incoming.plane == "control" and not self._says_goodbye(incoming):
-                    self.send(incoming.peer, message)
+                if incoming.plane == "control" and self._says_goodbye(incoming):
+                    told.discard(incoming.peer)
+                elif (
+                    incoming.plane == "control" and self._hello(incoming) in names and self.send(incoming.peer, message)
+                ):
+                    count += incoming.peer not in told
+                    told.add(incoming.peer)
+        return count
+
+    def _hello(self, incoming: Incoming) -> str | None:
+        """Who says hello, if that is what it is."""
+        try:
+            message = self.decode(incoming)
+        except RemoteProtocolError:
+            return None
+        return message.worker if isinstance(message, m.Hello) else None
 
     def _reject(self, peer: bytes, code: Literal["NAME", "NAME_TAKEN"], text: str) -> NoReturn:
         self.send(peer, m.Reject(code, text[:MAX_TEXT], ()))

@@ -13,7 +13,6 @@ from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
 from fedmq.errors import RemoteProtocolError, RunError
-from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
@@ -82,11 +81,9 @@ class FederatedServer:
             self.aggregate(rows[-1]["round"], rows[-1]["frozen"])
             rows = self.journal.rounds()
         committed = [row for row in rows if row["state"] == "committed"]
-        known = {
-            client: (Size(h.num_examples, h.num_tokens), h.workers) for client, h in self.journal.all_hosted().items()
-        }
+        hosts = {client: hosted.workers for client, hosted in self.journal.all_hosted().items()}
         if not committed:
-            return Progress(hosted=known)
+            return Progress(hosts=hosts)
         self._keep_client_adapters(committed[-1]["round"], again=True)
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
@@ -103,7 +100,7 @@ class FederatedServer:
             accepted=tuple((row["client"], row["digest"]) for row in accepted),
             draw=opened[0]["draw"] if opened else 0,
             unevaluated=tuple(missing),
-            hosted=known,
+            hosts=hosts,
         )
 
     def adapter(self, version: int) -> BlobRef:

@@ -41,7 +41,7 @@ CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
 
 
 class Hosted(NamedTuple):
-    """What workers have announced of a client: its size, and who hosts it or has hosted it."""
+    """What workers have announced of a client: its size, and who hosts it, also those that are away."""
 
     num_examples: int
     num_tokens: int
@@ -51,6 +51,10 @@ class Hosted(NamedTuple):
     def key(client: str) -> str:
         """Where it is among the meta values."""
         return f"hosted/{client}"
+
+    def encoded(self) -> str:
+        """As a meta value."""
+        return json.dumps(self)
 
 
 def _hosted(value: str) -> Hosted:

@@ -111,8 +111,9 @@ def test_workers_that_wait_for_a_finished_run_are_told(federation: Federation, f
     config, address = finished_run(federation), f"tcp://127.0.0.1:{free_port}"
     waiting = federation.noop_worker(address, "w0")
     resumed = federation.fedmq("coordinator", config, "--bind", address, "--resume")
-    resumed.wait_line("the run is finished: for 5 s workers that come back are told so")
+    resumed.wait_line("this run is finished; for 5 s its workers that still wait are told so")
     assert (waiting.end(), resumed.end()) == (0, 0), waiting.output()
+    assert "1 told" in resumed.text("stdout")
 
 
 def test_a_finished_run_needs_no_port(federation: Federation, busy_address: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from drive import TIMERS, Drive, dispatched, ready
+from drive import Drive, dispatched, ready
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,22 +114,24 @@ def test_every_host_counts_whoever_came_last() -> None:
 def test_a_resumed_run_knows_who_hosted_what_before() -> None:
     """Workers whose clients overlap: which of them is back when a round opens decides nothing."""
     clients = tuple(CLIENTS[:3])
-    size = Size(10, 100)
-    hosted = {clients[0]: (size, ("a",)), clients[1]: (size, ("a", "b")), clients[2]: (size, ("a", "b"))}
-    drive = Drive(rounds=2, cohort=3, expected=3, together=3, progress=Progress(version=1, hosted=hosted))
+    hosts = {clients[0]: ("a",), clients[1]: ("a", "b"), clients[2]: ("a", "b")}
+    drive = Drive(rounds=2, cohort=3, expected=3, together=3, progress=Progress(version=1, hosts=hosts))
     drive.say(ready("a", *clients))
     opened, *_ = drive.say(ev.Selected(2, clients))
     assert opened == ev.OpenRound(2, (clients[:1], clients[1:]))
 
 
-def test_clients_that_do_not_come_back_are_not_drawn_until_they_do() -> None:
-    hosted = {client: (Size(10, 100), ("a",)) for client in CLIENTS[:3]}
-    drive = Drive(rounds=2, cohort=2, expected=3, progress=Progress(version=1, hosted=hosted))
-    drive.say(ready("a", *CLIENTS[:2]))
-    (select,) = [said for said in drive.until(TIMERS.start_s, "a") if isinstance(said, ev.Select)]
+def test_a_worker_that_comes_back_with_fewer_clients_has_given_them_away() -> None:
+    clients = tuple(CLIENTS[:3])
+    hosts = {clients[0]: ("a",), clients[1]: ("a", "b"), clients[2]: ("a", "b")}
+    drive = Drive(rounds=2, cohort=3, expected=3, together=3, progress=Progress(version=1, hosts=hosts))
+    drive.say(ready("b", clients[2]), ready("a", *clients[:2]))
+    opened, *_ = drive.say(ev.Selected(2, clients))
+    assert opened == ev.OpenRound(2, (clients[:2], clients[2:]))
+
+
+def test_a_client_that_is_gone_for_good_is_not_drawn_after_a_restart() -> None:
+    hosts = dict.fromkeys(CLIENTS[:3], ("a",))
+    drive = Drive(rounds=2, cohort=2, expected=2, progress=Progress(version=1, hosts=hosts))
+    (select,) = [said for said in drive.say(ready("a", *CLIENTS[:2])) if isinstance(said, ev.Select)]
     assert select.eligible == tuple(CLIENTS[:2])
-    drive.say(ev.Selected(2, select.eligible), ready("b", CLIENTS[2]))
-    for client in select.eligible:
-        said = drive.stored("a", f"train-2-{client}-0", client)
-    assert said[-1] == ev.Aggregate(2, select.eligible)
-    assert drive.state.roster.gone == set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 from fedmq.algorithms import aggregate, sampling, server_opt, weighting
 from fedmq.codec import raw
 from fedmq.protocol import messages as m
-from fedmq.protocol.grouping import Size
 from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.journal import Hosted, Journal
@@ -20,7 +18,7 @@ from fedmq.storage.journal import Hosted, Journal
 CONFIG = '{\n  "peft_type": "LORA"\n}'
 NONCE = "cd" * 16
 #: what the clients of `started` announced
-HOSTED = {f"client_{k}": (Size(1000, 25_000), ("w1",)) for k in range(20)}
+HOSTED = {f"client_{k}": ("w1",) for k in range(20)}
 
 
 def adapter(seed: int) -> dict[str, np.ndarray]:
@@ -71,9 +69,8 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
 def started(folder: Path, **options: Any) -> FederatedServer:
     """A server that has its first adapter, and the clients of HOSTED."""
     server = make_server(folder, **options)
-    server.journal.put(
-        **{Hosted.key(client): json.dumps((*size, workers)) for client, (size, workers) in HOSTED.items()}
-    )
+    hosted = {Hosted.key(client): Hosted(1000, 25_000, workers).encoded() for client, workers in HOSTED.items()}
+    server.journal.put(**hosted)
     content = raw.encode(adapter(0))
     server.start(offer("init-0-adapter-0", content), content)
     return server

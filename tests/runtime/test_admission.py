@@ -102,3 +102,7 @@ def test_who_has_hosted_a_client_is_kept(journal: Journal) -> None:
     Admission(journal, ()).check("w3", ready({"client_1": "f"}))
     both, one = ("w1", "w2"), ("w2",)
     assert journal.all_hosted() == {"client_1": Hosted(10, 100, both), "client_2": Hosted(10, 100, one)}
+    Admission(journal, ()).check("w2", ready({"client_2": "b"}))
+    assert journal.all_hosted() == {"client_1": Hosted(10, 100, ("w1",)), "client_2": Hosted(10, 100, one)}, (
+        "given away"
+    )
