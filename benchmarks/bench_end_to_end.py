@@ -220,7 +220,10 @@ def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], losse
             + (f", not reached in {missed} of {arguments.repeats}" if missed else "")
         )
     for name, ratio in ratios.items():
-        print(f"{name:60} {ratio['median']:7.2f}  ({ratio['min']:.2f} to {ratio['max']:.2f})")
+        bound = ""
+        if any(result["not_reached"][peer] for peer in others if peer in name):
+            bound = "at most, as the target was not reached" if name.startswith(ours) else "at least, likewise"
+        print(f"{name:60} {ratio['median']:7.2f}  ({ratio['min']:.2f} to {ratio['max']:.2f})  {bound}")
 
 
 if __name__ == "__main__":
