@@ -11,8 +11,8 @@
 
 Coordinator and workers are processes. The plain script is in this file: ROUTER and DEALER, one frame each way, no
 checks, no disk. "plain, checked" is the same script with SHA-256 of what arrives and a file of it, at the coordinator
-with fsync, one after the other, as one would write it that acknowledges nothing before it is durable. fedmq without fsync and without
-SHA-256 says what of the difference is durability and what is hashing.
+with fsync, one after the other: what one would write who acknowledges nothing before it is durable. fedmq without fsync
+and without SHA-256 says what of the difference is durability and what is hashing.
 Every repeat runs each of them once, one after another, in processes of its own; a run counts with its median exchange.
 """
 
