@@ -187,7 +187,7 @@ def worker(exchange: Exchange, number: str, port: str, server_key: str, folder: 
 
 
 def keep(content: bytes, folder: Path, durable: bool) -> None:
-    """What any system does that calls files by their content."""
+    """A file of the content, under its SHA-256."""
     folder.mkdir(exist_ok=True)
     made = folder / ".made"
     with open(made, "wb") as file:

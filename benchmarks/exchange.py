@@ -19,7 +19,7 @@ class Exchange(NamedTuple):
       up: whether something comes up.
       keys: whether the links are CURVE.
       times: exchanges; one more before them is not counted.
-      checked: whether plain pyzmq does what any durable system does: SHA-256 of what arrives, and its file.
+      checked: whether the plain script also makes a file of what arrives, under its SHA-256.
       without: what the process is to leave out, of "fsync" and "sha256".
     """
 

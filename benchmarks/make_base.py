@@ -3,7 +3,7 @@
     python benchmarks/make_base.py FOLDER [--texts CSV] [--tokenizer FOLDER] [--skip 480] [--passes 6]
 
 All weights are trained, from a random start, on the customers' texts after the first `skip`, which are left for the
-benchmark; rows of 128 tokens, packed. Nine minutes on two cores for 1,200 tweets.
+benchmark; rows of 128 tokens, packed. Thirteen minutes on two cores for 1,200 tweets.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ An unknown name is an error that lists the known ones; nothing falls back to a d
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,8 +144,8 @@ def coordinator(
     return Coordinator(state, server, transport, config.to_run_spec(), view, data_dir)
 
 
-def dismiss_workers(bind: str, keys: Path | None, names: Collection[str], patience_s: float) -> int:
-    """Tell workers that come back to a run that has ended, of these names: its coordinator may have died before.
+def dismiss_workers(journal: Journal, bind: str, keys: Path | None, patience_s: float) -> int:
+    """Tell those workers of a run that come back that it has ended: its coordinator may have died before it could.
 
     Returns how many there were.
 
@@ -153,6 +153,8 @@ def dismiss_workers(bind: str, keys: Path | None, names: Collection[str], patien
       ConfigError: the address or the keys cannot be used.
       RunError: the port is in use.
     """
+    names = {worker for hosted in journal.all_hosted().values() for worker in hosted.workers}
+    names |= {row["worker"] for row in journal.evaluations()}
     listening = transport(bind, keys)
     try:
         return Links(listening).dismiss(names, Shutdown("done", "all rounds committed"), patience_s)

@@ -121,9 +121,8 @@ class FederatedLearning:
         if self.local_workers != 0 or self.bind.endswith(":0"):
             return
         self.view.say(f"this run is finished; for {_DISMISS_S:g} s its workers that still wait are told so")
-        names = {worker for hosted in self.server.journal.all_hosted().values() for worker in hosted.workers}
         try:
-            count = build.dismiss_workers(self.bind, self.keys, names, _DISMISS_S)
+            count = build.dismiss_workers(self.server.journal, self.bind, self.keys, _DISMISS_S)
         except (ConfigError, RunError) as error:
             self.view.note("warning", f"no worker could be told: {error}")
         else:

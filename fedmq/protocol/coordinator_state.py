@@ -151,7 +151,8 @@ class CoordinatorState:
 
     def missing(self) -> list[str]:
         """Who is awaited before the run can start, in words."""
-        if absent := sorted(self.named - self.roster.clients()):
+        absent = sorted(self.named - self.roster.clients())
+        if absent:
             return absent
         lacking = self.expected - len(self.roster.clients())
         return [f"{lacking} more client{'s' if lacking > 1 else ''}"] if lacking > 0 else []

@@ -21,7 +21,7 @@ class Roster:
         self.timers, self.max_attempts = timers, max_attempts
         self.workers: dict[str, WorkerState] = {}
         self.jobs: dict[Job, JobState] = {}
-        #: of every client ever hosted: its size, and who has hosted it, also those that are lost by now
+        #: of every client ever hosted: its size, and who hosts it, also those that are lost by now
         self.sizes: dict[str, Size] = {}
         self.hosts: dict[str, set[str]] = {client: set(workers) for client, workers in hosts.items()}
         self.held_out: set[str] = set()

@@ -130,7 +130,7 @@ class _Sockets(ABC):
 
 
 def _contents(plane: Plane, frames: Sequence[zmq.Frame]) -> tuple[Payload, ...]:
-    """A chunk is hashed and written from where libzmq has it: to copy it first takes as long as to write it."""
+    """A chunk is hashed and written from where libzmq has it, without a copy."""
     if plane == "control" or not frames:
         return tuple(frame.bytes for frame in frames)
     *headers, payload = frames

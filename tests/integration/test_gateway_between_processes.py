@@ -145,6 +145,18 @@ def test_an_endless_message_of_an_allowed_worker_is_cut_off_and_the_run_complete
     assert busy.end() == 0
 
 
+def test_workers_that_wait_for_a_finished_run_are_told_through_it(site: Federation, free_port: int) -> None:
+    config, address = site.config("run", federated=SETTINGS), f"tcp://127.0.0.1:{free_port}"
+    first = site.coordinator(config, "--keys", "keys")
+    worker(site, first, "w0")
+    first.ended_well()
+    pair = (site.folder / "workers" / "w0.key", site.folder / "keys" / "coordinator.pub")
+    waiting = site.noop_worker(address, "w0", keys=pair)
+    resumed = site.fedmq("coordinator", config, "--bind", address, "--keys", "keys", "--resume")
+    assert (waiting.end(), resumed.end()) == (0, 0), waiting.output()
+    assert "1 told" in resumed.text("stdout")
+
+
 def test_it_does_not_outlive_a_coordinator_that_is_killed(site: Federation) -> None:
     running = listening(site)
     pid = gateway_of(running)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
+from calm import calm, check_ended
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,13 +20,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from test_storms_together import calm
 from world import Agent, World
 
 from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
 from fedmq.protocol import worker_events as we
-from fedmq.protocol.jobs import parse_task
 
 #: how often each rule did something, in all examples
 HAPPENED: Counter[str] = Counter()
@@ -61,25 +59,6 @@ class Federation(RuleBasedStateMachine):
         those = [agent for agent in self.world.agents if has(agent)]
         return those[who % len(those)] if those else None
 
-    def tell(self, agent: Agent, message: Any) -> None:
-        """A message comes to a worker. What it deletes then is nobody's loss (I10)."""
-        before = set(agent.outbox)
-        agent.feed(we.Received(message), self.world.now)
-        for task in before - agent.outbox.keys():
-            match message:
-                case m.Verdict(task=of, code=code):
-                    assert of == task and code != "UPLOAD", f"{agent.name} deleted {task} on {message}"
-                case m.Cancel(task=of):
-                    assert of == task, f"{agent.name} deleted {task} on {message}"
-                case m.Committed(round=round):
-                    assert parse_task(task)[0].round <= round, f"{agent.name} deleted {task} on {message}"
-                case m.Tasks(tasks=tasks):
-                    assert parse_task(task)[0].round <= parse_task(tasks[0].task)[0].round, (
-                        f"{agent.name} deleted {task}"
-                    )
-                case _:
-                    raise AssertionError(f"{agent.name} deleted {task} on {message}")
-
     # --- what goes well ----------------------------------------------------------------------------
 
     @rule(who=WHO, times=st.integers(1, 5))
@@ -95,7 +74,7 @@ class Federation(RuleBasedStateMachine):
             HAPPENED["deliver down"] += 1
             for _ in range(times):
                 if agent.down and agent.exit is None:
-                    self.tell(agent, agent.down.popleft())
+                    agent.feed(we.Received(agent.down.popleft()), self.world.now)
 
     @rule(who=WHO)
     def exchange(self, who: int) -> None:
@@ -263,11 +242,7 @@ class Federation(RuleBasedStateMachine):
             if agent.exit is not None and not world.over:
                 agent.restart()
         calm(world)
-        assert world.finish is not None, f"hangs in {world.state.phase}: {world.state.awaited(world.now)}"
-        if world.finish.outcome == "done":
-            assert sorted(world.journal.folded) == [1, 2, 3, 4]
-        else:
-            assert any(why in world.finish.reason for why in ("quorum", "are left", "did not come", "no first"))
+        check_ended(world)
 
 
 def test_whatever_happens_the_invariants_hold(nightly: bool) -> None:

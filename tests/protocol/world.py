@@ -39,6 +39,21 @@ def digest(task: str, together: Iterable[str]) -> str:
     return hashlib.sha256(f"{parse_task(task)[0]} {sorted(together)}".encode()).hexdigest()
 
 
+def may_forget(task: str, message: Any) -> bool:
+    """Whether an update is over, as its worker hears this (I10)."""
+    round = parse_task(task)[0].round
+    match message:
+        case m.Verdict(task=of, code=code):
+            return of == task and code != "UPLOAD"
+        case m.Cancel(task=of):
+            return of == task
+        case m.Committed(round=committed):
+            return round <= committed
+        case m.Tasks(tasks=(first, *_)):
+            return round < first.round or (round == first.round and first.client is None)
+    return False
+
+
 class Journal:
     """What survives the coordinator."""
 
@@ -88,6 +103,8 @@ class Agent:
         commands = self.state.handle(event, now)
         self.state.validate()
         for command in commands:
+            if isinstance(command, we.Forget) and command.task in self.outbox:
+                assert may_forget(command.task, getattr(event, "message", None)), f"{command.task} deleted on {event}"
             self.obey(command)
 
     def obey(self, command: Any) -> None:

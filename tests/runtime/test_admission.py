@@ -37,8 +37,8 @@ def code(refusal: m.Reject | None) -> str | None:
 def test_workers_with_one_base_and_data_of_their_own(journal: Journal) -> None:
     admission = Admission(journal, ())
     assert admission.check("w1", ready({"client_1": "a"})) is None
-    assert admission.check("w1", ready({"client_2": "b"})) is None
-    assert admission.check("w1", ready({"client_1": "a", "client_2": "b"})) is None, "two hosts of one client"
+    assert admission.check("w2", ready({"client_2": "b"})) is None
+    assert admission.check("w3", ready({"client_1": "a", "client_2": "b"})) is None, "two hosts of one client"
 
 
 def test_another_base(journal: Journal) -> None:
@@ -47,9 +47,8 @@ def test_another_base(journal: Journal) -> None:
     refusal = admission.check("w1", ready({"client_2": "b"}, OTHER_BASE))
     assert refusal is not None and refusal.code == "BASE"
     assert OTHER_BASE[:12] in refusal.text and BASE[:12] in refusal.text
-    assert code(Admission(journal, ()).check("w1", ready({"client_2": "b"}, OTHER_BASE))) == "BASE", (
-        "also after a restart"
-    )
+    again = Admission(journal, ())
+    assert code(again.check("w1", ready({"client_2": "b"}, OTHER_BASE))) == "BASE", "also after a restart"
 
 
 def test_other_data_under_a_name(journal: Journal) -> None:
@@ -96,13 +95,11 @@ def test_a_warm_up_that_never_ends_is_said(journal: Journal) -> None:
     assert warm_up_too_long(10, replace(long, gradient_accumulation_steps=2)) is not None
 
 
-def test_who_has_hosted_a_client_is_kept(journal: Journal) -> None:
+def test_who_hosts_a_client_is_kept(journal: Journal) -> None:
     Admission(journal, ()).check("w2", ready({"client_1": "a", "client_2": "b"}))
     Admission(journal, ()).check("w1", ready({"client_1": "a"}))
     Admission(journal, ()).check("w3", ready({"client_1": "f"}))
-    both, one = ("w1", "w2"), ("w2",)
-    assert journal.all_hosted() == {"client_1": Hosted(10, 100, both), "client_2": Hosted(10, 100, one)}
+    second = Hosted(10, 100, ("w2",))
+    assert journal.all_hosted() == {"client_1": Hosted(10, 100, ("w1", "w2")), "client_2": second}
     Admission(journal, ()).check("w2", ready({"client_2": "b"}))
-    assert journal.all_hosted() == {"client_1": Hosted(10, 100, ("w1",)), "client_2": Hosted(10, 100, one)}, (
-        "given away"
-    )
+    assert journal.all_hosted() == {"client_1": Hosted(10, 100, ("w1",)), "client_2": second}, "given away"
