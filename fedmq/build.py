@@ -153,11 +153,9 @@ def dismiss_workers(journal: Journal, bind: str, keys: Path | None, patience_s: 
       ConfigError: the address or the keys cannot be used.
       RunError: the port is in use.
     """
-    names = {worker for hosted in journal.all_hosted().values() for worker in hosted.workers}
-    names |= {row["worker"] for row in journal.evaluations()}
     listening = transport(bind, keys)
     try:
-        return Links(listening).dismiss(names, Shutdown("done", "all rounds committed"), patience_s)
+        return Links(listening).dismiss(journal.workers(), Shutdown("done", "all rounds committed"), patience_s)
     finally:
         listening.close(linger_s=1.0)
 

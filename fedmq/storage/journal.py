@@ -158,6 +158,11 @@ class Journal:
         rows = self._db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
         return {row["key"][len(prefix) :]: _hosted(row["value"]) for row in rows}
 
+    def workers(self) -> set[str]:
+        """Who has taken part: whoever hosts a client, or evaluated."""
+        hosts = {worker for hosted in self.all_hosted().values() for worker in hosted.workers}
+        return hosts | {row["worker"] for row in self.evaluations()}
+
     def put(self, **values: str) -> None:
         """Set meta values, all or none."""
         with self._written():

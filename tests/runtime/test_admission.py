@@ -103,3 +103,5 @@ def test_who_hosts_a_client_is_kept(journal: Journal) -> None:
     assert journal.all_hosted() == {"client_1": Hosted(10, 100, ("w1", "w2")), "client_2": second}
     Admission(journal, ()).check("w2", ready({"client_2": "b"}))
     assert journal.all_hosted() == {"client_1": Hosted(10, 100, ("w1",)), "client_2": second}, "given away"
+    journal.add_evaluation(version=0, unit="test", worker="w9", loss_sum=1.0, num_tokens=1, num_examples=1, seconds=1.0)
+    assert journal.workers() == {"w1", "w2", "w9"}, "those that host somebody, and those that only evaluate"
