@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from fedmq.config import (
         DataConfig,
         ExperimentConfig,
-        FederatedConfig,
         GenerationConfig,
         get_default_config,
     )
+    from fedmq.config_federated import FederatedConfig
     from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
     from fedmq.data.dataset import FederatedDataset
     from fedmq.federated_learning import FederatedLearning
@@ -42,6 +42,7 @@ __all__ = [
 
 _HOMES = {
     "FederatedClient": "fedmq.learning.client",
+    "FederatedConfig": "fedmq.config_federated",
     "FederatedDataset": "fedmq.data.dataset",
     "FederatedLearning": "fedmq.federated_learning",
     "FederatedServer": "fedmq.runtime.server",

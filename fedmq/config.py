@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib.resources
-import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from fedmq import atomic, config_files, recipe
-from fedmq.config_section import Options, PathText, Section, Text, Texts, described, nearest
+from fedmq.config_federated import FederatedConfig
+from fedmq.config_section import PathText, Section, Text, Texts, described
 from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
 from fedmq.errors import ConfigError
 
@@ -21,96 +21,6 @@ def _known_device(value: str) -> str:
     if re.fullmatch(r"cuda(:[0-9]+)?|cpu|mps", value):
         return value
     raise ValueError('should be "cuda", "cuda:N", "cpu" or "mps"')
-
-
-def _auto_or_seconds(value: Any) -> Any:
-    number = isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value) and value > 0
-    if value is None or value == "auto" or number:
-        return value
-    raise ValueError('should be a number of seconds > 0, "auto" or null')
-
-
-Deadline = Annotated[float | Literal["auto"] | None, BeforeValidator(_auto_or_seconds)]
-
-
-class FederatedConfig(Section):
-    """Clients, rounds and aggregation."""
-
-    section: ClassVar[str] = "federated"
-
-    num_clients: int = described(10, "clients, each with a shard of its own", "clients", ge=1)
-    num_rounds: int = described(5, "rounds of selection, training and aggregation", "rounds", ge=1)
-    clients_per_round: int = described(3, "clients drawn in each round", "clients", ge=1)
-    data_distribution: Literal["iid", "non_iid", "by_author"] = described(
-        "iid", "how rows become shards: equal random parts, by text length, or one client per author"
-    )
-    aggregation_method: Literal["fedavg"] = described("fedavg", "how updates become the next global model")
-    server_optimizer: Literal["none", "avgm", "nesterov", "adagrad", "adam", "yogi"] = described(
-        "none", "how the mean update moves the global model; docs/algorithms.md"
-    )
-    server_optimizer_options: Options = described(
-        {}, "its options by name, such as lr and momentum; what is missing takes its default"
-    )
-    min_samples_per_client: int = described(100, "by_author: fewest training rows of an author", "rows", ge=1)
-    num_workers: int | None = described(
-        None, "worker processes; null = one per CUDA device, else one per core, at most clients_per_round", ge=1
-    )
-    weighting: Literal["examples", "tokens", "uniform"] = described("examples", "what an update weighs by")
-    max_client_examples: int | None = described(
-        None, "a client weighs at most as with so many examples; null = what it has", "examples", ge=1
-    )
-    max_update_norm: float | None = described(
-        1000.0, "an update (local - global) with a larger L2 norm is refused; null = none is", gt=0
-    )
-    min_clients: int | None = described(
-        None, "updates without which a round never commits (quorum); null = clients_per_round", "clients", ge=1
-    )
-    round_deadline_s: Deadline = described(
-        None,
-        "a round closes then with its quorum, else clients are drawn anew; null = never; "
-        '"auto" = median + 6 median absolute deviations of the rounds before, at least twice the median',
-        "s",
-    )
-    over_selection: float = described(
-        1.0, "as many times clients_per_round are drawn; the first clients_per_round count", "factor", ge=1, le=3
-    )
-    stall_timeout_s: float = described(
-        300.0, "a training without a step for so long is stopped and tried again", "s", gt=0
-    )
-    start_timeout_s: float = described(120.0, "longest wait for the first workers", "s", gt=0)
-    save_every: int = described(5, "rounds between global checkpoints; the last is always kept", "rounds", ge=1)
-    save_client_adapters: bool = described(True, "keep each client's adapter of each round")
-
-    def conflict(self) -> str | None:
-        if self.clients_per_round > self.num_clients:
-            return (
-                f"federated.clients_per_round: {self.clients_per_round} is more than num_clients {self.num_clients}; "
-                "lower clients_per_round, or raise num_clients, first"
-            )
-        if self.min_clients is not None and self.min_clients > self.clients_per_round:
-            return (
-                f"federated.min_clients: {self.min_clients} is more than clients_per_round {self.clients_per_round}; "
-                "lower min_clients, or raise clients_per_round, first"
-            )
-        return self._server_optimizer_conflict()
-
-    def _server_optimizer_conflict(self) -> str | None:
-        if not self.server_optimizer_options:
-            return None
-        from fedmq.algorithms import server_opt  # and numpy, which most commands have no use for
-
-        known = server_opt.options(self.server_optimizer)
-        for name in self.server_optimizer_options:
-            if name not in known:
-                return (
-                    f"federated.server_optimizer_options: {self.server_optimizer} has no option {name!r}; "
-                    + nearest(name, known)
-                )
-        try:
-            server_opt.BY_NAME[self.server_optimizer](**self.server_optimizer_options)
-        except (TypeError, ValueError) as error:
-            return f"federated.server_optimizer_options: {self.server_optimizer}: {error}"
-        return None
 
 
 class DataConfig(Section):

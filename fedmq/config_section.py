@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Self, get_args
 
@@ -110,6 +111,26 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=2)
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
+
+
+def options_conflict(field: str, method: str, options: Options, factory: Callable[..., Any]) -> str | None:
+    """Why a method cannot be made with these options, as one line; None when it can.
+
+    Args:
+      field: the config's name of `options`.
+      method: its name, for the message.
+      options: by the names of the factory's parameters; those that are missing take their defaults.
+      factory: makes the method; TypeError or ValueError says which value is wrong.
+    """
+    known = inspect.signature(factory).parameters
+    for name in options:
+        if name not in known:
+            return f"{field}: {method} has no option {name!r}; {nearest(name, known)}"
+    try:
+        factory(**options)
+    except (TypeError, ValueError) as error:
+        return f"{field}: {method}: {error}"
+    return None
 
 
 def _line(cls: type[Section], error: ErrorDetails) -> str:

@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from fedmq import build
-from fedmq.config import FederatedConfig, get_default_config
+from fedmq.config import get_default_config
+from fedmq.config_federated import FederatedConfig
 from fedmq.errors import ConfigError
 from fedmq.storage.journal import Journal
 

@@ -6,7 +6,6 @@ The state is named tensors too, so that a server can keep it beside the adapter 
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
@@ -151,16 +150,6 @@ BY_NAME: Mapping[str, Callable[..., ServerOptimizer]] = {
     "adam": adam,
     "yogi": yogi,
 }
-
-
-def options(name: str) -> list[str]:
-    """The names of an optimiser's options.
-
-    Example:
-      >>> options("nesterov")
-      ['lr', 'momentum']
-    """
-    return list(inspect.signature(BY_NAME[name]).parameters)
 
 
 def _require(limits: str, **options: Any) -> None:
