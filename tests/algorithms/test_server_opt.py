@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedmq import build, tensors
-from fedmq.algorithms.server_opt import BY_NAME, ServerOptimizer, adagrad, adam, avgm, nesterov, none, options, yogi
+from fedmq.algorithms.server_opt import BY_NAME, ServerOptimizer, adagrad, adam, avgm, nesterov, none, yogi
 from fedmq.errors import LocalProtocolError
 
 PARAMS = {"w": np.array([1.0, -2.0, 0.5])}
@@ -132,7 +132,3 @@ def test_another_shape_or_name_is_refused(make: Factory) -> None:
 def test_an_option_without_sense_is_refused(name: str, given: dict[str, float | str], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         build.server_optimizer(name, **given)
-
-
-def test_options_are_named() -> None:
-    assert options("adam") == ["lr", "beta1", "beta2", "tau", "convention"]
