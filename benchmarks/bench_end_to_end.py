@@ -52,11 +52,14 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=6e-3, help="of the clients")
     parser.add_argument("--server-optimizer", default="nesterov")
     parser.add_argument("--server-options", type=json.loads, default={"lr": 0.7, "momentum": 0.6}, metavar="JSON")
-    parser.add_argument("--central-rate", type=float, help="of the other two; default: the same")
+    parser.add_argument(
+        "--central-rates", type=float, nargs=2, help="of the others, for batches of 4 x 8 and of 8; default: the same"
+    )
     parser.add_argument("--rows", type=int, default=480, help="customers' texts used: 80 %% to train, 10 %% to test")
+    parser.add_argument("--seed", type=int, default=0, help="of the first repeat; the next has the next")
     parser.add_argument("--max-epochs", type=int, default=40, help="of the other two")
     arguments = parser.parse_args()
-    arguments.central_rate = arguments.central_rate or arguments.learning_rate
+    arguments.central_rates = arguments.central_rates or [arguments.learning_rate] * 2
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
     transformers.utils.logging.set_verbosity_error()
@@ -64,17 +67,18 @@ def main() -> None:
     losses: dict[str, list[float]] = {}
     for repeat in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as folder:
-            config = make_config(arguments, Path(folder), seed=repeat)
+            config = make_config(arguments, Path(folder), seed=arguments.seed + repeat)
             took, target = federated(config, Path(folder))
             results = {"fedmq, 4 clients": (took, target)}
             pooled, test = pooled_texts(config)
             lm = load(config, "fast")
             library = load(config, "hf")
             warm_up(lm, library, pooled)
-            for size, name in ((CLIENTS * BATCH, "4 x 8"), (BATCH, "8")):
-                took, loss, epochs = centralised(lm, pooled, test, target, size, arguments)
+            sizes = ((CLIENTS * BATCH, "4 x 8"), (BATCH, "8"))
+            for (size, name), rate in zip(sizes, arguments.central_rates, strict=True):
+                took, loss, epochs = centralised(lm, pooled, test, target, size, rate, arguments.max_epochs)
                 results[f"centralised, batches of {name}"] = (took, loss)
-                took = epochs * padded_epoch(library, pooled, test, size, arguments)
+                took = epochs * padded_epoch(library, pooled, test, size, rate)
                 results[f"padded loop, batches of {name}"] = (took, loss)
         for name, (took, loss) in results.items():
             seconds.setdefault(name, []).append(took)
@@ -143,14 +147,13 @@ def warm_up(lm: LanguageModel, library: LanguageModel, texts: Texts) -> None:
 
 
 def centralised(
-    lm: LanguageModel, texts: Texts, test: Texts, target: float, size: int, arguments: argparse.Namespace
+    lm: LanguageModel, texts: Texts, test: Texts, target: float, size: int, rate: float, max_epochs: int
 ) -> tuple[float, float, int]:
     """Seconds, the test loss then, and epochs."""
     lm.set_adapter(lm.initial_adapter())
-    rate = arguments.central_rate
     settings = recipe(batch_size=size, learning_rate=rate, shuffle_dataset=True, precision="auto")
     started = time.perf_counter()
-    for epoch in range(arguments.max_epochs):
+    for epoch in range(max_epochs):
         train(lm, texts, settings, seed=epoch)
         loss = evaluate(lm, test, batch_size=BATCH).eval_loss
         if loss <= target:
@@ -158,7 +161,7 @@ def centralised(
     return time.perf_counter() - started, loss, epoch + 1
 
 
-def padded_epoch(lm: LanguageModel, texts: Texts, test: Texts, size: int, arguments: argparse.Namespace) -> float:
+def padded_epoch(lm: LanguageModel, texts: Texts, test: Texts, size: int, rate: float) -> float:
     """Seconds of one epoch and one scoring."""
     lm.set_adapter(lm.initial_adapter())
     model = lm.model
@@ -171,7 +174,7 @@ def padded_epoch(lm: LanguageModel, texts: Texts, test: Texts, size: int, argume
 
     started = time.perf_counter()
     order = np.random.default_rng(0).permutation(len(texts))
-    optimizer = torch.optim.AdamW(weights, lr=arguments.central_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01)
     schedule = transformers.get_linear_schedule_with_warmup(optimizer, 0, -(-len(texts) // size))
     model.train()
     for start in range(0, len(texts), size):
@@ -202,9 +205,10 @@ def report(arguments: argparse.Namespace, seconds: dict[str, list[float]], losse
         "ratios": ratios,
         "base": os.path.basename(arguments.base),
         "learning_rate": arguments.learning_rate,
-        "central_rate": arguments.central_rate,
+        "central_rates": arguments.central_rates,
         "server_optimizer": {"name": arguments.server_optimizer, **arguments.server_options},
         "rows": arguments.rows,
+        "first_seed": arguments.seed,
         "repeats": arguments.repeats,
         **machine(arguments.threads),
     }
