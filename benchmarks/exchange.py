@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Exchange(NamedTuple):
@@ -19,7 +19,7 @@ class Exchange(NamedTuple):
       up: whether something comes up.
       keys: whether the links are CURVE.
       times: exchanges; one more before them is not counted.
-      checked: whether the plain script also makes a file of what arrives, under its SHA-256.
+      checks: of the plain script: "hashed" computes the SHA-256 of what arrives, "kept" also makes a file of it.
       without: what the process is to leave out, of "fsync" and "sha256".
     """
 
@@ -28,7 +28,7 @@ class Exchange(NamedTuple):
     up: bool
     keys: bool
     times: int
-    checked: bool = False
+    checks: Literal["", "hashed", "kept"] = ""
     without: tuple[str, ...] = ()
 
 

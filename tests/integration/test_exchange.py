@@ -14,7 +14,8 @@ from exchange import Exchange, measure
 SMALL = Exchange(workers=2, nbytes=100_000, up=True, keys=False, times=2)
 SIDES = {
     "plain": ("bench_transport.py", SMALL),
-    "plain, checked": ("bench_transport.py", SMALL._replace(checked=True)),
+    "plain, hashed": ("bench_transport.py", SMALL._replace(checks="hashed")),
+    "plain, kept": ("bench_transport.py", SMALL._replace(checks="kept")),
     "plain, keys": ("bench_transport.py", SMALL._replace(keys=True)),
     "fedmq": ("exchange_fedmq.py", SMALL),
     "fedmq, keys": ("exchange_fedmq.py", SMALL._replace(keys=True)),
