@@ -1,0 +1,97 @@
+"""Aggregation that knows what LoRA factors are: the mean of the products B A, as near as one pair of factors comes.
+
+Each rule keeps the round's adapters, in float64, until `finish`: memory grows with the number of clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedmq.algorithms.aggregate import Aggregator, Update
+from fedmq.algorithms.lora_factors import Factors, factors, mean_factors, pairs
+from fedmq.tensors import NamedTensors, add, require_same_shapes, subtract
+
+#: clients' factors of one module -> the next global (A, B)
+_Rule = Callable[[list[Factors]], tuple[np.ndarray, np.ndarray]]
+
+
+class Cohort(NamedTuple):
+    """The global adapter, and what each client made of it, with its weight."""
+
+    params: NamedTensors
+    adapters: list[tuple[float, NamedTensors]]
+
+
+def flexlora() -> Aggregator:
+    """The best factors of rank r of the mean update: U S V' = svd_r(sum_k p_k B_k A_k); B = U S^1/2, A = S^1/2 V'.
+
+    The truncation error is the root of the sum of the squares of the singular values from the r-th on. Factors are
+    those of the mean update in no fixed rotation: B and A jump from round to round while B A moves little.
+
+    Reference:
+      Bai et al. 2024, FlexLoRA (arXiv 2402.11505), with the square root of S on both sides. The singular value
+      decomposition is of a matrix of (clients * r)^2, after two QR decompositions of the stacked factors.
+    """
+    return _of_factors(_best_of_rank)
+
+
+def lora_fair(lam: float = 0.01) -> Aggregator:
+    """The averaged A, and a B that makes up for the bias: B' + E A'^T (A' A'^T + lam I)^-1, a ridge regression.
+
+    E = sum_k p_k (B_k - B') (A_k - A') is what averaging loses; of it, this regains the part in the rows of A'.
+
+    Args:
+      lam: > 0; the larger, the nearer B stays to the averaged one.
+
+    Reference:
+      Bian et al. 2025, LoRA-FAIR (arXiv 2411.14961); equation 9 in closed form, with the Frobenius distance.
+    """
+    if not (np.isfinite(lam) and lam > 0):
+        raise ValueError(f"lam should be a number > 0, not {lam}")
+
+    def rule(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
+        a, b = mean_factors(clients)
+        total = sum(client.weight for client in clients)
+        seen = sum(c.weight / total * (c.b - b) @ ((c.a - a) @ a.T) for c in clients)
+        return a, b + np.linalg.solve(a @ a.T + lam * np.eye(len(a)), np.asarray(seen).T).T
+
+    return _of_factors(rule)
+
+
+def _best_of_rank(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
+    total, rank = sum(client.weight for client in clients), len(clients[0].a)
+    q_b, r_b = np.linalg.qr(np.hstack([client.weight / total * client.b for client in clients]))
+    q_a, r_a = np.linalg.qr(np.vstack([client.a for client in clients]).T)
+    u, s, vt = np.linalg.svd(r_b @ r_a.T)
+    root = np.sqrt(s[:rank])
+    return root[:, None] * (vt[:rank] @ q_a.T), (q_b @ u[:, :rank]) * root
+
+
+def _of_factors(rule: _Rule) -> Aggregator:
+    """An aggregator that gives each pair of factors to `rule`, and averages all other tensors."""
+
+    def init(params: NamedTensors) -> Cohort:
+        return Cohort(params, [])
+
+    def fold(state: Cohort, update: Update, weight: float) -> Cohort:
+        if not (np.isfinite(weight) and weight > 0):
+            raise ValueError(f"need a finite weight > 0, got {weight} for client {update.client_id}")
+        require_same_shapes(state.params, update.delta)
+        state.adapters.append((weight, add(state.params, update.delta)))
+        return state
+
+    def finish(state: Cohort) -> NamedTensors:
+        if not state.adapters:
+            raise ValueError("nothing to average: no update was folded")
+        total = sum(weight for weight, _ in state.adapters)
+        found: dict[str, Any] = {
+            name: sum(weight / total * adapter[name] for weight, adapter in state.adapters) for name in state.params
+        }
+        for pair in pairs(state.params):
+            found[pair.a], found[pair.b] = rule(factors(state.adapters, pair))
+        return subtract(found, state.params)
+
+    return Aggregator(init, fold, finish)
