@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedmq.algorithms import aggregate, sampling, server_opt, weighting
+from fedmq.algorithms import aggregate, lora_aggregate, sampling, server_opt, weighting
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.config import ExperimentConfig, resolve_dataset_path
@@ -32,6 +32,7 @@ from fedmq.transport.zeromq import ZmqCoordinatorTransport
 T = TypeVar("T")
 
 AGGREGATORS: Mapping[str, Callable[..., Aggregator]] = {"fedavg": aggregate.fedavg}
+LORA_AGGREGATORS = lora_aggregate.BY_NAME
 SERVER_OPTIMIZERS = server_opt.BY_NAME
 SAMPLERS: Mapping[str, Sampler] = {"uniform": sampling.uniform}
 WEIGHTINGS: Mapping[str, Weighting] = {
@@ -52,6 +53,15 @@ def aggregator(name: str, **params: Any) -> Aggregator:
     return _pick("aggregator", AGGREGATORS, name)(**params)
 
 
+def lora_aggregator(name: str, **params: Any) -> Aggregator:
+    """A rule for LoRA factors by name.
+
+    Example:
+      >>> rule = lora_aggregator("lora_fair", lam=0.1)
+    """
+    return _pick("lora aggregator", LORA_AGGREGATORS, name)(**params)
+
+
 def server_optimizer(name: str, **params: Any) -> ServerOptimizer:
     """A server optimiser by name.
 
@@ -69,10 +79,14 @@ def sampler(name: str) -> Sampler:
 def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> FederatedServer:
     """The server of a run whose folder is open."""
     federated = config.federated
+    if federated.lora_aggregation == "fedit":
+        rule = aggregator(federated.aggregation_method)
+    else:
+        rule = lora_aggregator(federated.lora_aggregation, **federated.lora_aggregation_options)
     return FederatedServer(
         run_dir,
         journal,
-        aggregator=aggregator(federated.aggregation_method),
+        aggregator=rule,
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         sampler=sampler("uniform"),
         weighting=weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples),

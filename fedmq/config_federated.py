@@ -32,6 +32,10 @@ class FederatedConfig(Section):
         "iid", "how rows become shards: equal random parts, by text length, or one client per author"
     )
     aggregation_method: Literal["fedavg"] = described("fedavg", "how updates become the next global model")
+    lora_aggregation: Literal["fedit", "flexlora", "lora_fair"] = described(
+        "fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md"
+    )
+    lora_aggregation_options: Options = described({}, "its options by name; what is missing takes its default")
     server_optimizer: Literal["none", "avgm", "nesterov", "adagrad", "adam", "yogi"] = described(
         "none", "how the mean update moves the global model; docs/algorithms.md"
     )
@@ -79,7 +83,22 @@ class FederatedConfig(Section):
                 f"federated.min_clients: {self.min_clients} is more than clients_per_round {self.clients_per_round}; "
                 "lower min_clients, or raise clients_per_round, first"
             )
-        return self._server_optimizer_conflict()
+        return self._lora_aggregation_conflict() or self._server_optimizer_conflict()
+
+    def _lora_aggregation_conflict(self) -> str | None:
+        if self.lora_aggregation == "fedit" and not self.lora_aggregation_options:
+            return None
+        if self.lora_aggregation != "fedit" and self.aggregation_method != "fedavg":
+            return (
+                f'federated.lora_aggregation: "{self.lora_aggregation}" is of the mean of all products, which '
+                f'aggregation_method "{self.aggregation_method}" does not take; set one of them to its default'
+            )
+        from fedmq.algorithms import lora_aggregate
+
+        factory = lora_aggregate.BY_NAME[self.lora_aggregation]
+        return options_conflict(
+            "federated.lora_aggregation_options", self.lora_aggregation, self.lora_aggregation_options, factory
+        )
 
     def _server_optimizer_conflict(self) -> str | None:
         if not self.server_optimizer_options:

@@ -61,6 +61,8 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     for version, score in found["scores"].items():
         yield f"round {version:>3}  perplexity {score['perplexity']:10.2f}  loss {score['eval_loss']:.4f}"
     for row in found["rounds"]:
+        if row["aggregation_bias"] is not None:
+            yield f"  round {row['round']:>3}  aggregation bias {row['aggregation_bias']:.3f}"
         for client in row["client_metrics"]:
             yield (
                 f"  round {row['round']:>3}  {client['client_id']:<14} {client['train_samples']:>6} texts  train loss "

@@ -14,7 +14,7 @@ from fedmq.errors import ConfigError
 from fedmq.storage.journal import Journal
 
 
-@pytest.mark.parametrize("pick", [build.aggregator, build.server_optimizer, build.sampler])
+@pytest.mark.parametrize("pick", [build.aggregator, build.lora_aggregator, build.server_optimizer, build.sampler])
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest(pick) -> None:
     with pytest.raises(ConfigError, match=r"unknown .*'zzz'; known: [a-z]+"):
         pick("zzz")
@@ -28,6 +28,7 @@ def test_a_near_miss_is_named() -> None:
 def test_the_config_allows_exactly_what_can_be_built() -> None:
     fields = FederatedConfig.model_fields
     assert set(get_args(fields["aggregation_method"].annotation)) == set(build.AGGREGATORS)
+    assert set(get_args(fields["lora_aggregation"].annotation)) == set(build.LORA_AGGREGATORS)
     assert set(get_args(fields["weighting"].annotation)) == set(build.WEIGHTINGS)
 
 

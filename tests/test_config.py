@@ -67,6 +67,8 @@ DEFAULTS = {
         "clients_per_round": 3,
         "data_distribution": "iid",
         "aggregation_method": "fedavg",
+        "lora_aggregation": "fedit",
+        "lora_aggregation_options": {},
         "server_optimizer": "none",
         "server_optimizer_options": {},
         "min_samples_per_client": 100,
@@ -173,6 +175,15 @@ def test_toml(tmp_path: Path) -> None:
             "did you mean by_author?",
         ),
         ({"federated": {"aggregation_method": "krum"}}, "got \"krum\", should be 'fedavg'"),
+        ({"federated": {"lora_aggregation": "flexlore"}}, "did you mean flexlora?"),
+        (
+            {"federated": {"lora_aggregation": "flexlora", "lora_aggregation_options": {"lam": 0.5}}},
+            "federated.lora_aggregation_options: flexlora has no option 'lam'",
+        ),
+        (
+            {"federated": {"lora_aggregation": "lora_fair", "lora_aggregation_options": {"lam": 0}}},
+            "federated.lora_aggregation_options: lora_fair: need lam > 0, got 0",
+        ),
         ({"federated": {"server_optimizer": "nestorov"}}, "did you mean nesterov?"),
         (
             {"federated": {"server_optimizer": "avgm", "server_optimizer_options": {"momentumm": 0.5}}},

@@ -5,12 +5,13 @@ Each rule keeps the round's adapters, in float64, until `finish`: memory grows w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedmq.algorithms.aggregate import Aggregator, Update
+from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
 from fedmq.algorithms.lora_factors import Factors, factors, mean_factors, pairs
 from fedmq.tensors import NamedTensors, add, require_same_shapes, subtract
 
@@ -49,8 +50,8 @@ def lora_fair(lam: float = 0.01) -> Aggregator:
     Reference:
       Bian et al. 2025, LoRA-FAIR (arXiv 2411.14961); equation 9 in closed form, with the Frobenius distance.
     """
-    if not (np.isfinite(lam) and lam > 0):
-        raise ValueError(f"lam should be a number > 0, not {lam}")
+    if not (isinstance(lam, (int, float)) and math.isfinite(lam) and lam > 0):
+        raise ValueError(f"need lam > 0, got {lam}")
 
     def rule(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
         a, b = mean_factors(clients)
@@ -95,3 +96,6 @@ def _of_factors(rule: _Rule) -> Aggregator:
         return subtract(found, state.params)
 
     return Aggregator(init, fold, finish)
+
+
+BY_NAME: Mapping[str, Callable[..., Aggregator]] = {"fedit": fedavg, "flexlora": flexlora, "lora_fair": lora_fair}

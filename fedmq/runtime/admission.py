@@ -9,7 +9,8 @@ from fedmq.protocol import messages as m
 from fedmq.protocol.fields import MAX_TEXT
 from fedmq.protocol.grouping import Size
 from fedmq.recipe import TrainingRecipe
-from fedmq.storage.journal import Hosted, Journal
+from fedmq.storage.hosted import Hosted
+from fedmq.storage.journal import Journal
 
 
 class Admission:

@@ -16,6 +16,7 @@ from fedmq.errors import RemoteProtocolError, RunError
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
+from fedmq.runtime.bias import record_bias
 from fedmq.runtime.screening import UpdateLimits, screen, screen_first
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
@@ -85,6 +86,7 @@ class FederatedServer:
         if not committed:
             return Progress(hosts=hosts)
         self._keep_client_adapters(committed[-1]["round"], again=True)
+        record_bias(self.journal, self.blobs, self.weighting, committed[-1]["round"])
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
@@ -219,9 +221,9 @@ class FederatedServer:
         self.journal.add_generations(parse_task(result.task)[0].round, prompts, result.texts)
 
     def tidy(self, pinned_versions: Collection[int]) -> None:
-        """What a commit leaves to be done while the next round trains: clients' checkpoints, and old blobs deleted.
+        """What a commit leaves to be done while the next round trains: clients' checkpoints, bias, old blobs deleted.
 
-        A crash in between loses nothing: `progress` writes the checkpoints, from blobs that are deleted after that.
+        A crash in between loses nothing: `progress` does the first two, from blobs that are deleted after that.
 
         Args:
           pinned_versions: whose evaluation is pending.
@@ -229,6 +231,7 @@ class FederatedServer:
         last = self.journal.last_committed()
         assert last is not None
         self._keep_client_adapters(last)
+        record_bias(self.journal, self.blobs, self.weighting, last)
         keep = {self.journal.digest(version) for version in {*pinned_versions, last}} | {self.journal.optimizer(last)}
         keep |= {row["digest"] for row in self.journal.updates(last + 1)}
         for path in self.blobs.folder.iterdir():

@@ -13,19 +13,21 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fedmq import atomic
 from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
+from fedmq.storage.hosted import Hosted
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
     draw INTEGER NOT NULL DEFAULT 0,
-    groups TEXT NOT NULL, frozen TEXT, digest TEXT, optimizer TEXT, opened_at REAL NOT NULL, committed_at REAL);
+    groups TEXT NOT NULL, frozen TEXT, digest TEXT, optimizer TEXT, bias REAL, opened_at REAL NOT NULL,
+    committed_at REAL);
 CREATE TABLE updates (
     round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
     num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
@@ -38,28 +40,6 @@ CREATE TABLE generations (
     PRIMARY KEY (version, position));
 CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
 """
-
-
-class Hosted(NamedTuple):
-    """What workers have announced of a client: its size, and who hosts it, also those that are away."""
-
-    num_examples: int
-    num_tokens: int
-    workers: tuple[str, ...]
-
-    @staticmethod
-    def key(client: str) -> str:
-        """Where it is among the meta values."""
-        return f"hosted/{client}"
-
-    def encoded(self) -> str:
-        """As a meta value."""
-        return json.dumps(self)
-
-
-def _hosted(value: str) -> Hosted:
-    num_examples, num_tokens, workers = json.loads(value)
-    return Hosted(num_examples, num_tokens, tuple(workers))
 
 
 def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
@@ -150,13 +130,13 @@ class Journal:
     def hosted(self, client: str) -> Hosted | None:
         """What is known of a client; None before anybody has announced it."""
         value = self.get(Hosted.key(client))
-        return None if value is None else _hosted(value)
+        return None if value is None else Hosted.decode(value)
 
     def all_hosted(self) -> dict[str, Hosted]:
         """What is known of each client."""
         prefix = Hosted.key("")
         rows = self._db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
-        return {row["key"][len(prefix) :]: _hosted(row["value"]) for row in rows}
+        return {row["key"][len(prefix) :]: Hosted.decode(row["value"]) for row in rows}
 
     def workers(self) -> set[str]:
         """Who has taken part: whoever hosts a client, or evaluated."""
@@ -203,6 +183,16 @@ class Journal:
                 "digest = excluded.digest, optimizer = excluded.optimizer, committed_at = excluded.committed_at",
                 (round, digest, optimizer, time.time(), time.time()),
             )
+
+    def bias(self, round: int) -> float | None:
+        """What averaging the LoRA factors of a round lost of its mean update; None while it is not measured."""
+        (bias,) = self._db.execute("SELECT bias FROM rounds WHERE round = ?", (round,)).fetchone()
+        return None if bias is None else float(bias)
+
+    def set_bias(self, round: int, bias: float) -> None:
+        """It is measured."""
+        with self._written():
+            self._db.execute("UPDATE rounds SET bias = ? WHERE round = ?", (bias, round))
 
     def rounds(self, first: int = 0) -> list[dict[str, Any]]:
         """The rounds from `first` on, oldest first; `groups`, the clients in them (`selected`), `frozen` as lists."""

@@ -55,6 +55,7 @@ def round_metrics(journal: Journal, first: int = 1) -> list[dict[str, Any]]:
                 "selected_clients": entry["selected"],
                 "global_metrics": scores.get(entry["round"], {"eval_loss": None, "perplexity": None}),
                 "client_metrics": folded,
+                "aggregation_bias": entry["bias"],
                 "seconds": entry["committed_at"] - entry["opened_at"],
                 "digest": entry["digest"],
             }

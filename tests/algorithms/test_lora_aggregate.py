@@ -148,5 +148,5 @@ def test_weights_that_are_none(name: str, weight: float) -> None:
 
 @pytest.mark.parametrize("lam", [0.0, -1.0, float("nan")])
 def test_lam(lam: float) -> None:
-    with pytest.raises(ValueError, match="lam should be"):
+    with pytest.raises(ValueError, match="need lam > 0"):
         lora_fair(lam)

@@ -25,7 +25,9 @@ def dense(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
     return update - b @ a, np.asarray(update)
 
 
-@given(seed=st.integers(0, 999), count=st.integers(1, 6), rank=st.integers(1, 3), d=st.tuples(*[st.integers(3, 12)] * 2))
+@given(
+    seed=st.integers(0, 999), count=st.integers(1, 6), rank=st.integers(1, 3), d=st.tuples(*[st.integers(3, 12)] * 2)
+)
 def test_norms_are_those_of_the_dense_matrices(seed: int, count: int, rank: int, d: tuple[int, int]) -> None:
     """Both ways, by Gram matrices and by the matrix itself: which one is taken hangs on the sizes."""
     clients = cohort(seed, count, rank, *d)
@@ -38,7 +40,9 @@ def test_norms_are_those_of_the_dense_matrices(seed: int, count: int, rank: int,
 def test_both_ways_were_meant() -> None:
     few, many = cohort(1, 2, 2, 9, 7), cohort(1, 6, 2, 9, 7)
     for clients in (few, many):
-        assert relative_bias([clients]) == pytest.approx(np.linalg.norm(dense(clients)[0]) / np.linalg.norm(dense(clients)[1]))
+        assert relative_bias([clients]) == pytest.approx(
+            np.linalg.norm(dense(clients)[0]) / np.linalg.norm(dense(clients)[1])
+        )
 
 
 @pytest.mark.parametrize("common", ["a", "b", "both"])

@@ -10,7 +10,7 @@ from check_aggregator import check_aggregator
 from check_codec import CodecUnderTest, check_codec
 from check_transport import Dial, Listen, check_transport
 
-from fedmq.build import AGGREGATORS
+from fedmq.build import AGGREGATORS, LORA_AGGREGATORS
 from fedmq.codec import raw
 from fedmq.transport.allowed import allow
 from fedmq.transport.base import CoordinatorTransport
@@ -45,6 +45,11 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[KeyPair,
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_aggregator(name: str) -> None:
     check_aggregator(AGGREGATORS[name])
+
+
+@pytest.mark.parametrize("name", LORA_AGGREGATORS)
+def test_lora_aggregator(name: str) -> None:
+    check_aggregator(LORA_AGGREGATORS[name])
 
 
 @pytest.mark.parametrize("name", CODECS)

@@ -11,7 +11,8 @@ import pytest
 from fedmq import get_default_config
 from fedmq.protocol import messages as m
 from fedmq.runtime.admission import Admission, warm_up_too_long
-from fedmq.storage.journal import Hosted, Journal
+from fedmq.storage.hosted import Hosted
+from fedmq.storage.journal import Journal
 
 BASE, OTHER_BASE = "ab" * 32, "cd" * 32
 TRAINING = get_default_config().with_overrides(["training.warmup_steps=0"]).to_run_spec().training
