@@ -32,7 +32,7 @@ class FederatedConfig(Section):
         "iid", "how rows become shards: equal random parts, by text length, or one client per author"
     )
     aggregation_method: Literal["fedavg"] = described("fedavg", "how updates become the next global model")
-    lora_aggregation: Literal["fedit", "flexlora", "lora_fair"] = described(
+    lora_aggregation: Literal["fedit", "ffa", "flexlora", "lora_fair", "rolora"] = described(
         "fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md"
     )
     lora_aggregation_options: Options = described({}, "its options by name; what is missing takes its default")
@@ -90,8 +90,8 @@ class FederatedConfig(Section):
             return None
         if self.lora_aggregation != "fedit" and self.aggregation_method != "fedavg":
             return (
-                f'federated.lora_aggregation: "{self.lora_aggregation}" is of the mean of all products, which '
-                f'aggregation_method "{self.aggregation_method}" does not take; set one of them to its default'
+                f'federated.lora_aggregation: "{self.lora_aggregation}" averages by itself, aggregation_method '
+                f'"{self.aggregation_method}" would not be used; set one of them to its default'
             )
         from fedmq.algorithms import lora_aggregate
 

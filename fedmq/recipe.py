@@ -7,6 +7,10 @@ and checks them, `fedmq.learning` and `fedmq.data` consume them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+#: of LoRA: what is trained
+Factors = Literal["both", "A", "B"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,10 @@ class LoRASpec:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Local training of one client in one round; the fields of config section `training`."""
+    """Local training of one client in one round: the fields of config section `training`, and `factors`.
+
+    `factors`: the LoRA factors that are trained; the aggregation decides it for each round.
+    """
 
     num_epochs: int
     batch_size: int
@@ -51,6 +58,7 @@ class TrainingRecipe:
     engine: str
     precision: str
     num_threads: int | None
+    factors: Factors
 
 
 @dataclass(frozen=True)

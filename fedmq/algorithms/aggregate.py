@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedmq.recipe import Factors
 from fedmq.tensors import NamedTensors, require_same_shapes, zeros_like
 
 
@@ -36,11 +37,13 @@ class Aggregator(NamedTuple):
       fold: (state, update, weight > 0) -> state. Called in the order of the client ids. The state that goes
         in is used up: its memory may become the next one's. The update is left as it is.
       finish: state -> the mean delta, float64; uses the state up. ValueError when nothing was folded.
+      trained: round (from 1) -> the LoRA factors that its clients train.
     """
 
     init: Callable[[NamedTensors], Any]
     fold: Callable[[Any, Update, float], Any]
     finish: Callable[[Any], NamedTensors]
+    trained: Callable[[int], Factors] = lambda round: "both"
 
 
 class MeanState(NamedTuple):

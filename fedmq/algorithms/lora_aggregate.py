@@ -1,6 +1,7 @@
-"""Aggregation that knows what LoRA factors are: the mean of the products B A, as near as one pair of factors comes.
+"""Aggregation that knows what LoRA factors are.
 
-Each rule keeps the round's adapters, in float64, until `finish`: memory grows with the number of clients.
+FlexLoRA and LoRA-FAIR come near to the mean of the products B A with one pair of factors, and keep the round's
+adapters, in float64, until `finish`. Where clients train one factor only (FFA-LoRA, RoLoRA) its mean is exact.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
 from fedmq.algorithms.lora_factors import Factors, factors, mean_factors, pairs
+from fedmq.recipe import Factors as Trained
 from fedmq.tensors import NamedTensors, add, require_same_shapes, subtract
 
 #: clients' factors of one module -> the next global (A, B)
@@ -62,6 +64,38 @@ def lora_fair(lam: float = 0.01) -> Aggregator:
     return _of_factors(rule)
 
 
+def ffa() -> Aggregator:
+    """A stays as it was made, clients train B: the mean of the B_k gives the mean of the products, without bias.
+
+    Reference:
+      Sun et al. 2024, FFA-LoRA (arXiv 2403.12313).
+    """
+    return _one_factor(lambda round: "B")
+
+
+def rolora() -> Aggregator:
+    """Clients train B in odd rounds and A in even ones, so that the other is common to all; without bias.
+
+    B comes first: while B is 0, as it is made, A has no gradient.
+
+    Reference:
+      Chen et al. 2025, RoLoRA (arXiv 2502.01755).
+    """
+    return _one_factor(lambda round: "B" if round % 2 else "A")
+
+
+def _one_factor(trained: Callable[[int], Trained]) -> Aggregator:
+    """The mean of the factor that is trained in a round; of the other, no client moves anything."""
+    mean = fedavg()
+
+    def fold(state: Any, update: Update, weight: float) -> Any:
+        frozen = f".lora_{'A' if trained(update.base_version + 1) == 'B' else 'B'}.weight"
+        moved = {name: np.zeros_like(x) if name.endswith(frozen) else x for name, x in update.delta.items()}
+        return mean.fold(state, update._replace(delta=moved), weight)
+
+    return Aggregator(mean.init, fold, mean.finish, trained)
+
+
 def _best_of_rank(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
     total, rank = sum(client.weight for client in clients), len(clients[0].a)
     q_b, r_b = np.linalg.qr(np.hstack([client.weight / total * client.b for client in clients]))
@@ -98,4 +132,10 @@ def _of_factors(rule: _Rule) -> Aggregator:
     return Aggregator(init, fold, finish)
 
 
-BY_NAME: Mapping[str, Callable[..., Aggregator]] = {"fedit": fedavg, "flexlora": flexlora, "lora_fair": lora_fair}
+BY_NAME: Mapping[str, Callable[..., Aggregator]] = {
+    "fedit": fedavg,
+    "ffa": ffa,
+    "flexlora": flexlora,
+    "lora_fair": lora_fair,
+    "rolora": rolora,
+}

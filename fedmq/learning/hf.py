@@ -23,7 +23,7 @@ from fedmq.learning.outcome import Stopped, TrainResult, diverged, out_of_memory
 from fedmq.learning.precision import require_precision
 from fedmq.learning.share import Share
 from fedmq.learning.tokenizer import library_warnings_to_log
-from fedmq.recipe import TrainingRecipe
+from fedmq.recipe import Factors, TrainingRecipe
 from fedmq.rng import derive
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _train(
     watch = _Watch(lm, recipe, share.scored, on_step, stopping, share.snapshot_dir)
     use_cache = lm.model.config.use_cache
     started = time.monotonic()
-    with _own_random_state(lm), library_warnings_to_log():
+    with _own_random_state(lm), library_warnings_to_log(), _trained(lm, recipe.factors):
         arguments = _arguments(recipe, lm.device, precision, share.seed)
         trainer = _Trainer(lm, TextDataset(share.texts, chosen), arguments, recipe, share.seed, watch)
         try:
@@ -229,6 +229,20 @@ def _arguments(recipe: TrainingRecipe, device: str, precision: str, seed: int) -
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+
+
+@contextmanager
+def _trained(lm: LanguageModel, factors: Factors) -> Iterator[None]:
+    """Of the LoRA factors only these have gradients in the block."""
+    others = {"both": (), "A": (".lora_B.",), "B": (".lora_A.",)}[factors]
+    frozen = [weight for name, weight in lm.model.named_parameters() if any(other in name for other in others)]
+    try:
+        for weight in frozen:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(True)
 
 
 @contextmanager

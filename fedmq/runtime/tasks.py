@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
@@ -34,7 +35,7 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
         case "init":
             work = InitWork("init")
         case "train":
-            work = TrainWork("train", training)
+            work = TrainWork("train", replace(training, factors=server.aggregator.trained(job.round)))
         case "evaluate":
             work = EvaluateWork("evaluate", job.unit, training.batch_size)
         case _:

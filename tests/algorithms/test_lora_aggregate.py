@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
-from fedmq.algorithms.lora_aggregate import flexlora, lora_fair
+from fedmq.algorithms.lora_aggregate import ffa, flexlora, lora_fair, rolora
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
 from fedmq.tensors import NamedTensors, add, subtract
 
@@ -150,3 +150,26 @@ def test_weights_that_are_none(name: str, weight: float) -> None:
 def test_lam(lam: float) -> None:
     with pytest.raises(ValueError, match="need lam > 0"):
         lora_fair(lam)
+
+
+@pytest.mark.parametrize(
+    ("rule", "round", "moves"), [(ffa(), 1, "B"), (ffa(), 2, "B"), (rolora(), 1, "B"), (rolora(), 2, "A")]
+)
+def test_one_factor_moves_and_its_mean_is_exact(rule: Aggregator, round: int, moves: str) -> None:
+    """Whatever clients send of the other one."""
+    assert rule.trained(round) == moves
+    params, clients = cohort(9, 3)
+    state = rule.init(params)
+    for k, (weight, local) in enumerate(clients):
+        state = rule.fold(state, Update(f"client_{k}", round - 1, 1, 1, subtract(local, params)), weight)
+    found = add(params, rule.finish(state))
+    other = ".lora_A." if moves == "B" else ".lora_B."
+    honest = [(w, {n: params[n] if other in n else x for n, x in local.items()}) for w, local in clients]
+    for module in SHAPES:
+        np.testing.assert_allclose(product(found, module), mean_update(honest, module), atol=1e-12)
+    for name, value in params.items():
+        assert np.array_equal(found[name], value) is (other in name)
+
+
+def test_all_others_train_both() -> None:
+    assert {rule.trained(r) for rule in (fedavg(), flexlora(), lora_fair()) for r in (1, 2)} == {"both"}

@@ -138,6 +138,7 @@ def recipe() -> TrainingRecipe:
         engine="auto",
         precision="fp32",
         num_threads=1,
+        factors="both",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmq.recipe import Factors
 from fedmq.tensors import NamedTensors
 
 _PREFIX = "base_model.model."
@@ -42,6 +43,14 @@ class Adapters:
             if name.endswith(_A):
                 path = name.removesuffix(_A)
                 self.modules[path.removeprefix(_PREFIX)] = (views[name], views[path + _B])
+
+    def frozen(self, factors: Factors) -> torch.Tensor | None:
+        """Which of the P values of an adapter are not trained, bool (P,); None where all are."""
+        if factors == "both":
+            return None
+        end = _B if factors == "A" else _A
+        parts = [torch.full((int(np.prod(shape)),), name.endswith(end)) for name, shape in self._shapes.items()]
+        return torch.cat(parts).to(self.flat.device)
 
     def rows(self) -> list[torch.Tensor]:
         """Each client's adapter as one parameter (P,) with its gradient."""

@@ -103,6 +103,8 @@ def train_group(
     )
     # What the optimiser does with a row is decided by whether the row has a gradient.
     grads = [row.grad for row in rows]
+    frozen = adapters.frozen(recipe.factors)
+    kept = None if frozen is None else adapters.flat.detach()[:, frozen].clone()
     worker = _Steps(model, adapters, [derive_seed(m.seed, "dropout") for m in members], recipe, stopping)
     num_steps = max(schedule.num_steps for schedule in schedules)
     for step in range(num_steps):
@@ -120,6 +122,8 @@ def train_group(
                 continue
             rate = optimizer.param_groups[k]["lr"] = run.schedule.learning_rate(step)
             rows[k].grad = grads[k]
+            if frozen is not None:
+                grads[k][frozen] = 0.0  # type: ignore[index]
             norm = float(torch.nn.utils.clip_grad_norm_([rows[k]], recipe.max_grad_norm or math.inf))
             if not math.isfinite(losses[k] + norm):
                 rows[k].grad = None
@@ -133,6 +137,9 @@ def train_group(
                 run.history.append(_record(run, step, rate, norm))
                 run.window.clear()
         optimizer.step()
+        if frozen is not None:
+            # Without a gradient the optimiser moves a weight by its decay only.
+            adapters.flat.detach()[:, frozen] = kept
         for k, run in enumerate(runs):
             if batches[k] and run.failure is None:
                 _look(run, step + 1, recipe, lambda k=k: adapters.named(k))  # type: ignore[misc]

@@ -14,7 +14,7 @@ from fedmq.learning.fast import attention
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.tokenizer import Tokenizer
 from fedmq.learning.train import train
-from fedmq.recipe import TrainingRecipe
+from fedmq.recipe import Factors, TrainingRecipe
 
 TEXTS = tiny.random_texts(20)
 
@@ -76,3 +76,20 @@ def test_the_residual_stream_the_adapters_and_their_gradients_are_float32(tokeni
     assert hidden.dtype == lm.packed.trunk(packed).dtype == adapters.flat.dtype == adapters.grad.dtype == torch.float32
     assert {value.dtype for value in lm.packed.frozen.linear["transformer.h.0.attn.c_attn"]} == {torch.bfloat16}
     assert {value.dtype for value in lm.get_adapter().values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("factors", ["A", "B"])
+def test_one_factor(factors: Factors, tokenizer: Tokenizer, recipe: TrainingRecipe) -> None:
+    """What is clipped is the norm of the trained factor's gradient alone."""
+    recipe = replace(recipe, factors=factors, max_grad_norm=0.01, weight_decay=0.1)
+    hf, fast = pair("gpt2", tokenizer)
+    draw = np.random.default_rng(3)
+    start = {name: draw.normal(scale=0.1, size=x.shape).astype(np.float32) for name, x in hf.get_adapter().items()}
+    found = []
+    for lm in (hf, fast):
+        lm.set_adapter(start)
+        result = train(lm, TEXTS, recipe, seed=7)
+        found.append([record["grad_norm"] for record in result.log_history if "grad_norm" in record])
+        found.append(tiny.flat(lm.get_adapter()) - tiny.flat(start))
+    assert found[2] == pytest.approx(found[0], rel=1e-3)
+    assert tiny.cosine(found[1], found[3]) > 0.9999
