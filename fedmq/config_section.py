@@ -125,7 +125,7 @@ def options_conflict(field: str, method: str, options: Options, factory: Callabl
     known = inspect.signature(factory).parameters
     for name in options:
         if name not in known:
-            return f"{field}: {method} has no option {name!r}; {nearest(name, known)}"
+            return f"{field}: {method} has no option {name!r}; {nearest(name, known) if known else 'it has none'}"
     try:
         factory(**options)
     except (TypeError, ValueError) as error:

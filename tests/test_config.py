@@ -178,7 +178,7 @@ def test_toml(tmp_path: Path) -> None:
         ({"federated": {"lora_aggregation": "flexlore"}}, "did you mean flexlora?"),
         (
             {"federated": {"lora_aggregation": "flexlora", "lora_aggregation_options": {"lam": 0.5}}},
-            "federated.lora_aggregation_options: flexlora has no option 'lam'",
+            "federated.lora_aggregation_options: flexlora has no option 'lam'; it has none",
         ),
         (
             {"federated": {"lora_aggregation": "lora_fair", "lora_aggregation_options": {"lam": 0}}},

@@ -40,23 +40,21 @@ class Factors(NamedTuple):
     b: np.ndarray
 
 
-def pairs(names: Iterable[str]) -> list[Pair]:
-    """The factor pairs among the names of an adapter, in their order; what is no factor (a bias) is in none.
-
-    Raises:
-      ValueError: a factor without its other.
+def pairs(adapter: NamedTensors) -> list[Pair]:
+    """The factor pairs in an adapter, by name: A (r, d_in) and B (d_out, r) that have a product. All else is in none.
 
     Example:
-      >>> pairs(["h.0.lora_A.weight", "h.0.lora_B.weight", "h.0.bias"])
+      >>> a, b = np.ones((2, 3)), np.ones((4, 2))
+      >>> pairs({"h.0.lora_A.weight": a, "h.0.lora_B.weight": b, "h.1.lora_A.weight": a, "h.1.bias": b})
       [Pair(a='h.0.lora_A.weight', b='h.0.lora_B.weight')]
     """
-    known = set(names)
-    modules = sorted({name.removesuffix(end) for name in known for end in (_A, _B) if name.endswith(end)})
+    modules = [name.removesuffix(_A) for name in sorted(adapter) if name.endswith(_A)]
     found = [Pair(module + _A, module + _B) for module in modules]
-    for pair in found:
-        if not known.issuperset(pair):
-            raise ValueError(f"{(known & set(pair)).pop()} has no other factor beside it")
-    return found
+    return [pair for pair in found if pair.b in adapter and _multiply(adapter[pair.a], adapter[pair.b])]
+
+
+def _multiply(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]
 
 
 def mean_factors(clients: Sequence[Factors]) -> tuple[np.ndarray, np.ndarray]:

@@ -82,11 +82,19 @@ def test_scaling_one_factor_by_c_and_the_other_by_its_inverse_changes_nothing() 
     assert relative_bias([scaled]) == pytest.approx(relative_bias([clients]), rel=1e-12)
 
 
-def test_pairs_of_names() -> None:
-    names = ["m.1.lora_A.weight", "m.1.lora_B.weight", "m.0.lora_B.weight", "m.0.lora_A.weight", "m.0.bias"]
-    assert pairs(names) == [Pair(f"m.{k}.lora_A.weight", f"m.{k}.lora_B.weight") for k in (0, 1)]
-    with pytest.raises(ValueError, match=r"m\.0\.lora_A\.weight has no other factor"):
-        pairs(["m.0.lora_A.weight"])
+def test_pairs() -> None:
+    """A first adapter comes from a worker: what only looks like factors is no pair, and no error."""
+    a, b = np.ones((2, 3)), np.ones((4, 2))
+    sound = {f"m.{k}.lora_{x}.weight": value for k in (1, 0) for x, value in (("A", a), ("B", b))}
+    odd = {
+        "alone.lora_A.weight": a,
+        "other.lora_B.weight": b,
+        "flat.lora_A.weight": np.ones(2),
+        "flat.lora_B.weight": b,
+        "ranks.lora_A.weight": np.ones((3, 3)),
+        "ranks.lora_B.weight": b,
+    }
+    assert pairs(sound | odd) == [Pair(f"m.{k}.lora_A.weight", f"m.{k}.lora_B.weight") for k in (0, 1)]
 
 
 def test_factors_are_float64() -> None:
