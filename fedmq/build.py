@@ -6,12 +6,13 @@ An unknown name is an error that lists the known ones; nothing falls back to a d
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedmq.algorithms import aggregate, lora_aggregate, sampling, server_opt, weighting
+from fedmq.algorithms import aggregators, lora_aggregate, sampling, server_opt, weighting
 from fedmq.algorithms.aggregate import Aggregator
+from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.config import ExperimentConfig, resolve_dataset_path
 from fedmq.errors import ConfigError
@@ -25,13 +26,14 @@ from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer, Sampler, Weighting
 from fedmq.runtime.view import View
 from fedmq.storage.journal import Journal
+from fedmq.storage.spill import SpilledRows
 from fedmq.transport.base import CoordinatorTransport
 from fedmq.transport.gateway import GatewayCoordinatorTransport
 from fedmq.transport.zeromq import ZmqCoordinatorTransport
 
 T = TypeVar("T")
 
-AGGREGATORS: Mapping[str, Callable[..., Aggregator]] = {"fedavg": aggregate.fedavg}
+AGGREGATORS = aggregators.BY_NAME
 LORA_AGGREGATORS = lora_aggregate.BY_NAME
 SERVER_OPTIMIZERS = server_opt.BY_NAME
 SAMPLERS: Mapping[str, Sampler] = {"uniform": sampling.uniform}
@@ -80,7 +82,9 @@ def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> Federat
     """The server of a run whose folder is open."""
     federated = config.federated
     if federated.lora_aggregation == "fedit":
-        rule = aggregator(federated.aggregation_method)
+        rule = aggregator(federated.aggregation_method, **federated.aggregation_options)
+        if federated.aggregation_method in aggregators.OF_ROWS:
+            rule = kept_in(rule, lambda: SpilledRows(run_dir))
     else:
         rule = lora_aggregator(federated.lora_aggregation, **federated.lora_aggregation_options)
     return FederatedServer(

@@ -17,6 +17,9 @@ def _auto_or_seconds(value: Any) -> Any:
     raise ValueError('should be a number of seconds > 0, "auto" or null')
 
 
+Aggregation = Literal[
+    "fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "centered_clip", "norm_clip"
+]
 Deadline = Annotated[float | Literal["auto"] | None, BeforeValidator(_auto_or_seconds)]
 
 
@@ -31,7 +34,8 @@ class FederatedConfig(Section):
     data_distribution: Literal["iid", "non_iid", "by_author"] = described(
         "iid", "how rows become shards: equal random parts, by text length, or one client per author"
     )
-    aggregation_method: Literal["fedavg"] = described("fedavg", "how updates become the next global model")
+    aggregation_method: Aggregation = described("fedavg", "how updates become one; docs/algorithms.md")
+    aggregation_options: Options = described({}, "its options by name, such as f; what is missing takes its default")
     lora_aggregation: Literal["fedit", "ffa", "flexlora", "lora_fair", "rolora"] = described(
         "fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md"
     )
@@ -83,7 +87,25 @@ class FederatedConfig(Section):
                 f"federated.min_clients: {self.min_clients} is more than clients_per_round {self.clients_per_round}; "
                 "lower min_clients, or raise clients_per_round, first"
             )
-        return self._lora_aggregation_conflict() or self._server_optimizer_conflict()
+        return self._aggregation_conflict() or self._lora_aggregation_conflict() or self._server_optimizer_conflict()
+
+    def _aggregation_conflict(self) -> str | None:
+        method, options = self.aggregation_method, self.aggregation_options
+        if method == "fedavg" and not options:
+            return None
+        from fedmq.algorithms import aggregators  # and numpy, which most commands have no use for
+
+        factory = aggregators.BY_NAME[method]
+        if conflict := options_conflict("federated.aggregation_options", method, options, factory):
+            return conflict
+        fewest, closes_with = factory(**options).fewest, self.min_clients or self.clients_per_round
+        if closes_with < fewest:
+            what = "clients_per_round" if self.min_clients is None else "min_clients"
+            return (
+                f"federated.aggregation_method: {method} with these options needs {fewest} updates or more, and a "
+                f"round closes with {closes_with}; raise {what}, or change aggregation_options"
+            )
+        return None
 
     def _lora_aggregation_conflict(self) -> str | None:
         if self.lora_aggregation == "fedit" and not self.lora_aggregation_options:
@@ -103,7 +125,7 @@ class FederatedConfig(Section):
     def _server_optimizer_conflict(self) -> str | None:
         if not self.server_optimizer_options:
             return None
-        from fedmq.algorithms import server_opt  # and numpy, which most commands have no use for
+        from fedmq.algorithms import server_opt
 
         factory = server_opt.BY_NAME[self.server_optimizer]
         return options_conflict(

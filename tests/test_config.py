@@ -67,6 +67,7 @@ DEFAULTS = {
         "clients_per_round": 3,
         "data_distribution": "iid",
         "aggregation_method": "fedavg",
+        "aggregation_options": {},
         "lora_aggregation": "fedit",
         "lora_aggregation_options": {},
         "server_optimizer": "none",
@@ -174,7 +175,28 @@ def test_toml(tmp_path: Path) -> None:
             "federated.data_distribution: got \"by_auther\", should be 'iid', 'non_iid' or 'by_author'; "
             "did you mean by_author?",
         ),
-        ({"federated": {"aggregation_method": "krum"}}, "got \"krum\", should be 'fedavg'"),
+        ({"federated": {"aggregation_method": "krumm"}}, "did you mean krum?"),
+        (
+            {"federated": {"aggregation_method": "krum"}},
+            "federated.aggregation_method: krum with these options needs 5 updates or more, and a round closes with 3; "
+            "raise clients_per_round",
+        ),
+        (
+            {"federated": {"aggregation_method": "bulyan", "clients_per_round": 9, "min_clients": 6}},
+            "bulyan with these options needs 7 updates or more, and a round closes with 6; raise min_clients",
+        ),
+        (
+            {"federated": {"aggregation_method": "median", "aggregation_options": {"f": 1}}},
+            "federated.aggregation_options: median has no option 'f'; it has none",
+        ),
+        (
+            {"federated": {"aggregation_method": "trimmed_mean", "aggregation_options": {"trim": 0.1}}},
+            "federated.aggregation_options: trimmed_mean: need a whole trim of at least 1, got 0.1",
+        ),
+        (
+            {"federated": {"aggregation_method": "median", "lora_aggregation": "flexlora"}},
+            'federated.lora_aggregation: "flexlora" averages by itself, aggregation_method "median" would not be used',
+        ),
         ({"federated": {"lora_aggregation": "flexlore"}}, "did you mean flexlora?"),
         (
             {"federated": {"lora_aggregation": "flexlora", "lora_aggregation_options": {"lam": 0.5}}},

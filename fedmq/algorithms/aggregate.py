@@ -38,12 +38,14 @@ class Aggregator(NamedTuple):
         in is used up: its memory may become the next one's. The update is left as it is.
       finish: state -> the mean delta, float64; uses the state up. ValueError when nothing was folded.
       trained: round (from 1) -> the LoRA factors that its clients train.
+      fewest: updates without which `finish` raises ValueError.
     """
 
     init: Callable[[NamedTensors], Any]
     fold: Callable[[Any, Update, float], Any]
     finish: Callable[[Any], NamedTensors]
     trained: Callable[[int], Factors] = lambda round: "both"
+    fewest: int = 1
 
 
 class MeanState(NamedTuple):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from fedmq.algorithms.options import one_of, require
 from fedmq.tensors import NamedTensors, add, require_same_shapes, scale, zeros_like
 
 Convention = Literal["paper", "flower"]
@@ -40,7 +41,7 @@ def none(lr: float = 1.0) -> ServerOptimizer:
       >>> params
       {'w': array([3.])}
     """
-    _require("> 0", lr=lr)
+    require("> 0", lr=lr)
 
     def step(params: NamedTensors, delta: NamedTensors, state: NamedTensors) -> tuple[NamedTensors, NamedTensors]:
         return add(params, delta if lr == 1 else scale(delta, lr)), state
@@ -133,7 +134,7 @@ def yogi(
     Reference:
       Reddi et al. 2021 (arXiv 2003.00295), Algorithm 2.
     """
-    _require("in [0, 1)", beta2=beta2)
+    require("in [0, 1)", beta2=beta2)
 
     def moment(v: np.ndarray, square: np.ndarray) -> np.ndarray:
         shrunk: np.ndarray = v - (1 - beta2) * square * np.sign(v - square)
@@ -152,17 +153,9 @@ BY_NAME: Mapping[str, Callable[..., ServerOptimizer]] = {
 }
 
 
-def _require(limits: str, **options: Any) -> None:
-    """Raise ValueError on an option that is not a number within the limits: "> 0" or "in [0, 1)"."""
-    for name, value in options.items():
-        number = isinstance(value, (int, float)) and math.isfinite(value)
-        if not (number and value >= 0 and (value > 0 if limits == "> 0" else value < 1)):
-            raise ValueError(f"need {name} {limits}, got {value!r}")
-
-
 def _momentum(lr: float, momentum: float, nesterov: bool) -> ServerOptimizer:
-    _require("> 0", lr=lr)
-    _require("in [0, 1)", momentum=momentum)
+    require("> 0", lr=lr)
+    require("in [0, 1)", momentum=momentum)
 
     def step(params: NamedTensors, delta: NamedTensors, state: NamedTensors) -> tuple[NamedTensors, NamedTensors]:
         velocity = add(scale(state, momentum), delta)
@@ -173,7 +166,7 @@ def _momentum(lr: float, momentum: float, nesterov: bool) -> ServerOptimizer:
 
 
 def _decayed(beta2: float) -> _Moment:
-    _require("in [0, 1)", beta2=beta2)
+    require("in [0, 1)", beta2=beta2)
     return lambda v, square: np.add(beta2 * v, (1 - beta2) * square)
 
 
@@ -181,10 +174,9 @@ def _adaptive(
     moment: _Moment, lr: float, beta1: float, corrected: float | None, tau: float, convention: str
 ) -> ServerOptimizer:
     """Algorithm 2 of Reddi et al.; `corrected` is the beta2 of Flower's bias correction, None for none."""
-    _require("> 0", lr=lr, tau=tau)
-    _require("in [0, 1)", beta1=beta1)
-    if convention not in get_args(Convention):
-        raise ValueError(f"need convention {' or '.join(get_args(Convention))}, got {convention!r}")
+    require("> 0", lr=lr, tau=tau)
+    require("in [0, 1)", beta1=beta1)
+    one_of(get_args(Convention), convention=convention)
 
     def init(params: NamedTensors) -> NamedTensors:
         start = tau**2 if convention == "paper" else 0.0
