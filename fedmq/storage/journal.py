@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fedmq import atomic
 from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
+from fedmq.storage.hosted import Hosted
 
 SCHEMA_VERSION = 3
 _SCHEMA = """
@@ -38,28 +39,6 @@ CREATE TABLE generations (
     PRIMARY KEY (version, position));
 CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
 """
-
-
-class Hosted(NamedTuple):
-    """What workers have announced of a client: its size, and who hosts it, also those that are away."""
-
-    num_examples: int
-    num_tokens: int
-    workers: tuple[str, ...]
-
-    @staticmethod
-    def key(client: str) -> str:
-        """Where it is among the meta values."""
-        return f"hosted/{client}"
-
-    def encoded(self) -> str:
-        """As a meta value."""
-        return json.dumps(self)
-
-
-def _hosted(value: str) -> Hosted:
-    num_examples, num_tokens, workers = json.loads(value)
-    return Hosted(num_examples, num_tokens, tuple(workers))
 
 
 def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
@@ -121,6 +100,9 @@ class Journal:
                 (verdict,) = database.execute("PRAGMA quick_check").fetchone()
                 if verdict != "ok":
                     raise StorageError(f"{path} is damaged ({verdict}): restore it from a copy, or start anew")
+                # A process that ended on a failed fsync may have left in the log what is in the kernel's memory only:
+                # at a power cut, all that had been appended to it would be lost with it. So the log begins anew.
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.DatabaseError as error:
             raise StorageError(f"{path} cannot be read ({error}): restore it from a copy, or start anew") from None
         if version != SCHEMA_VERSION:
@@ -150,13 +132,13 @@ class Journal:
     def hosted(self, client: str) -> Hosted | None:
         """What is known of a client; None before anybody has announced it."""
         value = self.get(Hosted.key(client))
-        return None if value is None else _hosted(value)
+        return None if value is None else Hosted.decoded(value)
 
     def all_hosted(self) -> dict[str, Hosted]:
         """What is known of each client."""
         prefix = Hosted.key("")
         rows = self._db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
-        return {row["key"][len(prefix) :]: _hosted(row["value"]) for row in rows}
+        return {row["key"][len(prefix) :]: Hosted.decoded(row["value"]) for row in rows}
 
     def workers(self) -> set[str]:
         """Who has taken part: whoever hosts a client, or evaluated."""

@@ -13,7 +13,8 @@ from fedmq.codec import raw
 from fedmq.protocol import messages as m
 from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer
-from fedmq.storage.journal import Hosted, Journal
+from fedmq.storage.hosted import Hosted
+from fedmq.storage.journal import Journal
 
 CONFIG = '{\n  "peft_type": "LORA"\n}'
 NONCE = "cd" * 16
