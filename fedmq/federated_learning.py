@@ -120,13 +120,13 @@ class FederatedLearning:
         """Those that were started by hand may still wait for a coordinator that died when all was done."""
         if self.local_workers != 0 or self.bind.endswith(":0"):
             return
-        self.view.say(f"this run is finished; for {_DISMISS_S:g} s its workers that still wait are told so")
         try:
+            self.view.say(f"this run is finished; for {_DISMISS_S:g} s its workers that still wait are told so")
             count = build.dismiss_workers(self.server.journal, self.bind, self.keys, _DISMISS_S)
-        except (ConfigError, RunError) as error:
-            self.view.note("warning", f"no worker could be told: {error}")
-        else:
             self.view.say(f"{count} told")
+        except (ConfigError, RunError, KeyboardInterrupt) as error:
+            # Whoever interrupts has waited enough: the run itself is done.
+            self.view.note("warning", f"not all could be told ({error}): the same command tells the others")
 
     def _listen(self) -> None:
         config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"

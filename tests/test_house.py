@@ -71,6 +71,14 @@ def test_sources(path: Path) -> None:
     assert source.count("\n") <= 300, "a file holds one concept in at most 300 lines"
 
 
+def test_what_makes_durable_is_in_one_file() -> None:
+    """There a test can make a process die before and after each step."""
+    callers = [
+        path.name for path in SOURCES if re.search(r"\bos\.(fsync|fdatasync|replace|rename)\(", path.read_text())
+    ]
+    assert callers == ["atomic.py"]
+
+
 def test_public_names() -> None:
     assert len(set(fedmq.__all__)) == len(fedmq.__all__)
     for name in fedmq.__all__:

@@ -59,7 +59,7 @@ class CoordinatorState:
     roster: Roster = field(init=False)
 
     def __post_init__(self) -> None:
-        self.roster = Roster(self.timers, self.policy.max_attempts, self.progress.hosts)
+        self.roster = Roster(self.timers, self.policy.max_attempts, self.progress)
         self.version = -1 if self.progress.version is None else self.progress.version
         self.clock = RoundClock(self.policy, draw=self.progress.draw)
         self.accepted = dict(self.progress.accepted)
@@ -182,7 +182,7 @@ class CoordinatorState:
 
     def _select(self) -> list[Command]:
         self._move(Phase.SELECTING)
-        eligible = sorted((self.roster.population() | self.named) - self.roster.gone)
+        eligible = sorted((self.roster.sizes.keys() | self.named) - self.roster.gone)
         if len(eligible) < self.policy.cohort:
             lost = ", ".join(sorted(self.roster.gone))
             text = f"round {self.round} needs {self.policy.cohort} clients, {len(eligible)} are left"

@@ -163,6 +163,13 @@ class OpenRound:
 
 
 @dataclass(frozen=True)
+class LeaveOut:
+    """Nobody hosts this client: make durable that it is not drawn until somebody does."""
+
+    client: str
+
+
+@dataclass(frozen=True)
 class Aggregate:
     """The set is frozen: fold these clients' updates, step, commit, and answer Committed(round)."""
 
@@ -193,4 +200,4 @@ class Finish:
     reason: str
 
 
-Command = Dispatch | CancelTask | Reply | Select | OpenRound | Aggregate | Evict | Note | Finish
+Command = Dispatch | CancelTask | Reply | Select | OpenRound | LeaveOut | Aggregate | Evict | Note | Finish

@@ -7,6 +7,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from fedmq.protocol.grouping import Size
+
 
 class Phase(Enum):
     """Where the run stands."""
@@ -41,6 +43,8 @@ class Progress(NamedTuple):
       unevaluated: committed versions that still have no evaluation.
       draw: how often that round was abandoned and its clients drawn anew.
       hosts: of every client that was announced so far, the workers that host it, also those that are away.
+      sizes: of the same clients.
+      gone: those of them that were given up, as nobody had hosted them for too long.
     """
 
     version: int | None = None
@@ -49,3 +53,5 @@ class Progress(NamedTuple):
     unevaluated: tuple[int, ...] = ()
     draw: int = 0
     hosts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    sizes: Mapping[str, Size] = MappingProxyType({})
+    gone: tuple[str, ...] = ()

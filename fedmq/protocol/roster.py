@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 from fedmq.errors import LocalProtocolError
@@ -11,33 +11,30 @@ from fedmq.protocol import events as ev
 from fedmq.protocol.events import Command
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import Held, Job, JobState, Status, WorkerState, in_words, parse_task, task_id
+from fedmq.protocol.phases import Progress
 from fedmq.protocol.policy import Timers
 
 
 class Roster:
     """Who is there, what is to be done, who does it."""
 
-    def __init__(self, timers: Timers, max_attempts: int, hosts: Mapping[str, Iterable[str]]) -> None:
+    def __init__(self, timers: Timers, max_attempts: int, progress: Progress) -> None:
         self.timers, self.max_attempts = timers, max_attempts
         self.workers: dict[str, WorkerState] = {}
         self.jobs: dict[Job, JobState] = {}
         #: of every client ever hosted: its size, and who hosts it, also those that are lost by now
-        self.sizes: dict[str, Size] = {}
-        self.hosts: dict[str, set[str]] = {client: set(workers) for client, workers in hosts.items()}
+        self.sizes: dict[str, Size] = dict(progress.sizes)
+        self.hosts = {client: set(workers) for client, workers in progress.hosts.items()}
         self.held_out: set[str] = set()
         self.test_seen = False
         #: clients that no worker has hosted for `timers.start_s`
-        self.gone: set[str] = set()
+        self.gone = set(progress.gone)
 
     # --- what there is -------------------------------------------------------------------------
 
     def clients(self) -> set[str]:
         """Clients that a connected worker hosts."""
         return {client for worker in self.workers.values() for client in worker.clients}
-
-    def population(self) -> set[str]:
-        """Every client that has been hosted in this run."""
-        return set(self.sizes)
 
     def open(self, job: Job) -> bool:
         """Whether a result for `job` would be used; also one that comes after its worker was given up."""
@@ -196,8 +193,10 @@ class Roster:
         return [ev.Note("warning", f"{group[0].kind}: {text}: each goes by itself")]
 
     def _hostless(self, state: JobState) -> list[Command]:
-        self.gone |= {state.job.unit} & self.population()
-        return self.give_up(state.job, f"no worker hosts it, for {self.timers.start_s:g} s")
+        new = {state.job.unit} & self.sizes.keys() - self.gone
+        self.gone |= new
+        given_up = self.give_up(state.job, f"no worker hosts it, for {self.timers.start_s:g} s")
+        return [*map(ev.LeaveOut, new), *given_up]
 
     # --- jobs ----------------------------------------------------------------------------------
 

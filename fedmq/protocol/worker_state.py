@@ -139,8 +139,10 @@ class WorkerState:
                 return [we.Exit(exit_code, f"the coordinator refuses this worker: {text}")]
             case m.Shutdown(outcome, reason):
                 self.link = Link.ENDED
-                exit_code = {"done": 0, "failed": 1, "interrupted": 130}[outcome]
-                return [we.Send(m.Goodbye(reason[:MAX_TEXT])), we.Exit(exit_code, reason)]
+                end = we.Exit({"done": 0, "failed": 1, "interrupted": 130}[outcome], reason)
+                if outcome == "done" and self.welcome is None:
+                    end = we.Exit(6, f"the run is over: {reason}")
+                return [we.Send(m.Goodbye(reason[:MAX_TEXT])), end]
             case m.Tasks(tasks, left_s):
                 return self._given(tasks, None if left_s is None else now + left_s + _OVERTIME_S)
             case m.Cancel(task):

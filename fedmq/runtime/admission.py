@@ -50,10 +50,16 @@ class Admission:
             # What it says is the whole truth about it: it may have given clients away.
             before = known.get(name, Hosted(0, 0, ()))
             workers = {*before.workers} - {worker} | ({worker} if name in sizes else set())
-            size = sizes.get(name, (before.num_examples, before.num_tokens))
-            values |= {Hosted.key(name): Hosted(*size, tuple(sorted(workers))).encoded()}
+            size, gone = sizes.get(name, (before.num_examples, before.num_tokens)), before.gone and name not in sizes
+            values |= {Hosted.key(name): Hosted(*size, tuple(sorted(workers)), gone).encoded()}
         self._journal.put(**values)
         return None
+
+    def leave_out(self, client: str) -> None:
+        """Nobody hosts the client: it is not drawn, nor in a resumed run, until a worker that does is admitted."""
+        hosted = self._journal.hosted(client)
+        assert hosted is not None, f"{client} was never announced"
+        self._journal.put(**{Hosted.key(client): hosted._replace(gone=True).encoded()})
 
     def introduce(self, worker: str, ready: m.Ready, training: TrainingRecipe) -> Iterator[tuple[str, str]]:
         """What people are told of a worker, each line with its level.

@@ -68,6 +68,7 @@ class Coordinator:
         self._links = Links(transport)
         self._events: deque[ev.Event] = deque()
         self._intake = Intake(transport, server)
+        self._admission = Admission(self._journal, state.named)
         welcome = m.Welcome(
             run=self._journal.require("run"),
             epoch=int(self._journal.require("epoch")),
@@ -82,7 +83,7 @@ class Coordinator:
         self._reception = Reception(
             Desk(
                 links=self._links,
-                admission=Admission(self._journal, state.named),
+                admission=self._admission,
                 intake=self._intake,
                 events=self._events,
                 welcome=welcome,
@@ -216,6 +217,8 @@ class Coordinator:
                 self._events.append(ev.Selected(round, self.server.select(round, eligible, count, draw)))
             case ev.OpenRound(round, groups):
                 self.server.open_round(round, groups, self.state.clock.draw)
+            case ev.LeaveOut(client):
+                self._admission.leave_out(client)
             case ev.Aggregate(round, clients):
                 self._aggregate(round, clients)
             case ev.Evict(worker):

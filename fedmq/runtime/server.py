@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
 from fedmq.errors import RemoteProtocolError, RunError
+from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
@@ -82,27 +84,28 @@ class FederatedServer:
             self.aggregate(rows[-1]["round"], rows[-1]["frozen"])
             rows = self.journal.rounds()
         committed = [row for row in rows if row["state"] == "committed"]
-        hosts = {client: hosted.workers for client, hosted in self.journal.all_hosted().items()}
+        known = self.journal.all_hosted()
+        progress = Progress(
+            hosts={client: hosted.workers for client, hosted in known.items()},
+            sizes={client: Size(hosted.num_examples, hosted.num_tokens) for client, hosted in known.items()},
+            gone=tuple(client for client, hosted in known.items() if hosted.gone),
+        )
         if not committed:
-            return Progress(hosts=hosts)
+            return progress
         self._keep_client_adapters(committed[-1]["round"], again=True)
         record_bias(self.journal, self.blobs, self.weighting, committed[-1]["round"])
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
-        counts: dict[int, int] = {row["round"]: 0 for row in committed}
-        for row in self.journal.evaluations():
-            counts[row["version"]] = counts.get(row["version"], 0) + 1
-        missing = [
-            v for v, n in counts.items() if n < max(1, *counts.values()) and self.blobs.has(self.journal.digest(v))
-        ]
-        return Progress(
+        counts = Counter(row["version"] for row in self.journal.evaluations())
+        most = max((1, *counts.values()))
+        missing = [row["round"] for row in committed if counts[row["round"]] < most and self.blobs.has(row["digest"])]
+        return progress._replace(
             version=committed[-1]["round"],
             selected=groups,
             accepted=tuple((row["client"], row["digest"]) for row in accepted),
             draw=opened[0]["draw"] if opened else 0,
             unevaluated=tuple(missing),
-            hosts=hosts,
         )
 
     def adapter(self, version: int) -> BlobRef:

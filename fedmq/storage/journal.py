@@ -101,6 +101,9 @@ class Journal:
                 (verdict,) = database.execute("PRAGMA quick_check").fetchone()
                 if verdict != "ok":
                     raise StorageError(f"{path} is damaged ({verdict}): restore it from a copy, or start anew")
+                # A process that ended on a failed fsync may have left in the log what is in the kernel's memory only:
+                # at a power cut, all that had been appended to it would be lost with it. So the log begins anew.
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.DatabaseError as error:
             raise StorageError(f"{path} cannot be read ({error}): restore it from a copy, or start anew") from None
         if version != SCHEMA_VERSION:
@@ -130,13 +133,13 @@ class Journal:
     def hosted(self, client: str) -> Hosted | None:
         """What is known of a client; None before anybody has announced it."""
         value = self.get(Hosted.key(client))
-        return None if value is None else Hosted.decode(value)
+        return None if value is None else Hosted.decoded(value)
 
     def all_hosted(self) -> dict[str, Hosted]:
         """What is known of each client."""
         prefix = Hosted.key("")
         rows = self._db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
-        return {row["key"][len(prefix) :]: Hosted.decode(row["value"]) for row in rows}
+        return {row["key"][len(prefix) :]: Hosted.decoded(row["value"]) for row in rows}
 
     def workers(self) -> set[str]:
         """Who has taken part: whoever hosts a client, or evaluated."""

@@ -14,6 +14,8 @@ from fedmq.transport.listening import Listening
 
 #: For it to end, beside what it was given to send its last messages.
 _END_S = 1.0
+#: For it to be gone when it was killed.
+_DIE_S = 1.0
 #: For it to say that it is ready.
 START_S = 60.0
 #: One that is silent for so long is asked whether it is there.
@@ -21,6 +23,8 @@ ASK_S = 1.0
 #: After the question, without any sign of life; then it is killed.
 HANG_S = 5.0
 _BATCH = 32
+#: Killed, and not gone in time: asked again when another is started, so that no zombies stay.
+_dying: list[subprocess.Popen[bytes]] = []
 
 
 class GatewayChild:
@@ -32,6 +36,7 @@ class GatewayChild:
     """
 
     def __init__(self, command: list[str], listening: Listening) -> None:
+        _dying[:] = [process for process in _dying if process.poll() is None]
         ours, its = socket.socketpair()
         fds = (its.fileno(), listening.control.fileno(), listening.data.fileno())
         options = [f"--{name}-fd={fd}" for name, fd in zip(("channel", "control", "data"), fds, strict=True)]
@@ -87,16 +92,28 @@ class GatewayChild:
             pass
         self.end(max(0.0, deadline - time.monotonic()))
 
-    def end(self, patience_s: float = _END_S) -> tuple[int, str, str]:
-        """Kill it unless it ends in time; its exit code, how it ended, and its last line."""
-        try:
-            code = self._process.wait(patience_s)
-        except subprocess.TimeoutExpired:
+    def end(self, patience_s: float = _END_S) -> tuple[int | None, str, str]:
+        """Kill it unless it ends in time; its exit code, how it ended, and its last line.
+
+        No code: it waits for a disk or a driver, and is gone when that answers. Nobody is held up by it until then.
+        """
+        code = self._code(patience_s)
+        if code is None:
             self._process.kill()
-            code = self._process.wait()
+            code = self._code(_DIE_S)
         self.channel.close()
         with self._words as words:
             words.seek(0)
             said = words.read().decode(errors="replace").splitlines()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code is None:
+            _dying.append(self._process)
+            how = "does not end though it was killed"
+        else:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return code, self._hung + how, said[-1] if said else ""
+
+    def _code(self, patience_s: float) -> int | None:
+        try:
+            return self._process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            return None

@@ -157,7 +157,7 @@ def _create(path: Path, mode: int, content: dict[str, str]) -> None:
             json.dump(content, file, indent=2)
             file.write("\n")
             file.flush()
-            os.fsync(fd)
+            atomic.sync(fd)
     except OSError:
         path.unlink()
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Federation
-from running import Running, accepted, fedmq, wait_accepted
+from failing_disk import NUMBERS
+from running import REPO, Running, accepted, fedmq, wait_accepted
 
 SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 2}
 #: two tensors of 64 KiB
 SHAPE = [128, 128]
-FAILING = Path(__file__).with_name("failing_fsync.py")
+FAILING = REPO / "tests" / "failing_disk.py"
 Mount = Callable[[str, str], Path]
 
 
@@ -110,16 +112,39 @@ def test_a_read_only_disk_is_refused_and_changes_nothing(
     assert again.ended_well() == undisturbed
 
 
-@pytest.mark.parametrize("first", [1, 2, 3, 6, 9, 14, 20, 30])
-def test_an_fsync_error_is_final_and_nothing_is_acknowledged_after_it(
-    federation: Federation, undisturbed: str, first: int, free_port: int
+#: What fails, and how the coordinator says it: any fsync, and SQLite's own calls on the journal's log.
+ANY = ("fsync,fdatasync", "", r"\((Input/output|disk I/O) error\)")
+SYNCED, WRITTEN, READ = (
+    (calls, "run.db-wal", r"run\.db cannot be \w+ \(disk I/O error\)")
+    for calls in ("fsync,fdatasync", "pwrite64", "pread64")
+)
+
+
+@pytest.mark.skipif(not NUMBERS, reason="the numbers of this processor's system calls are not known here")
+@pytest.mark.parametrize(
+    ("failing", "first"),
+    [
+        *((ANY, first) for first in (1, 4, 13, 40)),
+        *((failing, first) for failing in (SYNCED, WRITTEN) for first in (1, 25)),
+        *(pytest.param(ANY, first, marks=pytest.mark.nightly) for first in (2, 3, 6, 9, 20, 30, 50, 60)),
+        *(
+            pytest.param(failing, first, marks=pytest.mark.nightly)
+            for failing in (SYNCED, WRITTEN)
+            for first in (10, 18, 32, 45)
+        ),
+    ],
+    ids=lambda value: value[0] + value[1] if isinstance(value, tuple) else None,
+)
+def test_an_error_of_the_disk_is_final_and_nothing_is_acknowledged_after_it(
+    federation: Federation, undisturbed: str, failing: tuple[str, str, str], first: int, free_port: int
 ) -> None:
     config, address = federation.config(federated=SETTINGS), f"tcp://127.0.0.1:{free_port}"
-    broken = federation.start(sys.executable, FAILING, first, "coordinator", config, "--bind", address)
+    calls, files, words = failing
+    broken = federation.start(sys.executable, FAILING, first, calls, files, "coordinator", config, "--bind", address)
     federation.noop_worker(address, "w0", shape=SHAPE)
     assert broken.end() == 1, broken.output()
     (line,) = [line for line in broken.lines["stderr"] if line]
-    assert "(Input/output error): " in line, "and what to do"
+    assert re.search(words, line), line
     again = federation.coordinator(config, "--resume")
     federation.noop_worker(again.address, "w1", shape=SHAPE)
     assert again.ended_well() == undisturbed

@@ -7,14 +7,16 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from bad_network import IMPATIENT
 from conftest import Coordinating, Federation
 from curve_peer import CurvePeer, sodium
-from running import Running, accepted, children, command_line, eventually, fedmq, keys, peak_mb, wait_gone
+from impatient_fedmq import ASK_S, HANG_S
+from running import FEDMQ, Running, accepted, children, command_line, eventually, fedmq, keys, peak_mb, wait_gone
 
-from fedmq.transport.gateway_child import ASK_S, HANG_S
 from fedmq.transport.keys import read_pair, read_public
 
 CLIENTS = ["client_0", "client_1"]
@@ -33,8 +35,8 @@ def site(federation: Federation) -> Federation:
     return federation
 
 
-def listening(site: Federation, name: str = "run") -> Coordinating:
-    return site.coordinator(site.config(name, federated=SETTINGS), "--keys", "keys")
+def listening(site: Federation, name: str = "run", command: Sequence[object] = FEDMQ) -> Coordinating:
+    return site.coordinator(site.config(name, federated=SETTINGS), "--keys", "keys", command=command)
 
 
 def worker(site: Federation, running: Coordinating, name: str, **options: object) -> Running:
@@ -85,7 +87,7 @@ def test_a_coordinator_that_stands_still_keeps_its_gateway_and_a_gateway_that_do
     worker(site, undisturbed, "w0")
     digest = undisturbed.ended_well()
 
-    running, gate = listening(site), site.gate("client_0")
+    running, gate = listening(site, command=IMPATIENT), site.gate("client_0")
     busy = worker(site, running, "w0", gates={"client_0": str(gate.path)})
     gate.reached()
     pid = gateway_of(running)
@@ -93,7 +95,7 @@ def test_a_coordinator_that_stands_still_keeps_its_gateway_and_a_gateway_that_do
     threading.Event().wait(1.5 * (ASK_S + HANG_S))
     running.process.signal(signal.SIGCONT)
     os.kill(pid, signal.SIGSTOP)
-    running.process.wait_line(r"the gateway gave no answer for 5 s and was killed by SIGKILL: another takes its place")
+    running.process.wait_line(r"the gateway gave no answer for 2 s and was killed by SIGKILL: another takes its place")
     wait_gone(pid)
     assert gateway_of(running) != pid
     gate.open()
@@ -153,7 +155,7 @@ def test_workers_that_wait_for_a_finished_run_are_told_through_it(site: Federati
     pair = (site.folder / "workers" / "w0.key", site.folder / "keys" / "coordinator.pub")
     waiting = site.noop_worker(address, "w0", keys=pair)
     resumed = site.fedmq("coordinator", config, "--bind", address, "--keys", "keys", "--resume")
-    assert (waiting.end(), resumed.end()) == (0, 0), waiting.output()
+    assert (waiting.end(), resumed.end()) == (6, 0), waiting.output()
     assert "1 told" in resumed.text("stdout")
 
 

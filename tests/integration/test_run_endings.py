@@ -112,8 +112,20 @@ def test_workers_that_wait_for_a_finished_run_are_told(federation: Federation, f
     waiting = federation.noop_worker(address, "w0")
     resumed = federation.fedmq("coordinator", config, "--bind", address, "--resume")
     resumed.wait_line("this run is finished; for 5 s its workers that still wait are told so")
-    assert (waiting.end(), resumed.end()) == (0, 0), waiting.output()
+    assert (waiting.end(), resumed.end()) == (6, 0), waiting.output()
+    assert waiting.text("stderr").endswith("the run is over: all rounds committed"), "it is a new process"
     assert "1 told" in resumed.text("stdout")
+
+
+def test_ctrl_c_cuts_the_telling_short_and_the_run_stays_done(federation: Federation, free_port: int) -> None:
+    config = finished_run(federation)
+    resumed = federation.fedmq("coordinator", config, "--bind", f"tcp://127.0.0.1:{free_port}", "--resume")
+    resumed.wait_line("this run is finished; for 5 s its workers that still wait are told so")
+    resumed.signal(signal.SIGINT)
+    assert resumed.end() == 0, resumed.output()
+    assert "not all could be told (interrupted by SIGINT): the same command tells the others" in resumed.text("stdout")
+    resumed.wait_line("^adapter SHA-256 [0-9a-f]{64}$")
+    assert inspect_run(federation.folder / "run")["status"] == "done"
 
 
 def test_a_finished_run_needs_no_port(federation: Federation, busy_address: str) -> None:

@@ -339,8 +339,8 @@ def test_a_client_without_a_host_is_given_up_and_not_selected_again() -> None:
     assert commands == []
     assert drive.state.awaited(99.0) == ["any worker that hosts client_3, for 95 s"]
     commands = drive.until(110.0, "a")
-    assert notes(commands) == "train client_3: no worker hosts it, for 100 s"
-    assert commands[-1] == ev.Aggregate(1, ("client_1",))
+    text = "train client_3: no worker hosts it, for 100 s"
+    assert commands == [ev.LeaveOut("client_3"), ev.Note("warning", text), ev.Aggregate(1, ("client_1",))]
     assert drive.say(ev.Committed(1)) == [ev.Select(2, CLIENTS, 2)]
     drive.say(ready("c", "client_3"))
     assert "client_3" not in drive.state.roster.gone, "its host is back"

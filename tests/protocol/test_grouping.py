@@ -130,8 +130,22 @@ def test_a_worker_that_comes_back_with_fewer_clients_has_given_them_away() -> No
     assert opened == ev.OpenRound(2, (clients[:2], clients[2:]))
 
 
-def test_a_client_that_is_gone_for_good_is_not_drawn_after_a_restart() -> None:
-    hosts = dict.fromkeys(CLIENTS[:3], ("a",))
-    drive = Drive(rounds=2, cohort=2, expected=2, progress=Progress(version=1, hosts=hosts))
-    (select,) = [said for said in drive.say(ready("a", *CLIENTS[:2])) if isinstance(said, ev.Select)]
-    assert select.eligible == tuple(CLIENTS[:2])
+def test_a_resumed_run_draws_from_the_clients_that_it_would_have_drawn_from() -> None:
+    """Also from those that nobody hosts at the moment; not from those that were given up, until they are back."""
+    known = Progress(
+        1, hosts=dict.fromkeys(CLIENTS[:4], ("b",)), sizes=dict.fromkeys(CLIENTS[:4], Size(2, 50)), gone=(CLIENTS[3],)
+    )
+    one, two, three, four = CLIENTS[:4]
+    for comes, drawn_from in (((one, two), (one, two, three)), ((two, four), (one, two, three, four))):
+        drive = Drive(rounds=2, cohort=2, expected=2, progress=known)
+        assert drive.say(ready("a", *comes)) == [ev.Select(2, drawn_from, 2)]
+
+
+def test_a_resumed_round_has_groups_of_the_size_that_it_would_have_had() -> None:
+    """What is known of a client decides, whether or not its worker is back already."""
+    clients = tuple(CLIENTS[:8])
+    hosts, sizes = dict.fromkeys(clients, ("a",)), dict.fromkeys(clients, Size(2, 50))
+    drive = Drive(rounds=2, cohort=8, expected=1, together=None, progress=Progress(1, hosts=hosts, sizes=sizes))
+    drive.say(ready("b", CLIENTS[8]))
+    opened, *_ = drive.say(ev.Selected(2, clients))
+    assert opened == ev.OpenRound(2, tuple(zip(clients[::2], clients[1::2], strict=True)))

@@ -104,6 +104,20 @@ def test_shutdown_in_the_middle_of_work(outcome: Any, exit_code: int) -> None:
     ]
 
 
+@pytest.mark.parametrize(("outcome", "exit_code"), [("done", 6), ("failed", 1), ("interrupted", 130)])
+def test_a_worker_that_comes_when_the_run_is_over_says_so(outcome: Any, exit_code: int) -> None:
+    agent = Agent()
+    agent.say(we.Tick())
+    _, end = agent.hear(m.Shutdown(outcome, "all rounds committed"))
+    assert (end.code, end.reason.startswith("the run is over: ")) == (exit_code, outcome == "done")
+
+
+def test_a_worker_that_took_part_ends_well_also_when_it_hears_of_the_end_on_a_new_link() -> None:
+    agent = Agent().working()
+    agent.say(we.Linked())
+    assert agent.hear(m.Shutdown("done", "x"))[-1] == we.Exit(0, "x")
+
+
 def test_leaving_says_goodbye() -> None:
     assert Agent().ready().say(we.Leave("x" * 1000)) == [we.Send(m.Goodbye("x" * 256)), we.Exit(130, "x" * 1000)]
 

@@ -62,13 +62,16 @@ class Journal:
         self.selected: tuple[tuple[str, ...], ...] = ()
         self.accepted: dict[str, str] = {}
         self.draw = 0
+        self.sizes: dict[str, Size] = {}
+        self.gone: set[str] = set()
         self.folded: dict[int, tuple[str, ...]] = {}
         self.evaluated: set[int] = set()
 
     def progress(self) -> Progress:
         known = range(self.version + 1) if self.version is not None else ()
         missing = tuple(v for v in known if v not in self.evaluated)
-        return Progress(self.version, self.selected, tuple(self.accepted.items()), missing, self.draw)
+        known = {"sizes": self.sizes, "gone": tuple(self.gone)}
+        return Progress(self.version, self.selected, tuple(self.accepted.items()), missing, self.draw, **known)
 
 
 class Agent:
@@ -193,7 +196,11 @@ class World:
                 self.tell(worker, m.Cancel(task, reason))
             case ev.Reply(worker, task, code):
                 self.tell(worker, m.Verdict(task, code, ""))
+            case ev.LeaveOut(client):
+                self.journal.gone.add(client)
             case ev.Select(round, eligible, count):
+                known = self.journal.sizes.keys() - self.journal.gone
+                assert set(eligible) == known, "a restart would draw from the same clients"
                 self.events.append(ev.Selected(round, tuple(self.random.sample(eligible, count))))
             case ev.OpenRound(round, groups):
                 drawn_anew = self.state.clock.draw > 0
@@ -242,6 +249,8 @@ class World:
         match message:
             case m.Ready(running=running, outbox=outbox):
                 sizes = dict.fromkeys(agent.clients, Size(10, 250))
+                self.journal.sizes |= sizes
+                self.journal.gone -= sizes.keys()
                 test = name in ("w0", "w1")
                 self.settle(ev.WorkerReady(name, sizes, evaluates_test=test, running=running, outbox=outbox))
             case m.Heartbeat(task, phase, step, total):

@@ -106,3 +106,15 @@ def test_who_hosts_a_client_is_kept(journal: Journal) -> None:
     assert journal.all_hosted() == {"client_1": Hosted(10, 100, ("w1",)), "client_2": second}, "given away"
     journal.add_evaluation(version=0, unit="test", worker="w9", loss_sum=1.0, num_tokens=1, num_examples=1, seconds=1.0)
     assert journal.workers() == {"w1", "w2", "w9"}, "those that host somebody, and those that only evaluate"
+
+
+def test_a_client_that_was_given_up_is_left_out_until_a_worker_that_hosts_it_is_admitted(journal: Journal) -> None:
+    admission = Admission(journal, ())
+    admission.check("w1", ready({"client_1": "a"}))
+    admission.leave_out("client_1")
+    gone = Hosted(10, 100, ("w1",), gone=True)
+    assert journal.hosted("client_1") == gone
+    admission.check("w2", ready({"client_2": "b"}))
+    assert journal.hosted("client_1") == gone, "that was another client"
+    admission.check("w2", ready({"client_1": "a", "client_2": "b"}))
+    assert journal.hosted("client_1") == Hosted(10, 100, ("w1", "w2"))

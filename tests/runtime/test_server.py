@@ -17,10 +17,13 @@ from fedmq.algorithms import server_opt, weighting
 from fedmq.codec import raw
 from fedmq.errors import RemoteProtocolError, RunError, StorageError
 from fedmq.protocol import messages as m
+from fedmq.protocol.grouping import Size
 from fedmq.protocol.phases import Progress
+from fedmq.storage.hosted import Hosted
 
 CLIENTS = ("client_1", "client_10", "client_2")
 SIZES = {"client_1": 7, "client_10": 100, "client_2": 13}
+KNOWN: Any = {"hosts": HOSTED, "sizes": dict.fromkeys(HOSTED, Size(1000, 25_000))}
 
 
 def load(folder: Path) -> dict[str, np.ndarray]:
@@ -165,8 +168,14 @@ def test_progress_with_an_open_round(tmp_path: Path) -> None:
     server.journal.open_round(1, [["client_1", "client_3"], ["client_2"]])
     update = give(server, "train-1-client_2-0", adapter(1))
     assert make_server(tmp_path).progress() == Progress(
-        0, (("client_1", "client_3"), ("client_2",)), (("client_2", update.blob.digest),), (0,), hosts=HOSTED
+        0, (("client_1", "client_3"), ("client_2",)), (("client_2", update.blob.digest),), (0,), **KNOWN
     )
+
+
+def test_progress_knows_who_was_given_up(tmp_path: Path) -> None:
+    server = started(tmp_path)
+    server.journal.put(**{Hosted.key("client_7"): Hosted(1000, 25_000, ("w1",), gone=True).encoded()})
+    assert make_server(tmp_path).progress() == Progress(0, unevaluated=(0,), **KNOWN, gone=("client_7",))
 
 
 def test_a_round_that_was_frozen_is_folded_on_resume(tmp_path: Path) -> None:
@@ -176,7 +185,7 @@ def test_a_round_that_was_frozen_is_folded_on_resume(tmp_path: Path) -> None:
     server.journal.freeze_round(1, ["client_1", "client_2"])
     whole.aggregate(1, ["client_1", "client_2"])
     resumed = make_server(tmp_path / "a")
-    assert resumed.progress() == Progress(version=1, unevaluated=(0, 1), hosts=HOSTED)
+    assert resumed.progress() == Progress(version=1, unevaluated=(0, 1), **KNOWN)
     assert resumed.journal.digest(1) == whole.journal.digest(1)
     assert resumed.progress().version == 1, "folded once"
 
@@ -195,7 +204,7 @@ def test_what_is_evaluated_is_not_evaluated_again(tmp_path: Path) -> None:
     server.evaluated(m.Evaluated("evaluate-0-test-0", "cd" * 16, 40.0, 10, 2, 0.5), "w0")
     play(server, 1)
     server.aggregate(1, CLIENTS)
-    assert make_server(tmp_path).progress() == Progress(version=1, unevaluated=(1,), hosts=HOSTED)
+    assert make_server(tmp_path).progress() == Progress(version=1, unevaluated=(1,), **KNOWN)
 
 
 def test_rounds_go_on_after_a_resume_as_without(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_disk import NUMBERS
 
 from fedmq.errors import StorageError
 from fedmq.storage.journal import SCHEMA_VERSION, Journal
 from fedmq.storage.run_lock import RunLock
 
+TESTS = Path(__file__).resolve().parents[1]
 UPDATE: dict[str, Any] = {
     "round": 1,
     "client": "client_1",
@@ -255,3 +257,56 @@ def test_a_lock_waits_out_somebody_who_only_asks(tmp_path: Path, monkeypatch: py
     assert asking.closed and RunLock.held(tmp_path)
     lock.release()
     assert not RunLock.held(tmp_path)
+
+
+FAILING_COMMIT = """
+import os, sys
+from pathlib import Path
+from failing_disk import opened, refuse
+from fedmq.errors import StorageError
+from fedmq.storage.journal import Journal
+
+journal = Journal.open(Path(sys.argv[1]))
+journal.put(before="1")
+print(os.stat(sys.argv[1] + "-wal").st_size, flush=True)
+refuse(["fsync", "fdatasync"], opened("run.db-wal"))
+try:
+    journal.put(failed="2")
+except StorageError as error:
+    assert "disk I/O error" in str(error), error
+    os._exit(137)
+"""
+KILLED_AFTER_A_COMMIT = """
+import os, sys
+from pathlib import Path
+from fedmq.storage.journal import Journal
+
+Journal.open(Path(sys.argv[1])).put(after="3")
+os._exit(137)
+"""
+
+
+@pytest.mark.skipif(not NUMBERS, reason="the numbers of this processor's system calls are not known here")
+def test_what_a_failed_fsync_left_in_the_log_endangers_nothing_that_follows(tmp_path: Path) -> None:
+    """The kernel's memory has it, the disk has not; a log is read up to its first gap."""
+
+    def run(script: str) -> str:
+        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{script}", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 137, done.stderr
+        return done.stdout
+
+    path, log = tmp_path / "run.db", tmp_path / "run.db-wal"
+    Journal.create(path, {}).close()
+    synced = int(run(FAILING_COMMIT))
+    left = log.read_bytes()[synced:]
+    assert left
+    run(KILLED_AFTER_A_COMMIT)
+    # The power is cut: what was never brought to the disk, and never written again, is lost.
+    content = bytearray(log.read_bytes())
+    if content[synced:].startswith(left):
+        content[synced : synced + len(left)] = bytes(len(left))
+        log.write_bytes(content)
+    journal = Journal.open(path)
+    assert (journal.get("before"), journal.get("after")) == ("1", "3")
+    journal.close()

@@ -9,98 +9,36 @@ import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from curve_peer import CurvePeer, sodium
+from gateway_site import PATIENCE_S, Site
 
 from fedmq.errors import ConfigError, RunError
 from fedmq.transport import gateway, gateway_child
-from fedmq.transport.allowed import allow, revoke
-from fedmq.transport.base import Incoming, Notice
+from fedmq.transport.allowed import revoke
+from fedmq.transport.base import Incoming
 from fedmq.transport.gateway import GatewayCoordinatorTransport
-from fedmq.transport.keys import KeyPair, new_pair
-from fedmq.transport.zeromq import ZmqWorkerTransport
 
-PATIENCE_S = 60.0
 CHUNK = bytes(1 << 20)
-
-
-class Site:
-    """A coordinator's end with a gateway that lets `north` in, and what has come to it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.keys = folder, folder / "keys"
-        self.pair = new_pair("coordinator", self.keys)
-        self.north = self.allowed("north")
-        self.listener = GatewayCoordinatorTransport("tcp://127.0.0.1:0", self.keys)
-        self.worker = ZmqWorkerTransport(self.listener.address, (self.north, self.pair.public))
-        self.messages: list[Incoming] = []
-        self.notices: list[Notice] = []
-
-    def allowed(self, name: str) -> KeyPair:
-        pair = new_pair(name, self.folder / name)
-        allow(pair.public, self.keys)
-        return pair
-
-    @property
-    def pid(self) -> int:
-        """Of the gateway; 0 between two."""
-        child = self.listener._child
-        return 0 if child is None else child._process.pid
-
-    def turn(self) -> None:
-        received = self.listener.receive(0.01)
-        self.messages += received.messages
-        self.notices += received.notices
-
-    def until(self, done: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not done():
-            assert time.monotonic() < deadline, (self.messages, self.notices)
-            self.turn()
-
-    def knock(self, text: bytes) -> bytes:
-        """Send on the control plane as soon as there is a link; the worker's handle."""
-
-        def sent() -> bool:
-            self.worker.receive(0.0)
-            return self.worker.send("control", text)
-
-        self.until(sent)
-        self.until(lambda: self.messages and self.messages[-1].frames == (text,))
-        return self.messages[-1].peer
-
-    def come_back(self, text: bytes) -> bytes:
-        """The same after a link was lost: what is sent before the worker has noticed that is lost too."""
-
-        def arrived() -> bool:
-            self.worker.receive(0.0)
-            self.worker.send("control", text)
-            return self.messages[-1].frames == (text,)
-
-        self.until(arrived)
-        return self.messages[-1].peer
-
-    def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """SIGKILL to the gateway, and wait until that is noticed."""
-        self.signal(signal.SIGKILL)
-        seen = len(self.notices)
-        self.until(lambda: len(self.notices) > seen)
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(gateway, "_RESTART_S", 0.0)
-    made = Site(tmp_path)
-    yield made
-    made.worker.close()
-    made.listener.close()
+    with closing(Site(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes six seconds takes two, in which one that is well still answers on a busy machine."""
+    for module in (gateway, gateway_child):
+        monkeypatch.setattr(module, "ASK_S", 0.2)
+    monkeypatch.setattr(gateway_child, "HANG_S", 2.0)
 
 
 def test_the_limit_is_what_it_was_given_beyond_its_start(site: Site) -> None:
@@ -136,6 +74,7 @@ def stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("full", [False, True], ids=["idle", "full"])
 def test_one_that_hangs_is_killed_and_another_takes_its_place(site: Site, full: bool) -> None:
     address, data_port, pid = site.listener.address, site.listener.data_port, site.pid
@@ -156,7 +95,7 @@ def test_one_that_hangs_is_killed_and_another_takes_its_place(site: Site, full: 
         os.close(handle)
     (notice,) = site.notices
     assert notice.kind == "gateway"
-    assert notice.text.startswith("the gateway gave no answer for 5 s and was killed by SIGKILL: another takes its")
+    assert notice.text.startswith("the gateway gave no answer for 2 s and was killed by SIGKILL: another takes its")
     peer = site.come_back(b"again")
     assert site.pid != pid and (site.listener.address, site.listener.data_port) == (address, data_port)
     assert site.listener.send("control", peer, b"welcome") is True
@@ -164,6 +103,7 @@ def test_one_that_hangs_is_killed_and_another_takes_its_place(site: Site, full: 
     assert len(site.notices) == 1
 
 
+@pytest.mark.usefixtures("impatient")
 def test_one_that_answers_outlives_a_coordinator_that_pauses(site: Site) -> None:
     pid, child = site.pid, site.listener._child
     assert child is not None
