@@ -226,10 +226,8 @@ class FederatedServer:
     def tidy(self, pinned_versions: Collection[int]) -> None:
         """What a commit leaves to be done while the next round trains: clients' checkpoints, bias, old blobs deleted.
 
-        A crash in between loses nothing: `progress` does the first two, from blobs that are deleted after that.
-
-        Args:
-          pinned_versions: whose evaluation is pending.
+        A crash in between loses nothing: `progress` does the first two, from blobs that are deleted after that. Those of
+        `pinned_versions`, whose evaluation is pending, are kept.
         """
         last = self.journal.last_committed()
         assert last is not None
