@@ -14,6 +14,8 @@ from fedmq.algorithms import aggregators, lora_aggregate, sampling, server_opt, 
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
+from fedmq.codec import update as updates
+from fedmq.codec.delta import Codec
 from fedmq.config import ExperimentConfig, resolve_dataset_path
 from fedmq.errors import ConfigError
 from fedmq.protocol.coordinator_state import CoordinatorState
@@ -36,6 +38,7 @@ T = TypeVar("T")
 AGGREGATORS = aggregators.BY_NAME
 LORA_AGGREGATORS = lora_aggregate.BY_NAME
 SERVER_OPTIMIZERS = server_opt.BY_NAME
+CODECS = updates.BY_NAME
 SAMPLERS: Mapping[str, Sampler] = {"uniform": sampling.uniform}
 WEIGHTINGS: Mapping[str, Weighting] = {
     "examples": weighting.by_examples,
@@ -71,6 +74,15 @@ def server_optimizer(name: str, **params: Any) -> ServerOptimizer:
       >>> rule = server_optimizer("nesterov", lr=0.7, momentum=0.6)
     """
     return _pick("server optimizer", SERVER_OPTIMIZERS, name)(**params)
+
+
+def codec(name: str, **params: Any) -> Codec:
+    """A codec of deltas by name.
+
+    Example:
+      >>> content, state = codec("int4", block=32).encode(delta, {})  # doctest: +SKIP
+    """
+    return _pick("codec", CODECS, name)(**params)
 
 
 def sampler(name: str) -> Sampler:
