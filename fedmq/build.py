@@ -106,6 +106,7 @@ def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> Federat
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         sampler=sampler("uniform"),
         weighting=weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples),
+        upload=updates.update_codec(federated.upload_spec()),
         limits=UpdateLimits(federated.max_update_norm, config.model.max_length * config.training.num_epochs),
         seed=config.seed,
         num_rounds=federated.num_rounds,

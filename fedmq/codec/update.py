@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from fedmq.codec.floats import bf16, fp16, fp32
 from fedmq.codec.sign import sign
 from fedmq.codec.topk import topk
 from fedmq.errors import RemoteProtocolError
+from fedmq.recipe import CodecSpec
 from fedmq.tensors import NamedTensors
 
 BY_NAME: Mapping[str, Callable[..., Codec]] = {
@@ -32,6 +34,7 @@ class UpdateCodec(NamedTuple):
     """A trained adapter to bytes and back, both ends knowing the adapter that it was trained from.
 
     Attributes:
+      whole: whether the bytes are the file of the adapter that counts.
       init: base adapter -> state before the client's first update; {} where nothing is remembered.
       encode: (trained adapter, base adapter, state) -> (bytes, state).
       decode: (bytes, from anyone; base adapter) -> the adapter that counts, float32: the trained one,
@@ -39,32 +42,36 @@ class UpdateCodec(NamedTuple):
         RemoteProtocolError, and nothing else, on what is none.
     """
 
+    whole: bool
     init: Callable[[NamedTensors], NamedTensors]
     encode: Callable[[NamedTensors, NamedTensors, NamedTensors], tuple[bytes, NamedTensors]]
     decode: Callable[[bytes, NamedTensors], dict[str, np.ndarray]]
 
 
-def update_codec(name: str, options: Mapping[str, Any]) -> UpdateCodec:
+def update_codec(spec: CodecSpec) -> UpdateCodec:
     """How updates travel under `federated.upload_codec` and its options.
 
     "fp32" is the adapter's own file, not a float32 delta: it is as long, loses nothing at all (a delta is exact in
     float64 only), and is at once what is kept of the client.
 
     Example:
-      >>> codec = update_codec("sign", {"error_feedback": False})
+      >>> codec = update_codec(CodecSpec("sign", block=None, fraction=None, error_feedback=False))
       >>> base, local = ({"w": np.array(values, np.float32)} for values in ([1, 1], [1.5, 0.5]))
       >>> content, _ = codec.encode(local, base, {})
       >>> codec.decode(content, base)["w"]
       array([1.5, 0.5], dtype=float32)
     """
-    return _whole() if name == "fp32" else _as_delta(BY_NAME[name](**options))
+    if spec.name == "fp32":
+        return _whole()
+    options = {name: value for name, value in asdict(spec).items() if name != "name" and value is not None}
+    return _as_delta(BY_NAME[spec.name](**options))
 
 
 def _whole() -> UpdateCodec:
     def encode(local: NamedTensors, base: NamedTensors, state: NamedTensors) -> tuple[bytes, NamedTensors]:
         return raw.encode(local), {}
 
-    return UpdateCodec(lambda base: {}, encode, lambda content, base: raw.decode(content, tensors.spec(base)))
+    return UpdateCodec(True, lambda base: {}, encode, lambda content, base: raw.decode(content, tensors.spec(base)))
 
 
 def _as_delta(codec: Codec) -> UpdateCodec:
@@ -80,4 +87,4 @@ def _as_delta(codec: Codec) -> UpdateCodec:
                 raise RemoteProtocolError("NONFINITE", f"tensor {name!r} leads beyond float32")
         return adapter
 
-    return UpdateCodec(codec.init, encode, decode)
+    return UpdateCodec(False, codec.init, encode, decode)

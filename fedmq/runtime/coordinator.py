@@ -24,6 +24,7 @@ from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import escaped
 from fedmq.recipe import RunSpec
 from fedmq.runtime.admission import Admission
+from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.intake import Intake, Stored
 from fedmq.runtime.links import Links
 from fedmq.runtime.reception import Desk, Reception
@@ -68,6 +69,7 @@ class Coordinator:
         self._links = Links(transport)
         self._events: deque[ev.Event] = deque()
         self._intake = Intake(transport, server)
+        shared = data_dir is not None and data_dir.is_dir()
         welcome = m.Welcome(
             run=self._journal.require("run"),
             epoch=int(self._journal.require("epoch")),
@@ -76,7 +78,8 @@ class Coordinator:
             data_port=transport.data_port,
             chunk_nbytes=self._intake.chunk_nbytes,
             credits=self._intake.credits,
-            data_dir=str(data_dir.resolve()) if data_dir is not None and data_dir.is_dir() else "",
+            data_dir=str(data_dir.resolve()) if data_dir is not None and shared else "",
+            state_dir=str((server.run_dir / FOLDER).resolve()) if shared else "",
             spec=spec,
         )
         self._reception = Reception(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from fedmq import atomic, rng, tensors
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
+from fedmq.codec.update import UpdateCodec
 from fedmq.errors import RemoteProtocolError, RunError
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
 from fedmq.runtime.bias import record_bias
+from fedmq.runtime.client_adapters import keep_client_adapters
+from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.screening import UpdateLimits, screen, screen_first
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
@@ -37,6 +41,7 @@ class FederatedServer:
       run_dir: OUTPUT_DIR; run.db in it is open as `journal`.
       journal: the run's journal, writable.
       aggregator, server_optimizer, sampler, weighting: the algorithm (see `fedmq.algorithms`).
+      upload: how updates come.
       limits: of what an update may claim and be.
       seed: of the run; selection of round r draws from `rng.derive(seed, "select", r)`.
       num_rounds: the last round, whose model is also kept as round_final.
@@ -53,6 +58,7 @@ class FederatedServer:
         server_optimizer: ServerOptimizer,
         sampler: Sampler,
         weighting: Weighting,
+        upload: UpdateCodec,
         limits: UpdateLimits,
         seed: int,
         num_rounds: int,
@@ -62,7 +68,7 @@ class FederatedServer:
         self.run_dir, self.journal = run_dir, journal
         self.aggregator, self.server_optimizer = aggregator, server_optimizer
         self.sampler, self.weighting, self.limits = sampler, weighting, limits
-        self.seed, self.num_rounds = seed, num_rounds
+        self.upload, self.seed, self.num_rounds = upload, seed, num_rounds
         self.save_every, self.save_client_adapters = save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
         self._adapter_config = run_dir / "blobs" / CONFIG
@@ -125,11 +131,7 @@ class FederatedServer:
             self.journal.open_round(round, groups)
 
     def start(self, offer: Offer, content: bytes) -> None:
-        """Take the first adapter (version 0) and the adapter_config.json that goes with it.
-
-        Raises:
-          RemoteProtocolError: it is not a finite float32 adapter with a JSON object as its config.
-        """
+        """Take the first adapter (version 0) and its adapter_config.json, or refuse them as `screen_first` does."""
         atomic.write_bytes(self._adapter_config, screen_first(offer, content).encode())
         self._commit(0, content)
 
@@ -141,8 +143,9 @@ class FederatedServer:
         """
         params = self._newest()
         hosted = self.journal.hosted(parse_task(offer.task)[0].unit)
-        update, remark = screen(offer, content, params, hosted.num_examples if hosted else 0, self.limits)
-        if len(content) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
+        announced = hosted.num_examples if hosted else 0
+        update, remark = screen(offer, content, params, announced, self.limits, self.upload.decode)
+        if sum(value.nbytes for value in update.values()) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
             self._decoded[offer.blob.digest] = update
         return remark
 
@@ -161,6 +164,7 @@ class FederatedServer:
             train_seconds=offer.train_seconds,
             bytes_up=offer.blob.nbytes,
             bytes_down=offer.nbytes_down,
+            state_lost=offer.state_lost,
         )
 
     def aggregate(self, round: int, clients: Collection[str]) -> None:
@@ -171,13 +175,12 @@ class FederatedServer:
         """
         self.journal.freeze_round(round, sorted(clients))
         params = self._newest()
-        spec = tensors.spec(params)
         self._delta = self._delta or tensors.zeros_like(params)
         updates = {row["client"]: row for row in self.journal.updates(round)}
         state = self.aggregator.init(params)
         for client in sorted(clients):
             row = updates[client]
-            local = self._decoded.get(row["digest"]) or raw.decode(self.blobs.read(row["digest"]), spec)
+            local = self._decoded.get(row["digest"]) or self.upload.decode(self.blobs.read(row["digest"]), params)
             delta = tensors.subtract(local, params, out=self._delta)
             update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
             state = self.aggregator.fold(state, update, self.weighting(update.num_examples, update.num_tokens))
@@ -249,6 +252,8 @@ class FederatedServer:
             if last == self.num_rounds and not (final / WEIGHTS).is_file():
                 write_checkpoint(final, kept / WEIGHTS, kept / CONFIG)
             self._keep_client_adapters(last)
+            if last == self.num_rounds:  # nobody trains any more
+                shutil.rmtree(self.run_dir / FOLDER, ignore_errors=True)
         write_metrics(self.run_dir, self.journal)
 
     def scores(self, first: int = 0) -> dict[int, dict[str, Any]]:
@@ -260,13 +265,10 @@ class FederatedServer:
         return round_metrics(self.journal, first)
 
     def _keep_client_adapters(self, round: int, again: bool = False) -> None:
-        """With `again`, also those that are there: a process that was killed may not have made their names durable."""
-        if not self.save_client_adapters:
-            return
-        for row in self.journal.folded(round):
-            folder, blob = self.run_dir / row["client"] / f"round_{round}", self.blobs.path(row["digest"])
-            if (again or not folder.is_dir()) and blob.is_file():
-                write_checkpoint(folder, blob, self._adapter_config)
+        if self.save_client_adapters:
+            keep_client_adapters(
+                self.run_dir, self.journal, self.blobs, self._adapter_config, self.upload, round, again
+            )
 
     def _commit(self, round: int, content: bytes, remembered: NamedTensors | None = None) -> None:
         digest = self.blobs.add(content)

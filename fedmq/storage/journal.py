@@ -20,7 +20,7 @@ from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
 from fedmq.storage.hosted import Hosted
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
@@ -31,7 +31,9 @@ CREATE TABLE rounds (
 CREATE TABLE updates (
     round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
     num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
-    train_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, PRIMARY KEY (round, client));
+    train_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, state_lost INTEGER NOT NULL,
+    PRIMARY KEY (round, client));
+CREATE INDEX updates_by_client ON updates (client, round);
 CREATE TABLE evaluations (
     version INTEGER NOT NULL, unit TEXT NOT NULL, worker TEXT NOT NULL, loss_sum REAL NOT NULL,
     num_tokens INTEGER NOT NULL, num_examples INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (version, unit));
@@ -237,6 +239,15 @@ class Journal:
         """The updates that a committed round is made of, by client."""
         (row,) = self.rounds(round)[:1]
         return [update for update in self.updates(round) if update["client"] in row["frozen"]]
+
+    def last_folded(self, client: str, before: int) -> tuple[int, str] | None:
+        """Round and digest of the client's newest update, of a round before `before`, that a model is made of."""
+        rows = self._db.execute(
+            "SELECT round, updates.digest, frozen FROM updates JOIN rounds USING (round) "
+            "WHERE client = ? AND round < ? AND state = 'committed' ORDER BY round DESC",
+            (client, before),
+        )
+        return next((tuple(row)[:2] for row in rows if client in json.loads(row["frozen"])), None)
 
     def add_evaluation(self, **fields: Any) -> None:
         """A version was scored on one unit: sums, so that units add up by tokens. Scored again, the last counts."""

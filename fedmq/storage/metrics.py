@@ -97,4 +97,5 @@ def _client_row(update: dict[str, Any]) -> dict[str, Any]:
         "bytes_up": update["bytes_up"],
         "bytes_down": update["bytes_down"],
         "worker_id": update["worker"],
+        "state_lost": bool(update["state_lost"]),
     }

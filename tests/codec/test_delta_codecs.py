@@ -14,6 +14,7 @@ from fedmq import build, tensors
 from fedmq.codec.bfloat16 import from_bfloat16, to_bfloat16
 from fedmq.codec.update import BY_NAME, update_codec
 from fedmq.errors import LocalProtocolError, RemoteProtocolError
+from fedmq.recipe import CodecSpec
 
 
 @given(st.sampled_from(sorted(CODECS)), DELTAS)
@@ -135,6 +136,17 @@ def test_error_feedback_of_any_deltas(values: list[np.ndarray], name: str) -> No
     assert np.isclose(sent + float(state["w"][0]), wanted, rtol=1e-5, atol=1e-2 * 2**-8)
 
 
+@pytest.mark.parametrize("name", LOSSY)
+def test_of_a_frozen_factor_nothing_is_sent_and_its_residual_waits(name: str) -> None:
+    codec, delta = LOSSY[name], gaussian()
+    _, state = codec.encode(delta, codec.init(delta))
+    frozen = delta | {"lora_A": np.zeros_like(delta["lora_A"])}
+    content, after = codec.encode(frozen, state)
+    assert not codec.decode(content, spec(delta))["lora_A"].any()
+    assert np.array_equal(after["lora_A"], state["lora_A"]) and state["lora_A"].any()
+    assert not np.array_equal(after["lora_B"], state["lora_B"])
+
+
 def test_without_error_feedback_nothing_is_remembered() -> None:
     delta = gaussian()
     for name in BY_NAME:
@@ -196,7 +208,7 @@ def test_how_many_bytes_and_how_much_is_lost() -> None:
 def test_an_update_is_the_adapter_less_what_was_lost() -> None:
     base, local = gaussian(1), tensors.astype(tensors.add(gaussian(1), gaussian(2)), np.float32)
     for name in BY_NAME:
-        codec = update_codec(name, {})
+        codec = update_codec(CodecSpec(name, None, None, None))
         content, _ = codec.encode(local, base, codec.init(base))
         adapter = codec.decode(content, base)
         assert tensors.spec(adapter) == tensors.spec(base)
@@ -212,7 +224,7 @@ def test_an_update_that_leads_beyond_float32() -> None:
     largest = {"w": np.array([3e38], np.float32)}
     content, _ = build.codec("sign").encode(largest, {"w": np.zeros(1, np.float32)})
     with pytest.raises(RemoteProtocolError, match="NONFINITE: tensor 'w' leads beyond float32"):
-        update_codec("sign", {}).decode(content, largest)
+        update_codec(CodecSpec("sign", None, None, None)).decode(content, largest)
 
 
 @pytest.mark.parametrize(

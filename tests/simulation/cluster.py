@@ -29,6 +29,7 @@ from witness import Witness
 from worker_host import WorkerHost
 
 from fedmq.algorithms import aggregate, sampling, server_opt, weighting
+from fedmq.codec.update import update_codec
 from fedmq.config import get_default_config
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.limits import Recent
@@ -81,6 +82,7 @@ class Shape:
             journal,
             aggregator=aggregate.fedavg(),
             server_optimizer=optimizer,
+            upload=update_codec(self.spec.upload),
             limits=UpdateLimits(max_norm=1000.0, max_tokens_per_example=128),
             sampler=sampling.uniform,
             weighting=weighting.by_examples,

@@ -177,12 +177,12 @@ class FakeTrainer:
         match task.work:
             case InitWork():
                 return link.Trained(
-                    task.task, *_write(path, first_adapter(task.seed)), 0, 0, 0, 0.0, 0.0, ADAPTER_CONFIG
+                    task.task, *_write(path, first_adapter(task.seed)), 0, 0, 0, 0.0, 0.0, ADAPTER_CONFIG, False
                 )
             case TrainWork():
                 company = sorted(str(other.client) for other in begin.tasks)
                 blob = _write(path, trained(task, start, company))
-                return link.Trained(task.task, *blob, num_examples(str(task.client)), 100, 5, 2.5, 1.0, "")
+                return link.Trained(task.task, *blob, num_examples(str(task.client)), 100, 5, 2.5, 1.0, "", False)
             case EvaluateWork():
                 return link.Scored(task.task, float(sum(value.sum() for value in start.values())), 100, 10, 1.0)
         return link.Texts(task.task, tuple(f"{prompt} and so on" for prompt in task.work.generation.prompts))

@@ -30,6 +30,7 @@ UPDATE: dict[str, Any] = {
     "train_seconds": 1.25,
     "bytes_up": 100,
     "bytes_down": 50,
+    "state_lost": False,
 }
 EVALUATION: dict[str, Any] = {
     "version": 1,
