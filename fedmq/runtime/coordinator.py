@@ -166,7 +166,7 @@ class Coordinator:
                 self.server.start(offer, content)
             else:
                 remark = self.server.check(offer, content)
-                self.server.accept(offer, worker)
+                self.server.accept(offer, worker, stored.nbytes)
                 if remark is not None:
                     self._note("warning", f"{remark} from {worker}")
         except RemoteProtocolError as error:

@@ -149,8 +149,8 @@ class FederatedServer:
             self._decoded[offer.blob.digest] = update
         return remark
 
-    def accept(self, offer: Offer, worker: str) -> None:
-        """An update whose blob is durable and checked now counts: once for its round and client."""
+    def accept(self, offer: Offer, worker: str, nbytes_up: int) -> None:
+        """An update whose blob is durable and checked, `nbytes_up` on the wire, counts: once for round and client."""
         job, _ = parse_task(offer.task)
         self.journal.add_update(
             round=job.round,
@@ -162,7 +162,7 @@ class FederatedServer:
             num_steps=offer.num_steps,
             train_loss=offer.train_loss,
             train_seconds=offer.train_seconds,
-            bytes_up=offer.blob.nbytes,
+            bytes_up=nbytes_up,
             bytes_down=offer.nbytes_down,
             state_lost=offer.state_lost,
         )

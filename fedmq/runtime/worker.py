@@ -278,7 +278,7 @@ class WorkerAgent:
             num_steps=trained.num_steps,
             train_loss=trained.train_loss,
             train_seconds=trained.train_seconds,
-            nbytes_down=self.state.hand.nbytes_down,
+            nbytes_down=self.state.nbytes_down,
             adapter_config=trained.adapter_config,
             state_lost=trained.state_lost,
         )

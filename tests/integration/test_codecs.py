@@ -46,7 +46,8 @@ def test_a_run_with_each(federation: Federation, tiny_settings: Settings, name: 
     file = folder / rows[0]["client_id"] / "round_1" / "adapter_model.safetensors"
     num_bytes = 4 * sum(value.size for value in load_file(file).values())
     least = {"fp32": 1.0, "bf16": 2.0, "fp16": 1.8, "int8": 3.5, "int4": 7.0, "sign": 20, "topk": 20}[name]
-    assert all(row["bytes_up"] <= num_bytes / least + (3000 if name == "fp32" else 0) for row in rows)
+    # The names of a file's tensors, and the headers of messages, are large beside so small an adapter.
+    assert all(row["bytes_up"] <= num_bytes / least + (3000 if name == "fp32" else 500) for row in rows)
     metrics = json.loads((folder / "training_metrics.json").read_text())
     losses = metrics["training_history"]["global_loss"]
     assert losses[-1] < losses[0], "it learns"

@@ -91,5 +91,5 @@ def bring(server: FederatedServer, task: str, content: bytes, **fields: Any) -> 
     update = offer(task, content, **fields)
     server.blobs.add(content)
     server.check(update, content)
-    server.accept(update, "w0")
+    server.accept(update, "w0", len(content))
     return update
