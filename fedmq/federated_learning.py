@@ -258,8 +258,7 @@ class FederatedLearning:
 
     def summary(self) -> dict[str, Any]:
         """The run in one JSON-able object: rounds, perplexities, bytes, digest, generations, folders."""
-        journal = self.server.journal
-        last = journal.last_committed()
+        journal, last = self.server.journal, self.server.journal.last_committed()
         assert last is not None
         return {
             "output_dir": str(self.run_dir),

@@ -195,11 +195,7 @@ class FederatedServer:
         self._params, self._optimizer = (round, adapter), (round, remembered)
 
     def evaluated(self, result: Evaluated, worker: str) -> None:
-        """A version was scored on one unit.
-
-        Raises:
-          RemoteProtocolError: on nothing.
-        """
+        """A version was scored on one unit. RemoteProtocolError EMPTY: on no target."""
         if result.num_tokens < 1:
             raise RemoteProtocolError("EMPTY", "an evaluation without targets")
         job, _ = parse_task(result.task)
