@@ -12,6 +12,15 @@ from fedmq.storage.journal import Journal
 from fedmq.tensors import NamedTensors
 
 
+def adapter_before(journal: Journal, blobs: BlobStore, round: int) -> NamedTensors | None:
+    """The global adapter that a committed round began with; None when its blob is deleted."""
+    digest = journal.digest(round - 1)
+    if not blobs.has(digest):
+        return None
+    content = blobs.read(digest)
+    return raw.decode(content, raw.read_spec(content))
+
+
 def keep_client_adapters(
     run_dir: Path, journal: Journal, blobs: BlobStore, config: Path, codec: UpdateCodec, round: int, again: bool
 ) -> None:
@@ -31,11 +40,7 @@ def keep_client_adapters(
         if codec.whole:
             write_checkpoint(folder, blob, config)
             continue
+        base = base or adapter_before(journal, blobs, round)
         if base is None:
-            digest = journal.digest(round - 1)
-            if not blobs.has(digest):
-                # It is deleted only after all of these were written.
-                return
-            content = blobs.read(digest)
-            base = raw.decode(content, raw.read_spec(content))
+            return  # it is deleted only after all of these were written
         write_checkpoint(folder, raw.encode(codec.decode(blobs.read(row["digest"]), base)), config)

@@ -92,7 +92,7 @@ class FederatedServer:
         if not committed:
             return Progress(hosts=hosts)
         self._keep_client_adapters(committed[-1]["round"], again=True)
-        record_bias(self.journal, self.blobs, self.weighting, committed[-1]["round"])
+        record_bias(self.journal, self.blobs, self.upload, self.weighting, committed[-1]["round"])
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
@@ -230,7 +230,7 @@ class FederatedServer:
         last = self.journal.last_committed()
         assert last is not None
         self._keep_client_adapters(last)
-        record_bias(self.journal, self.blobs, self.weighting, last)
+        record_bias(self.journal, self.blobs, self.upload, self.weighting, last)
         keep = {self.journal.digest(version) for version in {*pinned_versions, last}} | {self.journal.optimizer(last)}
         keep |= {row["digest"] for row in self.journal.updates(last + 1)}
         for path in self.blobs.folder.iterdir():
