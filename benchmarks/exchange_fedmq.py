@@ -98,7 +98,7 @@ class Desk:
     def exchange(self, round: int, blob: m.BlobRef) -> float:
         """Seconds from the first task to the last byte that counts."""
         tasks = [
-            m.Task(f"train-{round}-client_{k}-0", os.urandom(16).hex(), round, f"client_{k}", 0, blob, work)
+            m.Task(f"train-{round}-client_{k}-0", os.urandom(16).hex(), round, f"client_{k}", 0, blob, work, None)
             for k, work in enumerate([TrainWork("train", self._training)] * self._exchange.workers)
         ]
         peers, self.idle, self.num_stored = sorted(self.idle), set(), 0
@@ -171,7 +171,7 @@ def worker(exchange: Exchange, number: str, address: str, data_port: str, folder
                     transport.send("control", encode(IDLE))
         if (fetched := transfers.fetched()) is not None:
             if ready is not None:
-                offer = m.Offer(task.task, task.nonce, ready, 1, 1, 1, 1.0, 0.0, fetched[1], "")
+                offer = m.Offer(task.task, task.nonce, ready, 1, 1, 1, 1.0, 0.0, fetched[1], "", False)
             transport.send("control", encode(IDLE if offer is None else offer))
         transfers.tick()
 

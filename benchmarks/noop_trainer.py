@@ -13,6 +13,9 @@ environment variable FEDMQ_NOOP holds a JSON object:
     evaluates  whether it has a test shard (default: true)
     fails      {client: [text, ...]}: each attempt at that client takes and fails with the next text of this process
 
+Where the run's updates travel in a codec, an answer is the adapter that came with numbers of the task's seed added,
+packed as a real trainer does it: encoded, with what the client remembers.
+
 Clients that it is to train together are answered for one after another, and their adapters hold what company they
 were in: trained in another one, a client gets another adapter, as with numbers that are rounded.
 """
@@ -35,9 +38,12 @@ import numpy as np
 from fedmq import atomic
 from fedmq.atomic import disk_failures
 from fedmq.codec import raw
+from fedmq.codec.update import update_codec
 from fedmq.errors import StorageError
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol.messages import HostedClient, Task
+from fedmq.runtime.client_states import ClientStates
+from fedmq.runtime.packing import pack
 from fedmq.runtime.pipe import Pipe, PipeClosed
 
 CLIENTS = ["client_0", "client_1"]
@@ -53,6 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     options = json.loads(os.environ.get("FEDMQ_NOOP", "{}"))
     pipe = Pipe(arguments.read_fd, arguments.write_fd, link.TO_TRAINER, link.TO_AGENT)
+    setup: link.Setup | None = None
     while True:
         try:
             messages = pipe.receive()
@@ -60,12 +67,14 @@ def main() -> None:
             sys.exit(0)
         for message in messages:
             if isinstance(message, link.Setup):
+                setup = message
                 pipe.send(loaded(options))
             elif isinstance(message, link.Begin):
+                assert setup is not None
                 try:
                     with disk_failures(Path.cwd()):
                         for task, result in zip(message.tasks, message.results, strict=True):
-                            pipe.send(answer(task, result, message.tasks, options))
+                            pipe.send(answer(task, result, message, setup, options))
                 except StorageError as error:
                     pipe.send(link.Failed(None, "ERROR", str(error)))
 
@@ -76,7 +85,8 @@ def loaded(options: dict) -> link.Loaded:
     return link.Loaded(hosted, options.get("evaluates", True), "0" * 64, 0, 0, "cpu")
 
 
-def answer(task: Task, result: str, group: tuple[Task, ...], options: dict) -> object:
+def answer(task: Task, result: str, begin: link.Begin, setup: link.Setup, options: dict) -> object:
+    group = begin.tasks
     match task.work.kind:
         case "init":
             return trained(task, result, group, options, 0, json.dumps({"peft_type": "LORA"}))
@@ -89,6 +99,8 @@ def answer(task: Task, result: str, group: tuple[Task, ...], options: dict) -> o
                 Path(options["gates"][task.client]).read_bytes()
             if options.get("fails", {}).get(task.client):
                 return link.Failed(task.task, "ERROR", options["fails"][task.client].pop(0))
+            if setup.spec.upload.name != "fp32":
+                return packed(task, result, begin, setup)
             return trained(task, result, group, options, num_examples(task.client), "")
         case "evaluate":
             return link.Scored(task.task, 100.0 / (1 + task.round), 50, 5, 0.0)
@@ -129,7 +141,18 @@ def trained(
     else:
         Path(result).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    return link.Trained(task.task, digest, len(content), examples, 10 * examples, 1, 1.0, 0.0, config)
+    return link.Trained(task.task, digest, len(content), examples, 10 * examples, 1, 1.0, 0.0, config, False)
+
+
+def packed(task: Task, result: str, begin: link.Begin, setup: link.Setup) -> link.Trained:
+    content = Path(begin.adapter).read_bytes()
+    base = raw.decode(content, raw.read_spec(content))
+    rng = np.random.default_rng([task.seed, zlib.crc32(repr([member.client for member in begin.tasks]).encode())])
+    local = {name: (value + rng.normal(0, 1e-3, value.shape)).astype(np.float32) for name, value in base.items()}
+    codec = update_codec(setup.spec.upload)
+    digest, nbytes, lost = pack(task, local, base, codec, ClientStates(Path(setup.state_dir)), Path(result))
+    examples = num_examples(task.client)
+    return link.Trained(task.task, digest, nbytes, examples, 10 * examples, 1, 1.0, 0.0, "", lost)
 
 
 if __name__ == "__main__":

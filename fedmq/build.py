@@ -14,6 +14,8 @@ from fedmq.algorithms import aggregators, lora_aggregate, sampling, server_opt, 
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
+from fedmq.codec import update as updates
+from fedmq.codec.delta import Codec
 from fedmq.config import ExperimentConfig, resolve_dataset_path
 from fedmq.errors import ConfigError
 from fedmq.protocol.coordinator_state import CoordinatorState
@@ -36,6 +38,7 @@ T = TypeVar("T")
 AGGREGATORS = aggregators.BY_NAME
 LORA_AGGREGATORS = lora_aggregate.BY_NAME
 SERVER_OPTIMIZERS = server_opt.BY_NAME
+CODECS = updates.BY_NAME
 SAMPLERS: Mapping[str, Sampler] = {"uniform": sampling.uniform}
 WEIGHTINGS: Mapping[str, Weighting] = {
     "examples": weighting.by_examples,
@@ -73,6 +76,15 @@ def server_optimizer(name: str, **params: Any) -> ServerOptimizer:
     return _pick("server optimizer", SERVER_OPTIMIZERS, name)(**params)
 
 
+def codec(name: str, **params: Any) -> Codec:
+    """A codec of deltas by name.
+
+    Example:
+      >>> content, state = codec("int4", block=32).encode(delta, {})  # doctest: +SKIP
+    """
+    return _pick("codec", CODECS, name)(**params)
+
+
 def sampler(name: str) -> Sampler:
     """A client sampler by name."""
     return _pick("sampler", SAMPLERS, name)
@@ -94,6 +106,7 @@ def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> Federat
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         sampler=sampler("uniform"),
         weighting=weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples),
+        upload=updates.update_codec(federated.upload_spec()),
         limits=UpdateLimits(federated.max_update_norm, config.model.max_length * config.training.num_epochs),
         seed=config.seed,
         num_rounds=federated.num_rounds,

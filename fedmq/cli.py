@@ -63,6 +63,7 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
     from fedmq.federated_learning import FederatedLearning
     from fedmq.runtime.console import ConsoleView
     from fedmq.runtime.memory import keep_freed_memory
+    from fedmq.storage.metrics import readable_size
 
     keep_freed_memory()
     crash_points.arm("coordinator")
@@ -84,6 +85,8 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
         view.say(
             f"perplexity {first:.2f} -> {last:.2f} ({100 * (last / first - 1):+.0f} %) in {summary['rounds']} rounds"
         )
+    up, down = readable_size(summary["bytes_up"]), readable_size(summary["bytes_down"])
+    view.say(f"updates and adapters on the wire: up {up}, down {down}")
     view.say(f"adapter SHA-256 {summary['digest']}")
     view.say(f"results in {summary['output_dir']}, logs in {summary['log_dir']}")
 

@@ -169,6 +169,7 @@ class ExperimentConfig(Section):
                 max_new_tokens=self.generation.max_new_tokens,
                 temperature=self.generation.temperature,
             ),
+            upload=self.federated.upload_spec(),
         )
 
 

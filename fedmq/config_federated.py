@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator
 
 from fedmq.config_section import Options, Section, described, options_conflict
+from fedmq.recipe import CodecSpec
 
 
 def _auto_or_seconds(value: Any) -> Any:
@@ -46,6 +48,12 @@ class FederatedConfig(Section):
     server_optimizer_options: Options = described(
         {}, "its options by name, such as lr and momentum; what is missing takes its default"
     )
+    upload_codec: Literal["fp32", "bf16", "fp16", "int8", "int4", "sign", "topk"] = described(
+        "fp32", "how an update travels: fp32 = the whole adapter, else its delta, in fewer bytes; docs/algorithms.md"
+    )
+    upload_codec_options: Options = described(
+        {}, "its options by name, such as block and error_feedback; what is missing takes its default"
+    )
     min_samples_per_client: int = described(100, "by_author: fewest training rows of an author", "rows", ge=1)
     num_workers: int | None = described(
         None, "worker processes; null = one per CUDA device, else one per core, at most clients_per_round", ge=1
@@ -76,6 +84,15 @@ class FederatedConfig(Section):
     save_every: int = described(5, "rounds between global checkpoints; the last is always kept", "rounds", ge=1)
     save_client_adapters: bool = described(True, "keep each client's adapter of each round")
 
+    def upload_spec(self) -> CodecSpec:
+        """How updates travel, as workers are told."""
+        given: dict[str, Any] = {
+            field.name: self.upload_codec_options.get(field.name) for field in fields(CodecSpec) if field.name != "name"
+        }
+        if given["fraction"] is not None:
+            given["fraction"] = float(given["fraction"])
+        return CodecSpec(self.upload_codec, **given)
+
     def conflict(self) -> str | None:
         if self.clients_per_round > self.num_clients:
             return (
@@ -87,7 +104,12 @@ class FederatedConfig(Section):
                 f"federated.min_clients: {self.min_clients} is more than clients_per_round {self.clients_per_round}; "
                 "lower min_clients, or raise clients_per_round, first"
             )
-        return self._aggregation_conflict() or self._lora_aggregation_conflict() or self._server_optimizer_conflict()
+        return (
+            self._aggregation_conflict()
+            or self._lora_aggregation_conflict()
+            or self._server_optimizer_conflict()
+            or self._upload_codec_conflict()
+        )
 
     def _aggregation_conflict(self) -> str | None:
         method, options = self.aggregation_method, self.aggregation_options
@@ -131,3 +153,11 @@ class FederatedConfig(Section):
         return options_conflict(
             "federated.server_optimizer_options", self.server_optimizer, self.server_optimizer_options, factory
         )
+
+    def _upload_codec_conflict(self) -> str | None:
+        if not self.upload_codec_options:
+            return None
+        from fedmq.codec import update  # and numpy, likewise
+
+        factory = update.BY_NAME[self.upload_codec]
+        return options_conflict("federated.upload_codec_options", self.upload_codec, self.upload_codec_options, factory)

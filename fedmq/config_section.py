@@ -31,9 +31,9 @@ def _path_as_text(value: Any) -> Any:
 
 
 def _number_or_name(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)):
+    if isinstance(value, str) or (isinstance(value, (int, float)) and math.isfinite(value)):
         return value
-    raise ValueError("should be a finite number or a name")
+    raise ValueError("should be a finite number, true, false or a name")
 
 
 Text = Annotated[str, Field(min_length=1)]
@@ -42,7 +42,7 @@ PathText = Annotated[Text, BeforeValidator(_path_as_text)]
 Texts = Annotated[list[Text], Field(strict=False)]
 
 #: of a method, by the names of its factory's parameters
-Options = dict[str, Annotated[float | str, BeforeValidator(_number_or_name)]]
+Options = dict[str, Annotated[bool | int | float | str, BeforeValidator(_number_or_name)]]
 
 
 def described(default: Any, description: str, unit: str | None = None, **limits: Any) -> Any:

@@ -20,6 +20,7 @@ from fedmq.runtime.console import ConsoleView, statistics_lines
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
 from fedmq.runtime.server import FederatedServer
+from fedmq.storage.metrics import total_bytes
 from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
 
 #: What the end of a run may take: workers that have not ended by then are killed.
@@ -256,9 +257,8 @@ class FederatedLearning:
             build.write_derived(self.server, self.config)
 
     def summary(self) -> dict[str, Any]:
-        """The run in one JSON-able object: rounds, perplexities, digest, generations, folders."""
-        journal = self.server.journal
-        last = journal.last_committed()
+        """The run in one JSON-able object: rounds, perplexities, bytes, digest, generations, folders."""
+        journal, last = self.server.journal, self.server.journal.last_committed()
         assert last is not None
         return {
             "output_dir": str(self.run_dir),
@@ -266,6 +266,7 @@ class FederatedLearning:
             "rounds": last,
             "digest": journal.digest(last),
             "perplexity": {str(v): score["perplexity"] for v, score in self.server.scores().items()},
+            **total_bytes(self.server.rounds()),
             "eval_loss": {str(v): score["eval_loss"] for v, score in self.server.scores().items()},
             "generations": [{"prompt": g["prompt"], "text": g["text"]} for g in journal.generations()],
         }

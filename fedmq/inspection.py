@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmq.storage.journal import Journal
-from fedmq.storage.metrics import global_metrics, round_metrics
+from fedmq.storage.metrics import global_metrics, readable_size, round_metrics, total_bytes
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
 
@@ -25,7 +25,7 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
         status = journal.require("status")
         if status == "running" and not RunLock.held(run_dir):
             status = "stopped without notice"
-        last = journal.last_committed()
+        last, rounds = journal.last_committed(), round_metrics(journal)
         config = json.loads(journal.require("config"))
         return {
             "run_dir": str(run_dir),
@@ -37,7 +37,8 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
             "digest": None if last is None else journal.digest(last),
             "live": live if status == "running" else None,
             "scores": {str(version): score for version, score in sorted(global_metrics(journal).items())},
-            "rounds": round_metrics(journal),
+            "rounds": rounds,
+            **total_bytes(rounds),
             "generations": journal.generations(),
             "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],
         }
@@ -61,13 +62,18 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     for version, score in found["scores"].items():
         yield f"round {version:>3}  perplexity {score['perplexity']:10.2f}  loss {score['eval_loss']:.4f}"
     for row in found["rounds"]:
+        up, down = readable_size(row["bytes_up"]), readable_size(row["bytes_down"])
+        yield f"  round {row['round']:>3}  {len(row['client_metrics'])} clients  up {up}  down {down}"
         if row["aggregation_bias"] is not None:
             yield f"  round {row['round']:>3}  aggregation bias {row['aggregation_bias']:.3f}"
         for client in row["client_metrics"]:
+            sent = f"up {readable_size(client['bytes_up'])}  down {readable_size(client['bytes_down'])}"
             yield (
                 f"  round {row['round']:>3}  {client['client_id']:<14} {client['train_samples']:>6} texts  train loss "
-                f"{client['train_loss']:.4f}  {client['train_seconds']:7.1f} s  {client['worker_id']}"
+                f"{client['train_loss']:.4f}  {client['train_seconds']:7.1f} s  {sent}  {client['worker_id']}"
             )
+    if found["rounds"]:
+        yield f"in all  up {readable_size(found['bytes_up'])}  down {readable_size(found['bytes_down'])}"
     for warning in found["warnings"][-10:]:
         yield f"warning: {warning}"
     if found["digest"]:

@@ -84,6 +84,16 @@ class GenerationSpec:
 
 
 @dataclass(frozen=True)
+class CodecSpec:
+    """A codec by name, and its options; None is the codec's own default."""
+
+    name: str
+    block: int | None
+    fraction: float | None
+    error_feedback: bool | None
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """Everything that a worker with only its own data needs in order to take part."""
 
@@ -94,3 +104,4 @@ class RunSpec:
     training: TrainingRecipe
     data: DataSpec
     generation: GenerationSpec
+    upload: CodecSpec

@@ -72,6 +72,8 @@ DEFAULTS = {
         "lora_aggregation_options": {},
         "server_optimizer": "none",
         "server_optimizer_options": {},
+        "upload_codec": "fp32",
+        "upload_codec_options": {},
         "min_samples_per_client": 100,
         "num_workers": None,
         "weighting": "examples",
@@ -217,7 +219,7 @@ def test_toml(tmp_path: Path) -> None:
         ),
         (
             {"federated": {"server_optimizer_options": {"lr": True}}},
-            "federated.server_optimizer_options.lr: got true, should be a finite number or a name",
+            "federated.server_optimizer_options: none: need lr > 0, got True",
         ),
         (
             {"federated": {"round_deadline_s": 0}},

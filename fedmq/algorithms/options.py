@@ -29,7 +29,8 @@ def require(limits: str, **options: Any) -> None:
       ValueError: need momentum in [0, 1), got 1.0
     """
     for name, value in options.items():
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and _LIMITS[limits](value)):
+        number = isinstance(value, (int, float)) and type(value) is not bool
+        if not (number and math.isfinite(value) and _LIMITS[limits](value)):
             raise ValueError(f"need {name} {limits}, got {value!r}")
 
 
@@ -40,7 +41,8 @@ def whole(name: str, value: Any, least: int) -> int:
       >>> whole("d", 6.0, least=1)
       6
     """
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value == int(value) and value >= least):
+    number = isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
+    if not (number and value == int(value) and value >= least):
         raise ValueError(f"need a whole {name} of at least {least}, got {value!r}")
     return int(value)
 

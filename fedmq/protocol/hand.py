@@ -26,7 +26,6 @@ class Hand:
       unwanted: those of `owed` that were cancelled.
       answers: evaluations and texts that are not judged yet.
       fetching: whether the adapter that they start from is still to come.
-      nbytes_down: bytes of that adapter which crossed the wire and were not told of yet.
       step, total_steps: how far the trainer is.
       deadline_at: monotonic seconds after which what is owed is not wanted any more; None = no deadline.
     """
@@ -37,7 +36,6 @@ class Hand:
     unwanted: set[str] = field(default_factory=set)
     answers: dict[str, Any] = field(default_factory=dict)
     fetching: bool = False
-    nbytes_down: int = 0
     step: int = 0
     total_steps: int = 0
     deadline_at: float | None = None

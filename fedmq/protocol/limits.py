@@ -33,7 +33,9 @@ BURST_S = 10.0
 MAX_PEERS = 4096
 
 #: What no honest worker says, whatever happened to it or on the way: these strikes are for good.
-LIES = frozenset({"EXAMPLES", "TOKENS", "NORM", "SCHEMA", "SAFETENSORS", "NONFINITE", "NONCE", "KIND", "CONFLICT"})
+LIES = frozenset(
+    {"EXAMPLES", "TOKENS", "NORM", "SCHEMA", "SAFETENSORS", "CODEC", "NONFINITE", "NONCE", "KIND", "CONFLICT"}
+)
 #: What damage on the way, a restart of ours or a bug can look like: these are forgiven.
 FAULTS = frozenset({"MALFORMED", "TOO_LARGE", "UNKNOWN_TYPE", "INVALID", "NONCANONICAL", "PUT", "FLOOD"})
 #: Many pieces are on their way when a transfer ends, and a flood is many messages: one strike for all.

@@ -34,32 +34,13 @@ from fedmq.protocol.fields import (
     VerdictCode,
     WorkerName,
 )
+from fedmq.protocol.records import BlobRef as BlobRef
+from fedmq.protocol.records import Folded as Folded
+from fedmq.protocol.records import HostedClient as HostedClient
 from fedmq.protocol.work import Work
 from fedmq.recipe import RunSpec
 
-PROTOCOL_VERSION = 3
-
-
-@dataclass(frozen=True, config=CLOSED)
-class BlobRef:
-    """A blob by its SHA-256 and size in bytes."""
-
-    digest: Digest
-    nbytes: Count
-
-
-@dataclass(frozen=True, config=CLOSED)
-class HostedClient:
-    """A client that a worker can train. `data_digest` tells two shards of one name apart.
-
-    `num_held_out` > 0 when the owner holds out a test split of its own.
-    """
-
-    client: ClientId
-    num_examples: Count
-    num_tokens: Count
-    num_held_out: Count
-    data_digest: Digest
+PROTOCOL_VERSION = 4
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -75,7 +56,8 @@ class Hello:
 class Welcome:
     """The link is open. `data_port` is on the host that the worker already knows.
 
-    `data_dir` is where the coordinator's host keeps prepared shards; a worker uses it on loopback only.
+    `data_dir` is where the coordinator's host keeps prepared shards, `state_dir` where the workers that use these keep
+    what their clients remember; a worker uses them on loopback only.
     """
 
     run: Token
@@ -86,6 +68,7 @@ class Welcome:
     chunk_nbytes: Count
     credits: Count
     data_dir: str
+    state_dir: str
     spec: RunSpec
 
 
@@ -131,7 +114,10 @@ class HeartbeatAck:
 
 @dataclass(frozen=True, config=CLOSED)
 class Task:
-    """One piece of work. It carries all that it depends on: any worker that has the data gives the same result."""
+    """One piece of work. It carries all that it depends on: any worker that has the data gives the same result.
+
+    `follows`: of a training, the client's last update that counted. What the client remembers is as it was after that.
+    """
 
     task: TaskId
     nonce: Token
@@ -140,6 +126,7 @@ class Task:
     seed: Count
     adapter: BlobRef | None
     work: Work
+    follows: Folded | None
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -168,6 +155,7 @@ class Offer:
     """A finished update (or the first adapter), durable at the worker, to be uploaded.
 
     `num_tokens`: targets seen in training over all epochs. `adapter_config`: JSON text, from "init" only.
+    `state_lost`: what the client remembered was not here, and it began anew.
     """
 
     task: TaskId
@@ -180,6 +168,7 @@ class Offer:
     train_seconds: Seconds
     nbytes_down: Count
     adapter_config: Annotated[str, Field(max_length=16384)]
+    state_lost: bool
 
 
 @dataclass(frozen=True, config=CLOSED)

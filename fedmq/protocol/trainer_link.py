@@ -26,7 +26,10 @@ class Source:
 
 @dataclass(frozen=True, config=CLOSED)
 class Setup:
-    """Load the base and the data. `model` overrides the run's name for the base, where it lies elsewhere here."""
+    """Load the base and the data. `model` overrides the run's name for the base, where it lies elsewhere here.
+
+    `state_dir`: where what the clients remember is kept.
+    """
 
     spec: RunSpec
     sources: tuple[Source, ...]
@@ -35,6 +38,7 @@ class Setup:
     cache_dir: str | None
     work_dir: str
     log_dir: str | None
+    state_dir: str
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -84,6 +88,7 @@ class Trained:
     train_loss: float
     train_seconds: Seconds
     adapter_config: str
+    state_lost: bool
 
 
 @dataclass(frozen=True, config=CLOSED)

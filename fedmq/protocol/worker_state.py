@@ -45,7 +45,10 @@ LINKS: dict[Link, set[Link]] = {
 
 @dataclass
 class WorkerState:
-    """One agent. `outbox`: offers by task; an offer whose task is in `settled` only waits for its commit."""
+    """One agent. `outbox`: offers by task; an offer whose task is in `settled` only waits for its commit.
+
+    `nbytes_down`: what crossed the wire of adapters, for whatever task, and was not told of yet.
+    """
 
     worker: str
     boot_id: str
@@ -57,6 +60,7 @@ class WorkerState:
     prepares_for: tuple[str, RunSpec] | None = None
     hand: Hand = field(default_factory=Hand)
     settled: set[str] = field(default_factory=set)
+    nbytes_down: int = 0
     next_hello_at: float = 0.0
     hello_wait_s: float = 0.5
     heard_at: float = 0.0
@@ -78,7 +82,7 @@ class WorkerState:
             case we.Fetched(digest, nbytes):
                 if not self.hand.fetching or self.hand.group[0].adapter.digest != digest:  # type: ignore[union-attr]
                     return []
-                self.hand.nbytes_down, self.hand.fetching = nbytes, False
+                self.nbytes_down, self.hand.fetching = self.nbytes_down + nbytes, False
                 return [we.Run(self.hand.group)]
             case we.Stepped(step, total_steps):
                 self.hand.step, self.hand.total_steps = step, total_steps
@@ -213,8 +217,8 @@ class WorkerState:
             return []
         self.hand.made(result.task)
         if isinstance(result, m.Offer):
-            # What was downloaded for all of a group counts once.
-            self.outbox[result.task], self.hand.nbytes_down = result, 0
+            # What was downloaded for all of a group, or for an evaluation before it, counts once.
+            self.outbox[result.task], self.nbytes_down = result, 0
         else:
             self.hand.answers[result.task] = result
         halt = [we.Halt()] if self.hand.in_vain else []

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
-from fedmq.codec import raw
+from fedmq.codec.update import UpdateCodec
+from fedmq.runtime.client_adapters import adapter_before
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 from fedmq.tensors import NamedTensors
@@ -16,7 +17,9 @@ MAX_CLIENTS = 16
 MAX_NBYTES = 1 << 28
 
 
-def record_bias(journal: Journal, blobs: BlobStore, weighting: Callable[[int, int], float], round: int) -> None:
+def record_bias(
+    journal: Journal, blobs: BlobStore, codec: UpdateCodec, weighting: Callable[[int, int], float], round: int
+) -> None:
     """Put a committed round's bias, |sum p_k B_k A_k - B' A'| / |sum p_k B_k A_k| over all modules, into the journal.
 
     It takes a tenth of a second for ten clients of GPT-2 small (rank 8), so it is done while the next round trains.
@@ -25,19 +28,21 @@ def record_bias(journal: Journal, blobs: BlobStore, weighting: Callable[[int, in
     updates = journal.folded(round)
     if journal.bias(round) is not None or not updates or not all(blobs.has(update["digest"]) for update in updates):
         return
-    first = _adapter(blobs, updates[0])
+    base = adapter_before(journal, blobs, round)
+    if base is None:
+        return
+
+    def adapter(update: dict[str, Any]) -> NamedTensors:
+        return codec.decode(blobs.read(update["digest"]), base)
+
+    first = adapter(updates[0])
     nbytes = sum(value.nbytes for value in first.values())
     count = min(len(updates), MAX_CLIENTS, max(2, MAX_NBYTES // nbytes))
     chosen = [updates[i * len(updates) // count] for i in range(count)]
     adapters = [
-        (weighting(update["num_examples"], update["num_tokens"]), first if i == 0 else _adapter(blobs, update))
+        (weighting(update["num_examples"], update["num_tokens"]), first if i == 0 else adapter(update))
         for i, update in enumerate(chosen)
     ]
     modules = pairs(first)
     if modules:
         journal.set_bias(round, relative_bias(factors(adapters, pair) for pair in modules))
-
-
-def _adapter(blobs: BlobStore, update: dict[str, Any]) -> NamedTensors:
-    content = blobs.read(update["digest"])
-    return raw.decode(content, raw.read_spec(content))

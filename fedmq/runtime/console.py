@@ -13,6 +13,7 @@ from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.jobs import in_words
 from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import readable
+from fedmq.storage.metrics import readable_size
 
 #: Rounds with more clients than this are summed up in one line.
 _CLIENTS_SHOWN = 10
@@ -104,8 +105,8 @@ class ConsoleView:
         if row is None:
             return self.say(f"{line}  (before training)" if version == 0 else line)
         clients = row["client_metrics"]
-        up, down = (sum(c[key] for c in clients) / 1e6 for key in ("bytes_up", "bytes_down"))
-        self.say(f"{line}  {row['seconds']:.1f} s  up {up:.2f} MB  down {down:.2f} MB")
+        up, down = readable_size(row["bytes_up"]), readable_size(row["bytes_down"])
+        self.say(f"{line}  {row['seconds']:.1f} s  up {up}  down {down}")
         for client in clients[:_CLIENTS_SHOWN]:
             self.say(
                 f"    {client['client_id']:<12} {client['train_samples']:>6} texts"

@@ -24,6 +24,7 @@ from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import escaped
 from fedmq.recipe import RunSpec
 from fedmq.runtime.admission import Admission
+from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.intake import Intake, Stored
 from fedmq.runtime.links import Links
 from fedmq.runtime.reception import Desk, Reception
@@ -69,6 +70,7 @@ class Coordinator:
         self._events: deque[ev.Event] = deque()
         self._intake = Intake(transport, server)
         self._admission = Admission(self._journal, state.named)
+        shared = data_dir is not None and data_dir.is_dir()
         welcome = m.Welcome(
             run=self._journal.require("run"),
             epoch=int(self._journal.require("epoch")),
@@ -77,7 +79,8 @@ class Coordinator:
             data_port=transport.data_port,
             chunk_nbytes=self._intake.chunk_nbytes,
             credits=self._intake.credits,
-            data_dir=str(data_dir.resolve()) if data_dir is not None and data_dir.is_dir() else "",
+            data_dir=str(data_dir.resolve()) if data_dir is not None and shared else "",
+            state_dir=str((server.run_dir / FOLDER).resolve()) if shared else "",
             spec=spec,
         )
         self._reception = Reception(
@@ -164,7 +167,7 @@ class Coordinator:
                 self.server.start(offer, content)
             else:
                 remark = self.server.check(offer, content)
-                self.server.accept(offer, worker)
+                self.server.accept(offer, worker, stored.nbytes)
                 if remark is not None:
                     self._note("warning", f"{remark} from {worker}")
         except RemoteProtocolError as error:

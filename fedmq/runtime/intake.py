@@ -18,11 +18,18 @@ MAX_BLOB_NBYTES = 1 << 31
 
 
 class Stored(NamedTuple):
-    """An upload that is over. `content`: bytes that are durable now, or None when twice other bytes came."""
+    """An upload that is over.
+
+    Attributes:
+      worker, offer: who sent what.
+      content: bytes that are durable now, or None when twice other bytes came.
+      nbytes: that came in messages, their headers and repeats among them, to this process.
+    """
 
     worker: str
     offer: m.Offer
     content: bytes | None
+    nbytes: int = 0
 
     def checked(self) -> bytes:
         """The content.
@@ -55,6 +62,8 @@ class Intake:
         # By worker and digest: whoever sends other bytes, or names another size, harms nobody else.
         self._parts: dict[tuple[str, str], PartialBlob] = {}
         self._damaged: set[tuple[str, str]] = set()
+        #: bytes that came, likewise
+        self._received: dict[tuple[str, str], int] = {}
         # All workers fetch the same adapter at about the same time: it is read from disk once.
         self._cached: tuple[str, bytes] = ("", b"")
 
@@ -138,6 +147,7 @@ class Intake:
             # Another worker's upload of the very same bytes was complete first: this one need not go on.
             self._acknowledge(incoming.peer, put.digest, self._blobs.path(put.digest).stat().st_size)
             return []
+        self._received[key] = self._received.get(key, 0) + len(incoming.frames[0]) + len(payload)
         if payload:
             # A piece that is not the next one changes nothing: the answer says where to go on.
             part.append(put.offset, payload)
@@ -172,14 +182,17 @@ class Intake:
             for key, offer in self._uploads.items()
             if offer.blob.digest == digest and worker in (None, key[0])
         }
+        received = {name: self._received.pop((name, digest), 0) for name in {name for name, _ in over}}
         self._keep({key: offer for key, offer in self._uploads.items() if key not in over})
-        return [Stored(name, offer, content) for (name, _), offer in over.items()]
+        # Of several tasks with the very same update, the first is charged.
+        return [Stored(name, offer, content, received.pop(name, 0)) for (name, _), offer in over.items()]
 
     def _keep(self, uploads: dict[tuple[str, str], m.Offer]) -> None:
         """Go on with these uploads only."""
         self._uploads = uploads
         wanted = {(worker, offer.blob.digest) for (worker, _), offer in uploads.items()}
         self._damaged &= wanted
+        self._received = {key: nbytes for key, nbytes in self._received.items() if key in wanted}
         for key in [key for key in self._parts if key not in wanted]:
             self._parts.pop(key).discard()
 

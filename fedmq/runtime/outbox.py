@@ -14,7 +14,7 @@ log = logging.getLogger("fedmq.worker")
 
 
 class Outbox:
-    """A folder. An update is in it when both TASK.safetensors and TASK.offer are there.
+    """A folder. An update is in it when both TASK.update and TASK.offer are there.
 
     Args:
       folder: made if it is missing; what a dead agent left half done in it is thrown away.
@@ -38,7 +38,7 @@ class Outbox:
 
     def update(self, task: str) -> Path:
         """Where an update is."""
-        return self._file(task, "safetensors")
+        return self._file(task, "update")
 
     def add(self, offer: m.Offer) -> None:
         """Make an update durable before anybody hears of it; its file is so already, but for its name."""
@@ -60,7 +60,7 @@ class Outbox:
             try:
                 offer = self._codec.decode(path.read_bytes())
                 if not self.update(offer.task).is_file():
-                    raise RemoteProtocolError("MISSING", "its adapter is not there")
+                    raise RemoteProtocolError("MISSING", "its bytes are not there")
             except RemoteProtocolError as error:
                 log.warning(
                     "%s is of another version of fedmq, or damaged (%s): the update is thrown away", path, error
@@ -69,6 +69,6 @@ class Outbox:
                 continue
             offers[offer.task] = offer
         for path in self._folder.iterdir():
-            if path.suffix == ".made" or (path.suffix == ".safetensors" and path.stem not in offers):
+            if path.suffix == ".made" or (path.suffix == ".update" and path.stem not in offers):
                 path.unlink()
         return offers

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from fedmq import tensors
 from fedmq.codec import raw
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol.messages import Offer
@@ -34,18 +34,26 @@ class Screened(NamedTuple):
     remark: str | None
 
 
-def screen(offer: Offer, content: bytes, params: NamedTensors, announced: int, limits: UpdateLimits) -> Screened:
+def screen(
+    offer: Offer,
+    content: bytes,
+    params: NamedTensors,
+    announced: int,
+    limits: UpdateLimits,
+    decode: Callable[[bytes, NamedTensors], dict[str, np.ndarray]],
+) -> Screened:
     """Refuse an update that is not one of this run, cheap checks first.
 
     Args:
       offer: what the worker says of it.
-      content: the adapter file.
+      content: the update's bytes.
       params: the global adapter that it started from.
       announced: examples that the client had when it joined.
       limits: of the run.
+      decode: of the run's `UpdateCodec`.
 
     Raises:
-      RemoteProtocolError: EMPTY, EXAMPLES, TOKENS, SAFETENSORS, SCHEMA, NONFINITE or NORM.
+      RemoteProtocolError: EMPTY, EXAMPLES, TOKENS, SAFETENSORS, CODEC, SCHEMA, NONFINITE or NORM.
     """
     if offer.num_examples < 1 or offer.num_tokens < 1:
         raise RemoteProtocolError("EMPTY", "an update without examples or targets")
@@ -54,11 +62,14 @@ def screen(offer: Offer, content: bytes, params: NamedTensors, announced: int, l
     most = offer.num_examples * limits.max_tokens_per_example
     if offer.num_tokens > most:
         raise RemoteProtocolError("TOKENS", f"{offer.num_tokens} targets; {offer.num_examples} examples have {most}")
-    update = raw.decode(content, tensors.spec(params))
+    update = decode(content, params)
     norm = _distance(update, params)
     if limits.max_norm is not None and norm > limits.max_norm:
         raise RemoteProtocolError("NORM", f"the update's norm is {norm:.6g}, at most {limits.max_norm:g} is allowed")
-    return Screened(update, None if norm else f"{offer.task}: the update is zero, the adapter came back as it went")
+    remarks = [] if norm else ["the update is zero, the adapter came back as it went"]
+    if offer.state_lost:
+        remarks.append("what the client remembered of its last update is not there, it began anew")
+    return Screened(update, f"{offer.task}: {'; '.join(remarks)}" if remarks else None)
 
 
 def screen_first(offer: Offer, content: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -13,12 +14,15 @@ from fedmq import atomic, rng, tensors
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
+from fedmq.codec.update import UpdateCodec
 from fedmq.errors import RemoteProtocolError, RunError
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
 from fedmq.runtime.bias import record_bias
+from fedmq.runtime.client_adapters import keep_client_adapters
+from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.screening import UpdateLimits, screen, screen_first
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
@@ -39,6 +43,7 @@ class FederatedServer:
       run_dir: OUTPUT_DIR; run.db in it is open as `journal`.
       journal: the run's journal, writable.
       aggregator, server_optimizer, sampler, weighting: the algorithm (see `fedmq.algorithms`).
+      upload: how updates come.
       limits: of what an update may claim and be.
       seed: of the run; selection of round r draws from `rng.derive(seed, "select", r)`.
       num_rounds: the last round, whose model is also kept as round_final.
@@ -55,6 +60,7 @@ class FederatedServer:
         server_optimizer: ServerOptimizer,
         sampler: Sampler,
         weighting: Weighting,
+        upload: UpdateCodec,
         limits: UpdateLimits,
         seed: int,
         num_rounds: int,
@@ -64,7 +70,7 @@ class FederatedServer:
         self.run_dir, self.journal = run_dir, journal
         self.aggregator, self.server_optimizer = aggregator, server_optimizer
         self.sampler, self.weighting, self.limits = sampler, weighting, limits
-        self.seed, self.num_rounds = seed, num_rounds
+        self.upload, self.seed, self.num_rounds = upload, seed, num_rounds
         self.save_every, self.save_client_adapters = save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
         self._adapter_config = run_dir / "blobs" / CONFIG
@@ -93,7 +99,7 @@ class FederatedServer:
         if not committed:
             return progress
         self._keep_client_adapters(committed[-1]["round"], again=True)
-        record_bias(self.journal, self.blobs, self.weighting, committed[-1]["round"])
+        record_bias(self.journal, self.blobs, self.upload, self.weighting, committed[-1]["round"])
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
@@ -128,11 +134,7 @@ class FederatedServer:
             self.journal.open_round(round, groups)
 
     def start(self, offer: Offer, content: bytes) -> None:
-        """Take the first adapter (version 0) and the adapter_config.json that goes with it.
-
-        Raises:
-          RemoteProtocolError: it is not a finite float32 adapter with a JSON object as its config.
-        """
+        """Take the first adapter (version 0) and its adapter_config.json, or refuse them as `screen_first` does."""
         atomic.write_bytes(self._adapter_config, screen_first(offer, content).encode())
         self._commit(0, content)
 
@@ -144,13 +146,14 @@ class FederatedServer:
         """
         params = self._newest()
         hosted = self.journal.hosted(parse_task(offer.task)[0].unit)
-        update, remark = screen(offer, content, params, hosted.num_examples if hosted else 0, self.limits)
-        if len(content) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
+        announced = hosted.num_examples if hosted else 0
+        update, remark = screen(offer, content, params, announced, self.limits, self.upload.decode)
+        if sum(value.nbytes for value in update.values()) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
             self._decoded[offer.blob.digest] = update
         return remark
 
-    def accept(self, offer: Offer, worker: str) -> None:
-        """An update whose blob is durable and checked now counts: once for its round and client."""
+    def accept(self, offer: Offer, worker: str, nbytes_up: int) -> None:
+        """An update whose blob is durable and checked, `nbytes_up` on the wire, counts: once for round and client."""
         job, _ = parse_task(offer.task)
         self.journal.add_update(
             round=job.round,
@@ -162,8 +165,9 @@ class FederatedServer:
             num_steps=offer.num_steps,
             train_loss=offer.train_loss,
             train_seconds=offer.train_seconds,
-            bytes_up=offer.blob.nbytes,
+            bytes_up=nbytes_up,
             bytes_down=offer.nbytes_down,
+            state_lost=offer.state_lost,
         )
 
     def aggregate(self, round: int, clients: Collection[str]) -> None:
@@ -174,13 +178,12 @@ class FederatedServer:
         """
         self.journal.freeze_round(round, sorted(clients))
         params = self._newest()
-        spec = tensors.spec(params)
         self._delta = self._delta or tensors.zeros_like(params)
         updates = {row["client"]: row for row in self.journal.updates(round)}
         state = self.aggregator.init(params)
         for client in sorted(clients):
             row = updates[client]
-            local = self._decoded.get(row["digest"]) or raw.decode(self.blobs.read(row["digest"]), spec)
+            local = self._decoded.get(row["digest"]) or self.upload.decode(self.blobs.read(row["digest"]), params)
             delta = tensors.subtract(local, params, out=self._delta)
             update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
             state = self.aggregator.fold(state, update, self.weighting(update.num_examples, update.num_tokens))
@@ -195,11 +198,7 @@ class FederatedServer:
         self._params, self._optimizer = (round, adapter), (round, remembered)
 
     def evaluated(self, result: Evaluated, worker: str) -> None:
-        """A version was scored on one unit.
-
-        Raises:
-          RemoteProtocolError: on nothing.
-        """
+        """A version was scored on one unit. RemoteProtocolError EMPTY: on no target."""
         if result.num_tokens < 1:
             raise RemoteProtocolError("EMPTY", "an evaluation without targets")
         job, _ = parse_task(result.task)
@@ -232,7 +231,7 @@ class FederatedServer:
         last = self.journal.last_committed()
         assert last is not None
         self._keep_client_adapters(last)
-        record_bias(self.journal, self.blobs, self.weighting, last)
+        record_bias(self.journal, self.blobs, self.upload, self.weighting, last)
         keep = {self.journal.digest(version) for version in {*pinned_versions, last}} | {self.journal.optimizer(last)}
         keep |= {row["digest"] for row in self.journal.updates(last + 1)}
         for path in self.blobs.folder.iterdir():
@@ -250,6 +249,8 @@ class FederatedServer:
             if last == self.num_rounds and not (final / WEIGHTS).is_file():
                 write_checkpoint(final, kept / WEIGHTS, kept / CONFIG)
             self._keep_client_adapters(last)
+            if last == self.num_rounds:  # nobody trains any more
+                shutil.rmtree(self.run_dir / FOLDER, ignore_errors=True)
         write_metrics(self.run_dir, self.journal)
 
     def scores(self, first: int = 0) -> dict[int, dict[str, Any]]:
@@ -261,13 +262,10 @@ class FederatedServer:
         return round_metrics(self.journal, first)
 
     def _keep_client_adapters(self, round: int, again: bool = False) -> None:
-        """With `again`, also those that are there: a process that was killed may not have made their names durable."""
-        if not self.save_client_adapters:
-            return
-        for row in self.journal.folded(round):
-            folder, blob = self.run_dir / row["client"] / f"round_{round}", self.blobs.path(row["digest"])
-            if (again or not folder.is_dir()) and blob.is_file():
-                write_checkpoint(folder, blob, self._adapter_config)
+        if self.save_client_adapters:
+            keep_client_adapters(
+                self.run_dir, self.journal, self.blobs, self._adapter_config, self.upload, round, again
+            )
 
     def _commit(self, round: int, content: bytes, remembered: NamedTensors | None = None) -> None:
         digest = self.blobs.add(content)

@@ -44,7 +44,9 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
     seed = derive_seed(spec.seed, job.kind, job.round, client or "")
     version = {"init": None, "train": job.round - 1}.get(job.kind, job.round)
     adapter = None if version is None else server.adapter(version)
-    return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work)
+    folded = server.journal.last_folded(client, job.round) if job.kind == "train" and client else None
+    follows = None if folded is None else m.Folded(*folded)
+    return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work, follows)
 
 
 def check_task(message: m.Offer | m.Evaluated | m.Generated | m.TaskFailed, secret: str) -> None:

@@ -23,6 +23,7 @@ import torch
 
 from fedmq import atomic, crash_points
 from fedmq.codec import raw
+from fedmq.codec.update import UpdateCodec, update_codec
 from fedmq.errors import ConfigError, DataError, FedmqError, LocalProtocolError, StorageError
 from fedmq.learning.client import train_clients
 from fedmq.learning.devices import resolve_device
@@ -36,9 +37,11 @@ from fedmq.protocol.fields import FailureCode
 from fedmq.protocol.messages import Task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
 from fedmq.recipe import TrainingRecipe
+from fedmq.runtime.client_states import ClientStates
 from fedmq.runtime.hosting import Hosted, evaluate_unit, host
+from fedmq.runtime.packing import pack
 from fedmq.runtime.pipe import Pipe, PipeClosed
-from fedmq.tensors import spec
+from fedmq.tensors import NamedTensors, spec
 
 log = logging.getLogger("fedmq.trainer")
 _STEP_EVERY_S = 0.2
@@ -53,6 +56,8 @@ class Trainer:
         self._halt = threading.Event()
         self._model: LanguageModel | None = None
         self._hosted: Hosted | None = None
+        self._codec: UpdateCodec | None = None
+        self._states = ClientStates(Path())
         self._work_dir = Path()
         self._next_step_at = 0.0
         #: tasks that the agent still waits for an answer to; None stands for Setup
@@ -116,6 +121,8 @@ class Trainer:
         run = setup.spec
         # What cannot work on this device or base ends the worker here, in one line; in a task it would be tried again.
         precision = require_precision(run.training, device)
+        self._codec = update_codec(run.upload)
+        self._states = ClientStates(Path(setup.state_dir))
         if run.training.num_threads is not None:
             torch.set_num_threads(run.training.num_threads)
         self._model = LanguageModel.load(
@@ -146,21 +153,26 @@ class Trainer:
     def _answer(self, begin: link.Begin) -> None:
         if self._model is None or self._hosted is None:
             raise LocalProtocolError("a task before Setup")
+        base: NamedTensors = {}
         if begin.adapter is not None:
             content = Path(begin.adapter).read_bytes()
-            self._model.set_adapter(raw.decode(content, spec(self._model.initial_adapter())))
+            base = raw.decode(content, spec(self._model.initial_adapter()))
+            self._model.set_adapter(base)
         log.info("%s begun", ", ".join(task.task for task in begin.tasks))
         work = begin.tasks[0].work
         if isinstance(work, TrainWork):
-            answers = self._train(begin, self._hosted, work.recipe)
+            answers = self._train(begin, base, self._hosted, work.recipe)
         else:
             answers = iter([self._do(begin.tasks[0], begin.results[0], self._model, self._hosted)])
         for answer in answers:
             self._open.remove(answer.task)
             self._pipe.send(answer)
 
-    def _train(self, begin: link.Begin, hosted: Hosted, recipe: TrainingRecipe) -> Iterator[link.Trained | link.Failed]:
+    def _train(
+        self, begin: link.Begin, base: NamedTensors, hosted: Hosted, recipe: TrainingRecipe
+    ) -> Iterator[link.Trained | link.Failed]:
         """Train the clients of a group together; an answer for each."""
+        assert self._codec is not None
         outcomes = train_clients(
             [hosted.clients[task.client or ""] for task in begin.tasks],
             recipe,
@@ -180,15 +192,18 @@ class Trainer:
                 *(task.task, task.round, task.client, result.num_steps, result.num_examples),
                 *(result.train_loss, result.train_seconds),
             )
+            packed = pack(task, adapter, base, self._codec, self._states, Path(path))
             yield link.Trained(
                 task.task,
-                *self._write(path, adapter),
+                packed.digest,
+                packed.nbytes,
                 result.num_examples,
                 result.num_tokens,
                 result.num_steps,
                 result.train_loss,
                 result.train_seconds,
                 "",
+                packed.state_lost,
             )
 
     def _do(self, task: Task, path: str, model: LanguageModel, hosted: Hosted) -> Any:
@@ -198,7 +213,7 @@ class Trainer:
             case InitWork():
                 config = json.dumps(model.adapter_config(), indent=2)
                 blob = self._write(path, model.initial_adapter())
-                return link.Trained(task.task, *blob, 0, 0, 0, 0.0, 0.0, config)
+                return link.Trained(task.task, *blob, 0, 0, 0, 0.0, 0.0, config, False)
             case EvaluateWork(_, unit, batch_size):
                 score = evaluate_unit(hosted, model, unit, batch_size, self._on_step)
                 if not math.isfinite(score.loss_sum):

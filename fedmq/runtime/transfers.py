@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,6 @@ class _Transfer:
 class _Download(_Transfer):
     blob: m.BlobRef
     part: PartialBlob
-    received: int = 0
 
 
 @dataclass(kw_only=True)
@@ -67,6 +67,8 @@ class Transfers:
         self._download: _Download | None = None
         self._uploads: dict[str, _Upload] = {}
         self._fetched: tuple[str, int] | None = None
+        #: by digest, bytes that came of what is not yet whole
+        self._came: Counter[str] = Counter()
         self._missing = False
         self._stuck = False
         self._recent: list[str] = []
@@ -89,7 +91,7 @@ class Transfers:
             try:
                 if blob.digest not in self._blobs.checked:
                     self._blobs.read(blob.digest)
-                self._done(blob.digest, 0)
+                self._done(blob.digest)
                 return
             except RemoteProtocolError:
                 self._blobs.remove(blob.digest)
@@ -99,7 +101,7 @@ class Transfers:
         self._advance(self._download)
 
     def fetched(self) -> tuple[str, int] | None:
-        """(digest, bytes received) of a download that is complete; said once."""
+        """(digest, bytes received, headers and repeats among them) of a download that is complete; said once."""
         fetched, self._fetched = self._fetched, None
         return fetched
 
@@ -155,8 +157,10 @@ class Transfers:
         match message:
             case m.Chunk(digest, offset):
                 download = self._download
-                if download and download.blob.digest == digest and download.part.append(offset, frames[1]):
-                    download.received += len(frames[1])
+                if download is None or download.blob.digest != digest:
+                    return
+                self._came[digest] += len(frames[0]) + len(frames[1])
+                if download.part.append(offset, frames[1]):
                     self._confirm(download, download.part.offset)
                     self._advance(download)
             case m.PutAck(digest, offset):
@@ -203,10 +207,10 @@ class Transfers:
             download.part.finish()
         except RemoteProtocolError:
             return self.fetch(download.blob)
-        return self._done(download.blob.digest, download.received)
+        return self._done(download.blob.digest)
 
-    def _done(self, digest: str, received: int) -> None:
-        self._fetched = (digest, received)
+    def _done(self, digest: str) -> None:
+        self._fetched = (digest, self._came.pop(digest, 0))
         self._recent = [*(d for d in self._recent if d != digest), digest]
         for old in self._recent[:-_KEPT]:
             self._blobs.remove(old)

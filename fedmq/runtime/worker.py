@@ -19,6 +19,7 @@ from fedmq.protocol import worker_events as we
 from fedmq.protocol import worker_state as ws
 from fedmq.protocol.fields import MAX_CONTINUATION
 from fedmq.protocol.frames import Codec
+from fedmq.runtime import client_states
 from fedmq.runtime.child import TRAINER, TrainerProcess
 from fedmq.runtime.outbox import Outbox
 from fedmq.runtime.pipe import PipeClosed
@@ -176,7 +177,9 @@ class WorkerAgent:
                 self._outbox.remove(task)
             case we.Rebuild():
                 self._connect_anew("nothing heard from the coordinator")
-            case we.Exit():
+            case we.Exit(code):
+                if code == 0:
+                    client_states.forget_all(self.options.work_dir)
                 self._exit = command
 
     def _say(self, message: Any) -> None:
@@ -186,8 +189,10 @@ class WorkerAgent:
     def _prepare(self, welcome: m.Welcome) -> None:
         options = self.options
         self._outbox.begin(welcome.run)
-        sources = options.sources
-        if not sources:
+        sources, state_dir = options.sources, welcome.state_dir
+        if sources:
+            state_dir = str(client_states.of_worker(options.work_dir, welcome.run).resolve())
+        else:
             if not (options.loopback and welcome.data_dir):
                 hint = "give it a shard, or a CSV with --client NAME, by --data"
                 return self._handle(we.Broke("DATA", f"this worker has no data: {hint}", fatal=True))
@@ -203,6 +208,7 @@ class WorkerAgent:
             cache_dir=options.cache_dir,
             work_dir=str(options.work_dir),
             log_dir=None if options.log_dir is None else str(options.log_dir),
+            state_dir=state_dir,
         )
         assert self._trainer is not None
         self._trainer.send(self._setup)
@@ -272,8 +278,9 @@ class WorkerAgent:
             num_steps=trained.num_steps,
             train_loss=trained.train_loss,
             train_seconds=trained.train_seconds,
-            nbytes_down=self.state.hand.nbytes_down,
+            nbytes_down=self.state.nbytes_down,
             adapter_config=trained.adapter_config,
+            state_lost=trained.state_lost,
         )
         self._outbox.add(offer)
         self._handle(we.Finished(offer))

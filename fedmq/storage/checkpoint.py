@@ -13,16 +13,19 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 
 
-def write_checkpoint(folder: Path, weights: Path, config: Path) -> None:
+def write_checkpoint(folder: Path, weights: Path | bytes, config: Path) -> None:
     """Put a checkpoint in place, whole or not at all.
 
     Args:
       folder: such as OUTPUT_DIR/global_model/round_3; replaced when it exists.
       weights, config: durable files on the same file system, never changed in place; they are linked, not
-        copied, where links are to be had.
+        copied, where links are to be had. Weights may also be the bytes of a file.
     """
     with atomic.replacing_folder(folder) as temp:
         for source, name in ((weights, WEIGHTS), (config, CONFIG)):
+            if isinstance(source, bytes):
+                atomic.write_bytes(temp / name, source)
+                continue
             try:
                 os.link(source, temp / name)
             except OSError:

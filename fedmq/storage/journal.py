@@ -19,27 +19,7 @@ from fedmq import atomic
 from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
 from fedmq.storage.hosted import Hosted
-
-SCHEMA_VERSION = 4
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE rounds (
-    round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
-    draw INTEGER NOT NULL DEFAULT 0,
-    groups TEXT NOT NULL, frozen TEXT, digest TEXT, optimizer TEXT, bias REAL, opened_at REAL NOT NULL,
-    committed_at REAL);
-CREATE TABLE updates (
-    round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
-    num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
-    train_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, PRIMARY KEY (round, client));
-CREATE TABLE evaluations (
-    version INTEGER NOT NULL, unit TEXT NOT NULL, worker TEXT NOT NULL, loss_sum REAL NOT NULL,
-    num_tokens INTEGER NOT NULL, num_examples INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (version, unit));
-CREATE TABLE generations (
-    version INTEGER NOT NULL, position INTEGER NOT NULL, prompt TEXT NOT NULL, text TEXT NOT NULL,
-    PRIMARY KEY (version, position));
-CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
-"""
+from fedmq.storage.schema import SCHEMA, SCHEMA_VERSION
 
 
 def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
@@ -67,7 +47,7 @@ class Journal:
         temp.unlink(missing_ok=True)
         try:
             with closing(sqlite3.connect(temp, isolation_level=None)) as database:
-                database.executescript(f"PRAGMA synchronous=FULL; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
+                database.executescript(f"PRAGMA synchronous=FULL; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
                 database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         except sqlite3.OperationalError as error:
             temp.unlink()
@@ -240,6 +220,15 @@ class Journal:
         """The updates that a committed round is made of, by client."""
         (row,) = self.rounds(round)[:1]
         return [update for update in self.updates(round) if update["client"] in row["frozen"]]
+
+    def last_folded(self, client: str, before: int) -> tuple[int, str] | None:
+        """Round and digest of the client's newest update, of a round before `before`, that a model is made of."""
+        rows = self._db.execute(
+            "SELECT round, updates.digest, frozen FROM updates JOIN rounds USING (round) "
+            "WHERE client = ? AND round < ? AND state = 'committed' ORDER BY round DESC",
+            (client, before),
+        )
+        return next((tuple(row)[:2] for row in rows if client in json.loads(row["frozen"])), None)
 
     def add_evaluation(self, **fields: Any) -> None:
         """A version was scored on one unit: sums, so that units add up by tokens. Scored again, the last counts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,22 @@ def perplexity(loss: float) -> float:
       1.0
     """
     return math.exp(min(loss, 700.0))
+
+
+def readable_size(nbytes: int) -> str:
+    """Bytes for people.
+
+    Example:
+      >>> readable_size(1_234_567), readable_size(1234)
+      ('1.23 MB', '1.2 kB')
+    """
+    return f"{nbytes / 1e6:.2f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
+
+
+def total_bytes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """What crossed the wire for these updates or rounds, by direction."""
+    counted = list(rows)
+    return {key: sum(row[key] for row in counted) for key in ("bytes_up", "bytes_down")}
 
 
 def global_metrics(journal: Journal, first: int = 0) -> dict[int, dict[str, Any]]:
@@ -57,6 +74,8 @@ def round_metrics(journal: Journal, first: int = 1) -> list[dict[str, Any]]:
                 "client_metrics": folded,
                 "aggregation_bias": entry["bias"],
                 "seconds": entry["committed_at"] - entry["opened_at"],
+                # Also of updates that came, and were not folded.
+                **total_bytes(clients),
                 "digest": entry["digest"],
             }
         )
@@ -97,4 +116,5 @@ def _client_row(update: dict[str, Any]) -> dict[str, Any]:
         "bytes_up": update["bytes_up"],
         "bytes_down": update["bytes_down"],
         "worker_id": update["worker"],
+        "state_lost": bool(update["state_lost"]),
     }

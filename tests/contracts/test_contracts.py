@@ -10,6 +10,7 @@ from check_aggregator import check_aggregator
 from check_codec import CodecUnderTest, check_codec
 from check_transport import Dial, Listen, check_transport
 
+from fedmq import build
 from fedmq.build import AGGREGATORS, LORA_AGGREGATORS
 from fedmq.codec import raw
 from fedmq.transport.allowed import allow
@@ -19,7 +20,15 @@ from fedmq.transport.keys import KeyPair, PublicKey, new_pair
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
 from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
 
+
+def of_deltas(name: str, lossless: bool = False) -> CodecUnderTest:
+    """A codec of deltas, as it is at a client's first update."""
+    codec = build.codec(name)
+    return CodecUnderTest(lambda tensors: codec.encode(tensors, codec.init(tensors))[0], codec.decode, lossless)
+
+
 CODECS = {"raw": CodecUnderTest(raw.encode, raw.decode, lossless=True)}
+CODECS |= {name: of_deltas(name, lossless=name == "fp32") for name in build.CODECS}
 TRANSPORTS: dict[str, tuple[Listen, Dial]] = {
     "memory": (MemoryCoordinatorTransport, MemoryWorkerTransport),  # type: ignore[dict-item]
     "zeromq": (

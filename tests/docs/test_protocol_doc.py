@@ -30,13 +30,13 @@ DIRECTIONS = {
     "Pipe, trainer to agent": trainer_link.TO_AGENT,
 }
 RECORDS = (
-    *(messages.BlobRef, messages.HostedClient, messages.Task),
+    *(messages.BlobRef, messages.Folded, messages.HostedClient, messages.Task),
     *(work.InitWork, work.TrainWork, work.EvaluateWork, work.GenerateWork),
     trainer_link.Source,
 )
 SPECS = (
     *(recipe.RunSpec, recipe.ModelSpec, recipe.LoRASpec),
-    *(recipe.TrainingRecipe, recipe.DataSpec, recipe.GenerationSpec),
+    *(recipe.TrainingRecipe, recipe.DataSpec, recipe.GenerationSpec, recipe.CodecSpec),
 )
 
 

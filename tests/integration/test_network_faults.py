@@ -83,7 +83,8 @@ def test_a_download_goes_on_after_a_restart_of_the_worker(bad_network: Start) ->
     network.start_worker()
     network.train()
     network.ends_as_undisturbed()
-    assert sum(row["bytes_down"] for row in accepted(network.run_dir, 1)) == network.nbytes - held
+    down = sum(row["bytes_down"] for row in accepted(network.run_dir, 1))
+    assert network.nbytes - held < down < 1.001 * (network.nbytes - held) + WINDOW_NBYTES
     # One byte per thousand for headers and heartbeats.
     assert line.nbytes < 1.001 * network.nbytes + WINDOW_NBYTES
 

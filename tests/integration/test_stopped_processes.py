@@ -121,4 +121,5 @@ def test_a_workers_copy_of_an_adapter_that_rotted_while_it_was_down_is_fetched_a
     assert copy.read_bytes() == content
     network.train()
     counts_once(network)
-    assert sum(row["bytes_down"] for row in accepted(network.run_dir, 1)) == len(content)
+    down = sum(row["bytes_down"] for row in accepted(network.run_dir, 1))
+    assert len(content) < down < 1.01 * len(content) + 1000

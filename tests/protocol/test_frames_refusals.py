@@ -75,7 +75,7 @@ def test_values_of_another_type(direction: str, kind: type) -> None:
     codec, header = CODECS[direction], fields_of(direction, kind)
     others = (True, False, 1, 0, 1.0, 0.0, "1", "", b"1", b"", None, [], [1], {}, {"a": 1})
     optional = {"task", "client", "adapter", "max_samples_per_client", "num_threads", "cache_dir", "model"}
-    optional |= {"log_dir", "layers_to_transform", "left_s"}
+    optional |= {"log_dir", "layers_to_transform", "left_s", "follows", "block", "fraction", "error_feedback"}
     for path, value in paths(header):
         if path and path[-1] not in ("v", "t"):
             for other in others:
@@ -166,8 +166,8 @@ def test_lists_that_are_too_long() -> None:
     assert code(codec, msgpack.packb(hello | {"versions": [1] * 4097})) == "MALFORMED"
 
 
-COMMITTED = {"v": 3, "t": "committed", "round": 7}
-_PREFIX = b"\x83\xa1v\x03\xa1t\xa9committed\xa5round"
+COMMITTED = {"v": 4, "t": "committed", "round": 7}
+_PREFIX = b"\x83\xa1v\x04\xa1t\xa9committed\xa5round"
 assert msgpack.packb(COMMITTED) == _PREFIX + b"\x07"
 
 

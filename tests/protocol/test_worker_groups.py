@@ -45,9 +45,9 @@ def test_the_life_of_a_group() -> None:
 
 def test_a_download_counts_once() -> None:
     agent = Agent().working(*GROUP)
-    assert agent.state.hand.nbytes_down == 100
+    assert agent.state.nbytes_down == 100
     agent.say(done(G3))
-    assert agent.state.hand.nbytes_down == 0
+    assert agent.state.nbytes_down == 0
 
 
 def test_a_lost_link_keeps_the_group() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Bench:
         self.worker.dial_data(1)
         self.transfers = Transfers(self.worker, self.folder / "blobs", lambda: self.now)
         self.transfers.configure(CHUNK, CREDITS)
+        #: by digest, what this process was sent, headers among it
+        self.nbytes: Counter[str] = Counter()
 
     def tick(self, now: float) -> None:
         """So late it is."""
@@ -51,7 +54,10 @@ class Bench:
         return [message.offset for message, _ in self.asked()]
 
     def answer(self, message: Any, payload: bytes = b"") -> None:
-        self.transfers.take((ANSWERED.encode(message), payload))
+        header = ANSWERED.encode(message)
+        if isinstance(message, m.Chunk):
+            self.nbytes[message.digest] += len(header) + len(payload)
+        self.transfers.take((header, payload))
 
     def chunk(self, offset: int, damaged: bool = False) -> None:
         piece = CONTENT[offset : offset + CHUNK]

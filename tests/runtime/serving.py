@@ -10,7 +10,9 @@ import numpy as np
 
 from fedmq.algorithms import aggregate, sampling, server_opt, weighting
 from fedmq.codec import raw
+from fedmq.codec.update import update_codec
 from fedmq.protocol import messages as m
+from fedmq.recipe import CodecSpec
 from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.hosted import Hosted
@@ -44,6 +46,7 @@ def offer(task: str, content: bytes, **fields: Any) -> m.Offer:
         "train_seconds": 1.0,
         "nbytes_down": 0,
         "adapter_config": CONFIG if task.startswith("init") else "",
+        "state_lost": False,
     }
     return m.Offer(**values | fields)
 
@@ -58,6 +61,7 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
         "server_optimizer": server_opt.none(),
         "sampler": sampling.uniform,
         "weighting": weighting.by_examples,
+        "upload": update_codec(CodecSpec("fp32", None, None, None)),
         "limits": UpdateLimits(max_norm=None, max_tokens_per_example=128),
         "seed": 42,
         "num_rounds": 4,
@@ -79,9 +83,13 @@ def started(folder: Path, **options: Any) -> FederatedServer:
 
 def give(server: FederatedServer, task: str, tensors: dict[str, np.ndarray], **fields: Any) -> m.Offer:
     """Bring an update as the coordinator does: stored, checked, accepted."""
-    content = raw.encode(tensors)
+    return bring(server, task, raw.encode(tensors), **fields)
+
+
+def bring(server: FederatedServer, task: str, content: bytes, **fields: Any) -> m.Offer:
+    """The same with the update's bytes, in whatever codec."""
     update = offer(task, content, **fields)
     server.blobs.add(content)
     server.check(update, content)
-    server.accept(update, "w0")
+    server.accept(update, "w0", len(content))
     return update

@@ -39,7 +39,7 @@ from fedmq.runtime.intake import MAX_BLOB_NBYTES
 from fedmq.runtime.tasks import task_nonce
 
 TASK, BLOB = "train-1-client_1-0", m.BlobRef("ab" * 32, 10)
-OFFER = m.Offer(TASK, "cd" * 16, BLOB, 10, 100, 5, 2.5, 1.0, 0, "")
+OFFER = m.Offer(TASK, "cd" * 16, BLOB, 10, 100, 5, 2.5, 1.0, 0, "", False)
 CLIENT = m.HostedClient("client_1", 10, 100, 0, "ab" * 32)
 SAID = (
     *(m.Hello((m.PROTOCOL_VERSION,), "bad", "b" * 32), m.Ready((CLIENT,), False, "cd" * 32, 1, 2, "cpu", (), ())),
@@ -82,12 +82,12 @@ def without_each_field() -> list[bytes]:
 
 
 def deep(depth: int) -> bytes:
-    return b"\x83\xa1v\x03\xa1t\xa7goodbye\xa6reason" + b"\x91" * depth + b"\x90"
+    return b"\x83\xa1v\x04\xa1t\xa7goodbye\xa6reason" + b"\x91" * depth + b"\x90"
 
 
 def of_value(*values: bytes) -> list[bytes]:
     """A goodbye whose reason is these bytes of msgpack."""
-    return [b"\x83\xa1v\x03\xa1t\xa7goodbye\xa6reason" + value for value in values]
+    return [b"\x83\xa1v\x04\xa1t\xa7goodbye\xa6reason" + value for value in values]
 
 
 def noise() -> list[bytes]:
@@ -147,7 +147,7 @@ HEADERS: dict[str, tuple[Callable[[], list[bytes]], set[str]]] = {
     "B24 the field sid, which no message has: a link is its own session": (lambda: changed(sid="ab" * 16), {"INVALID"}),
     "B25 the field seq, which no message has": (lambda: [*changed(seq=0), *changed(seq=2**64 - 1)], {"INVALID"}),
     "B26 a message of the other role": (
-        lambda: [*changed(t="welcome"), msgpack.packb({"v": 3, "t": "tasks", "tasks": []})],
+        lambda: [*changed(t="welcome"), msgpack.packb({"v": 4, "t": "tasks", "tasks": []})],
         {"UNKNOWN_TYPE"},
     ),
     "B27 outbox and running of 65, 1,025 clients, 4,097 versions": (

@@ -20,7 +20,7 @@ CLIENT = {
     "bytes_up": 2_000_000,
     "bytes_down": 1_000_000,
 }
-ROW = {"round": 1, "seconds": 3.25, "client_metrics": [CLIENT]}
+ROW = {"round": 1, "seconds": 3.25, "client_metrics": [CLIENT], "bytes_up": 2_000_000, "bytes_down": 12_345}
 SCORE = {"perplexity": 20.0, "eval_loss": 2.9957}
 
 
@@ -37,7 +37,7 @@ def test_a_round_is_shown_once_when_its_evaluation_is_there() -> None:
     assert out.getvalue() == ""
     view.scored(1, SCORE)
     first, second = out.getvalue().splitlines()
-    assert first == "round 1/2  perplexity    20.00  loss 2.9957  3.2 s  up 2.00 MB  down 1.00 MB"
+    assert first == "round 1/2  perplexity    20.00  loss 2.9957  3.2 s  up 2.00 MB  down 12.3 kB"
     assert second.split() == ["client_0", "12", "texts", "train", "loss", "1.5000", "2.0", "s", "on", "worker_0"]
 
 

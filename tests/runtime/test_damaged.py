@@ -20,7 +20,7 @@ from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTrans
 
 TASK, CONTENT = "train-1-client_1-0", b"an update"
 UP, DOWN = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
-TRAINED = link.Trained(TASK, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), 10, 100, 5, 2.5, 1.0, "")
+TRAINED = link.Trained(TASK, hashlib.sha256(CONTENT).hexdigest(), len(CONTENT), 10, 100, 5, 2.5, 1.0, "", False)
 
 
 class Bench:
@@ -39,7 +39,7 @@ class Bench:
 
     def finish(self) -> None:
         """The trainer has made an update."""
-        self.agent.state.hand = Hand.of((m.Task(TASK, "cd" * 16, 1, "client_1", 7, None, InitWork("init")),), ())
+        self.agent.state.hand = Hand.of((m.Task(TASK, "cd" * 16, 1, "client_1", 7, None, InitWork("init"), None),), ())
         (self.folder / "outbox" / f"{TASK}.made").write_bytes(CONTENT)
         self.agent._handle_trainer(TRAINED)
 
@@ -58,7 +58,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_an_update_damaged_after_its_offer_is_forgotten_and_made_again(bench: Bench) -> None:
     bench.finish()
     assert [type(message) for message in bench.said()] == [m.Offer]
-    (bench.folder / "outbox" / f"{TASK}.safetensors").write_bytes(b"!" + CONTENT[1:])
+    (bench.folder / "outbox" / f"{TASK}.update").write_bytes(b"!" + CONTENT[1:])
     bench.agent._take("control", (DOWN.encode(m.Verdict(TASK, "UPLOAD", "")),))
     (failed,) = bench.said()
     assert (failed.task, failed.nonce, failed.code) == (TASK, "cd" * 16, "ERROR") and "damaged" in failed.text

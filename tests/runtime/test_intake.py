@@ -13,7 +13,7 @@ from serving import NONCE, make_server, offer, started
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
-from fedmq.runtime.intake import MAX_BLOB_NBYTES, Intake
+from fedmq.runtime.intake import MAX_BLOB_NBYTES, Intake, Stored
 from fedmq.runtime.server import FederatedServer
 from fedmq.transport.base import Incoming
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
@@ -22,6 +22,11 @@ CONTENT = bytes(range(256)) * 10
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 TASK, OTHER = "train-1-client_1-0", "ef" * 16
 OUT, IN = Codec(m.DATA_TO_COORDINATOR), Codec(m.DATA_TO_WORKER)
+
+
+def told(stored: list[Stored]) -> list[Stored]:
+    """Who sent what: the bytes that it took are a test's of their own."""
+    return [each._replace(nbytes=0) for each in stored]
 
 
 class Bench:
@@ -41,7 +46,7 @@ class Bench:
         """Send one message to the intake; the uploads that it completed."""
         assert (worker or self.worker).send("data", OUT.encode(message), payload)
         (incoming,) = self.listener.receive(1.0).messages
-        return self.intake.take(incoming)
+        return told(self.intake.take(incoming))
 
     def heard(self, worker: MemoryWorkerTransport | None = None) -> list[tuple[Any, bytes]]:
         """What the intake answered."""
@@ -75,9 +80,25 @@ def test_an_upload_in_order(bench: Bench) -> None:
     for offset in (0, 1000):
         assert bench.put(offset) == []
         assert bench.heard() == acked(offset + 1000)
-    assert bench.put(2000) == [("w0", update, CONTENT)]
+    assert bench.put(2000) == [("w0", update, CONTENT, 0)]
     assert bench.heard() == acked(len(CONTENT))
     assert bench.server.blobs.read(DIGEST) == CONTENT, "durable before it is acknowledged"
+
+
+def test_what_crossed_the_wire_is_counted(bench: Bench) -> None:
+    """Headers, questions and repeats too; of two workers with one update each for its own, and of two tasks once."""
+    bench.granted()
+    bench.granted(task="train-2-client_1-0")
+    bench.granted("w1")
+    sent, header = 0, len(OUT.encode(m.Put(NONCE, DIGEST, 0)))
+    for offset, nbytes in ((0, 1000), (0, 1000), (1000, 0), (1000, 500)):
+        assert bench.put(offset, nbytes) == []
+        sent += header + nbytes + 2 * (offset > 0)
+    bench.worker.send("data", OUT.encode(m.Put(NONCE, DIGEST, 1500)), CONTENT[1500:])
+    (last,) = bench.listener.receive(1.0).messages
+    stored = bench.intake.take(last)
+    sent += header + 2 + len(CONTENT) - 1500
+    assert sorted((each.worker, each.nbytes) for each in stored) == [("w0", 0), ("w0", sent), ("w1", 0)]
 
 
 def test_a_piece_out_of_order_is_answered_with_where_to_go_on(bench: Bench) -> None:
@@ -137,7 +158,7 @@ def test_damaged_bytes_are_asked_for_again(bench: Bench) -> None:
     bench.say(m.Put(NONCE, DIGEST, 0), b"!" + CONTENT[1:1000])
     assert bench.put(1000, len(CONTENT)) == []
     assert bench.heard() == acked(1000) + acked(0)
-    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT)]
+    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT, 0)]
 
 
 def test_two_workers_with_the_very_same_update(bench: Bench) -> None:
@@ -148,7 +169,7 @@ def test_two_workers_with_the_very_same_update(bench: Bench) -> None:
     bench.put(0)
     assert bench.put(0, nonce=OTHER, worker=other) == []
     assert bench.put(1000) == []
-    assert bench.put(2000) == [("w0", first, CONTENT), ("w1", second, CONTENT)]
+    assert bench.put(2000) == [("w0", first, CONTENT, 0), ("w1", second, CONTENT, 0)]
     bench.heard(other)
     bench.put(1000, nonce=OTHER, worker=other)
     assert bench.heard(other) == acked(len(CONTENT)), "what it still sends is answered with: complete"
@@ -169,7 +190,7 @@ def test_somebody_elses_digest_with_another_size_harms_nobody_else(bench: Bench)
     assert bench.heard(thief) == acked(0), "1,500 bytes are here, and are not what the digest says"
     bench.put(0)
     stolen, mine = bench.put(1000, len(CONTENT))
-    assert mine == ("w0", update, CONTENT) and mine.checked() == CONTENT
+    assert mine == ("w0", update, CONTENT, 0) and mine.checked() == CONTENT
     assert (stolen.worker, refusal(stolen)) == ("thief", "SIZE")
 
 
@@ -181,7 +202,7 @@ def test_bad_bytes_under_somebody_elses_digest_harm_nobody_else(bench: Bench) ->
     bench.say(m.Put(OTHER, DIGEST, 0), bytes(2000), worker=thief)
     assert bench.heard() == acked(1000)
     stored = bench.put(1000, len(CONTENT))
-    assert stored[-1] == ("w0", update, CONTENT)
+    assert stored[-1] == ("w0", update, CONTENT, 0)
 
 
 def test_bytes_that_are_wrong_twice_are_refused(bench: Bench) -> None:
@@ -189,25 +210,25 @@ def test_bytes_that_are_wrong_twice_are_refused(bench: Bench) -> None:
     assert bench.say(m.Put(NONCE, DIGEST, 0), bytes(len(CONTENT))) == []
     assert bench.heard() == acked(0), "damaged on the way, perhaps"
     (stored,) = bench.say(m.Put(NONCE, DIGEST, 0), bytes(len(CONTENT)))
-    assert (stored, refusal(stored)) == (("w0", update, None), "BLOB")
+    assert (stored, refusal(stored)) == (("w0", update, None, 0), "BLOB")
     assert bench.heard() == []
     assert [path for path in bench.server.blobs.folder.iterdir() if path.name.startswith(DIGEST)] == []
     with pytest.raises(RemoteProtocolError, match="LATE"):
         bench.put(0)
     assert bench.granted() == update, "trained again it is as good as any"
-    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT)]
+    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT, 0)]
 
 
 def test_an_offer_made_again_with_another_size_begins_again(bench: Bench) -> None:
     bench.granted(blob=m.BlobRef(DIGEST, 700))
     update = bench.granted()
-    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT)]
+    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT, 0)]
 
 
 def test_a_stored_update_that_rotted_is_asked_for_again(bench: Bench) -> None:
     bench.server.blobs.path(DIGEST).write_bytes(b"rotten")
     update = bench.granted()
-    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT)]
+    assert bench.put(0, len(CONTENT)) == [("w0", update, CONTENT, 0)]
 
 
 def test_parts_of_an_earlier_process_that_nobody_offers_again_go_with_their_round(bench: Bench) -> None:
@@ -224,7 +245,8 @@ def test_bytes_that_are_here_are_not_sent(bench: Bench) -> None:
     bench.server.blobs.add(CONTENT)
     update = offer(TASK, CONTENT)
     bench.intake.offered("w0", update)
-    assert bench.intake.expect("w0", TASK) == ("w0", update, CONTENT)
+    held = bench.intake.expect("w0", TASK)
+    assert held == ("w0", update, CONTENT, 0), "nothing crossed the wire"
 
 
 @pytest.mark.parametrize("nbytes", [1000, len(CONTENT)])
@@ -243,7 +265,7 @@ def test_an_upload_goes_on_after_a_restart(bench: Bench, nbytes: int) -> None:
     stored = again.say(m.Put(NONCE, DIGEST, 0))
     assert again.heard() == acked(nbytes)
     stored += again.put(nbytes, len(CONTENT)) if not stored else []
-    assert stored == [("w0", update, CONTENT)]
+    assert stored == [("w0", update, CONTENT, 0)]
 
 
 def test_adapters_out(bench: Bench) -> None:
@@ -287,7 +309,7 @@ def test_a_nonce_counts_for_the_worker_that_it_was_given_to(bench: Bench) -> Non
     frames = (OUT.encode(m.Put(NONCE, DIGEST, 0)), CONTENT)
     with pytest.raises(RemoteProtocolError, match="PUT"):
         bench.intake.take(Incoming("data", b"1", frames, "south"))
-    assert bench.intake.take(Incoming("data", b"2", frames, "north")) == [("north", update, CONTENT)]
+    assert told(bench.intake.take(Incoming("data", b"2", frames, "north"))) == [("north", update, CONTENT, 0)]
 
 
 def test_what_a_revoked_worker_offered_is_not_wanted_from_another(bench: Bench) -> None:
@@ -295,4 +317,4 @@ def test_what_a_revoked_worker_offered_is_not_wanted_from_another(bench: Bench) 
     bench.intake.offered("north", offer("train-1-client_0-0", b"later"))
     bench.intake.revoke("north")
     own = bench.granted("south")
-    assert bench.put(0, nbytes=len(CONTENT)) == [("south", own, CONTENT)]
+    assert bench.put(0, nbytes=len(CONTENT)) == [("south", own, CONTENT, 0)]

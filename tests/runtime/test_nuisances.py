@@ -181,7 +181,7 @@ def test_updates_kept_decoded_and_updates_read_again_fold_to_the_same(
             update = offer(f"train-1-client_{k}-0", content, num_examples=10 + k)
             server.blobs.add(content)
             server.check(update, content)
-            server.accept(update, "w")
+            server.accept(update, "w", len(content))
         assert len(server._decoded) == (2 if nbytes else 0)
         server.aggregate(1, ["client_0", "client_1"])
         assert server._decoded == {}

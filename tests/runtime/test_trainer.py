@@ -88,7 +88,7 @@ def answer(setup: link.Setup) -> Any:
 
 
 def setup(run: RunSpec, tmp_path: Path, *sources: link.Source, device: str = "cpu", model: str | None = None) -> Any:
-    return link.Setup(run, sources, device, model, None, str(tmp_path), None)
+    return link.Setup(run, sources, device, model, None, str(tmp_path), None, str(tmp_path / "states"))
 
 
 def test_a_precision_that_the_device_has_not(run: RunSpec, tmp_path: Path) -> None:
@@ -160,10 +160,12 @@ class Group:
 
     def begin(self, *clients: str, **recipe: Any) -> None:
         work = TrainWork("train", replace(self.recipe, **recipe))
-        tasks = tuple(m.Task(f"train-1-{c}-0", "cd" * 16, 1, c, 7, m.BlobRef("ab" * 32, 1), work) for c in clients)
+        tasks = tuple(
+            m.Task(f"train-1-{c}-0", "cd" * 16, 1, c, 7, m.BlobRef("ab" * 32, 1), work, None) for c in clients
+        )
         adapter = self.folder / "adapter"
         if not adapter.exists():
-            first = m.Task("init-0-adapter-0", "cd" * 16, 0, None, 7, None, InitWork("init"))
+            first = m.Task("init-0-adapter-0", "cd" * 16, 0, None, 7, None, InitWork("init"), None)
             self.agent.send(link.Begin((first,), None, (str(adapter),)))
             self.answers(1)
         self.agent.send(link.Begin(tasks, str(adapter), tuple(str(self.folder / t.task) for t in tasks)))

@@ -13,7 +13,7 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -29,10 +29,12 @@ from witness import Witness
 from worker_host import WorkerHost
 
 from fedmq.algorithms import aggregate, sampling, server_opt, weighting
+from fedmq.codec.update import update_codec
 from fedmq.config import get_default_config
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.limits import Recent
 from fedmq.protocol.policy import RoundPolicy, Timers
+from fedmq.recipe import CodecSpec
 from fedmq.runtime import coordinator, guard, links, worker
 from fedmq.runtime.intake import Intake
 from fedmq.runtime.screening import UpdateLimits
@@ -54,6 +56,7 @@ class Shape:
       clients: of each site.
       together: clients trained in one step.
       optimizer: of the server.
+      codec: of updates. One that has clients remember needs one worker a site: what they remember is on its disk.
     """
 
     sites: tuple[int, ...]
@@ -62,11 +65,12 @@ class Shape:
     together: int
     rounds: int
     optimizer: str
+    codec: str = "fp32"
 
     @functools.cached_property
     def spec(self) -> Any:
         """What workers are told of the run."""
-        return get_default_config().to_run_spec()
+        return replace(get_default_config().to_run_spec(), upload=CodecSpec(self.codec, None, None, None))
 
     def hosted(self) -> dict[str, list[str]]:
         """Worker -> its clients."""
@@ -81,6 +85,7 @@ class Shape:
             journal,
             aggregator=aggregate.fedavg(),
             server_optimizer=optimizer,
+            upload=update_codec(self.spec.upload),
             limits=UpdateLimits(max_norm=1000.0, max_tokens_per_example=128),
             sampler=sampling.uniform,
             weighting=weighting.by_examples,
@@ -210,7 +215,7 @@ class Cluster:
             self.happened.update({f"power cut: {what} lost": n for what, n in host.disk.lost.items()})
         self.happened.update(f"full: {what}" for what in sorted(self.witness.budget.full))
         if self.expected is not None:
-            self.witness.ended(server.run_dir, server.journal, self.expected, SAVE_EVERY)
+            self.witness.ended(server.run_dir, server.journal, self.expected, SAVE_EVERY, self.shape.codec != "fp32")
 
     def new_trainer(self, *_: Any) -> FakeTrainer:
         """The agent whose code runs now starts its trainer."""

@@ -15,10 +15,13 @@ import numpy as np
 
 from fedmq import atomic
 from fedmq.codec import raw
+from fedmq.codec.update import update_codec
 from fedmq.protocol import messages as m
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol.work import EvaluateWork, InitWork, TrainWork
 from fedmq.runtime.child import HALT_GRACE_S
+from fedmq.runtime.client_states import ClientStates
+from fedmq.runtime.packing import pack
 from fedmq.runtime.pipe import PipeClosed
 from fedmq.tensors import NamedTensors
 
@@ -61,6 +64,7 @@ class FakeTrainer:
         #: tasks that its agent waits for; others are only done again for the company's sake
         self._owed: set[str] = set()
         self.loaded = self.gone = False
+        self._setup: link.Setup | None = None
         self._halting = False
         self._halted_at: float | None = None
         #: virtual time before which it does nothing
@@ -73,6 +77,7 @@ class FakeTrainer:
             case _ if self.gone:
                 return
             case link.Setup():
+                self._setup = message
                 self._later(0.5, 3.0, self._load)
             case link.Halt():
                 self._halting = True
@@ -177,12 +182,15 @@ class FakeTrainer:
         match task.work:
             case InitWork():
                 return link.Trained(
-                    task.task, *_write(path, first_adapter(task.seed)), 0, 0, 0, 0.0, 0.0, ADAPTER_CONFIG
+                    task.task, *_write(path, first_adapter(task.seed)), 0, 0, 0, 0.0, 0.0, ADAPTER_CONFIG, False
                 )
             case TrainWork():
                 company = sorted(str(other.client) for other in begin.tasks)
-                blob = _write(path, trained(task, start, company))
-                return link.Trained(task.task, *blob, num_examples(str(task.client)), 100, 5, 2.5, 1.0, "")
+                assert self._setup is not None
+                codec, states = update_codec(self._setup.spec.upload), ClientStates(Path(self._setup.state_dir))
+                digest, nbytes, lost = pack(task, trained(task, start, company), start, codec, states, Path(path))
+                examples = num_examples(str(task.client))
+                return link.Trained(task.task, digest, nbytes, examples, 100, 5, 2.5, 1.0, "", lost)
             case EvaluateWork():
                 return link.Scored(task.task, float(sum(value.sum() for value in start.values())), 100, 10, 1.0)
         return link.Texts(task.task, tuple(f"{prompt} and so on" for prompt in task.work.generation.prompts))

@@ -70,7 +70,7 @@ class Flood:
         if plane == "data":
             said = dice.choice([m.Get(digest, 0, 100), m.Put(token, digest, 0)])
             return _DATA.encode(said), dice.choice([b"", b"x" * 50]) if isinstance(said, m.Put) else b""
-        offer = m.Offer("train-1-client_0-0", token, m.BlobRef(digest, 100), 10, 100, 5, 2.5, 1.0, 0, "")
+        offer = m.Offer("train-1-client_0-0", token, m.BlobRef(digest, 100), 10, 100, 5, 2.5, 1.0, 0, "", False)
         hello = m.Hello((m.PROTOCOL_VERSION,), self._name, token)
         return (_CONTROL.encode(dice.choice([hello, hello, m.Heartbeat(None, "idle", 0, 0), m.Goodbye("x"), offer])),)
 

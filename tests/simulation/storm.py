@@ -13,7 +13,7 @@ from network import WAYS, Weather
 from violation import Violation
 
 SHAPES = (
-    Shape(sites=(1, 1), clients=2, cohort=4, together=1, rounds=3, optimizer="none"),
+    Shape(sites=(1, 1), clients=2, cohort=4, together=1, rounds=3, optimizer="none", codec="sign"),
     Shape(sites=(2, 1), clients=2, cohort=3, together=1, rounds=3, optimizer="adam"),
     Shape(sites=(2, 2), clients=2, cohort=4, together=2, rounds=3, optimizer="avgm"),
     Shape(sites=(3,), clients=4, cohort=3, together=3, rounds=4, optimizer="none"),

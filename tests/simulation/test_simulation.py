@@ -21,8 +21,11 @@ from hosts import Doom
 from storm import FAULTS, SHAPES, run_through, simulate, undisturbed
 from violation import Violation
 
+from fedmq import atomic
+from fedmq.codec import raw
 from fedmq.protocol.limits import Recent
 from fedmq.protocol.worker_state import WorkerState
+from fedmq.runtime.client_states import ClientStates
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.intake import Intake, Stored
 from fedmq.storage.blobs import PartialBlob
@@ -158,9 +161,22 @@ def _never_forgets(self: Any, key: Any) -> Any:
     return self._values.setdefault(key, self._make())
 
 
+def _goes_on_from_the_newest(self: Any, client: str, follows: Any, real: Any = ClientStates.recall) -> Any:
+    known = real(self, client, follows)
+    newest = max(self._folder.glob(f"{client}/*"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    return known if newest is None else raw.decode(newest.read_bytes(), raw.read_spec(newest.read_bytes()))
+
+
+def _keeps_states_in_memory(self: Any, client: str, update: Any, state: Any, real: Any = ClientStates.keep) -> None:
+    with mock.patch.object(atomic, "fsync"), mock.patch.object(atomic, "sync"):
+        real(self, client, update, state)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "bug", "invariant", "first"),
     [
+        (ClientStates, "recall", _goes_on_from_the_newest, "I4", 0),
+        (ClientStates, "keep", _keeps_states_in_memory, "I4", 0),
         (Coordinator, "_uploaded", _acks_at_once, "I5: .* was accepted and is None", 23),
         (PartialBlob, "finish", _never_syncs, "I5: .* not whole", 0),
         (WorkerState, "_judged", _forgets_at_once, "I10: .* is deleted before its round is committed", 0),

@@ -16,8 +16,9 @@ import pytest
 from failing_disk import NUMBERS
 
 from fedmq.errors import StorageError
-from fedmq.storage.journal import SCHEMA_VERSION, Journal
+from fedmq.storage.journal import Journal
 from fedmq.storage.run_lock import RunLock
+from fedmq.storage.schema import SCHEMA_VERSION
 
 TESTS = Path(__file__).resolve().parents[1]
 UPDATE: dict[str, Any] = {
@@ -32,6 +33,7 @@ UPDATE: dict[str, Any] = {
     "train_seconds": 1.25,
     "bytes_up": 100,
     "bytes_down": 50,
+    "state_lost": False,
 }
 EVALUATION: dict[str, Any] = {
     "version": 1,

@@ -39,6 +39,7 @@ def update(round: int, client: str, loss: float) -> dict[str, Any]:
         "train_seconds": 1.5,
         "bytes_up": 100,
         "bytes_down": 50,
+        "state_lost": False,
     }
 
 
@@ -85,6 +86,7 @@ def test_one_row_per_committed_round(journal: Journal) -> None:
             "train_seconds": 1.5,
             "bytes_up": 100,
             "bytes_down": 50,
+            "state_lost": False,
             "worker_id": "w7",
         }
     ], "of the clients that were folded, and no other"

@@ -1,0 +1,52 @@
+"""A trained adapter becomes an update: encoded, with what its client remembers from then on, and both durable."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from fedmq import atomic
+from fedmq.codec.update import UpdateCodec
+from fedmq.protocol.messages import Folded, Task
+from fedmq.runtime.client_states import ClientStates
+from fedmq.tensors import NamedTensors
+
+#: Before the names of what the upload codec remembers: a client may remember other things, too.
+_UPLOAD = "upload:"
+
+
+class Packed(NamedTuple):
+    """An update's file, and whether what its client remembered was lost."""
+
+    digest: str
+    nbytes: int
+    state_lost: bool
+
+
+def pack(
+    task: Task, local: NamedTensors, base: NamedTensors, codec: UpdateCodec, states: ClientStates, path: Path
+) -> Packed:
+    """Write the update of a task's client to `path`.
+
+    Args:
+      task: the training; its client and what it follows.
+      local, base: the adapter as trained, and as it was given.
+      codec: of the run.
+      states: of the worker's clients.
+      path: of the update.
+    """
+    before, lost = codec.init(base), False
+    client = task.client or ""
+    if before:
+        known = states.recall(client, task.follows)
+        lost = known is None
+        before = {name: (known or {}).get(f"{_UPLOAD}{name}", value) for name, value in before.items()}
+    content, after = codec.encode(local, base, before)
+    digest = hashlib.sha256(content).hexdigest()
+    if after:
+        # First: whoever has the update can go on from it.
+        state = {f"{_UPLOAD}{name}": value for name, value in after.items()}
+        states.keep(client, Folded(task.round, digest), state)
+    atomic.write_bytes(path, content)
+    return Packed(digest, len(content), lost)
