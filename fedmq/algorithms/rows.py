@@ -131,8 +131,10 @@ def of_rows(
             raise ValueError(f"{called} needs at least {fewest} updates, and there are {count}")
         size = sum(value.size for value in state.like.values())
         last = np.zeros(size) if state.last is None else state.last
-        flat = rule(Matrix(state.rows, np.array(state.weights), size, last))
+        flat = np.asarray(rule(Matrix(state.rows, np.array(state.weights), size, last)), np.float64)
         state.rows.close()
+        if flat.shape != (size,):
+            raise ValueError(f"{called} gave an array of shape {flat.shape}, expected ({size},)")
         return _named(flat, state.like)
 
     def after(state: _State, last: NamedTensors) -> _State:
