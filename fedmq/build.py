@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedmq import own_code
 from fedmq.algorithms import aggregators, lora_aggregate, sampling, server_opt, weighting
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.rows import kept_in
@@ -17,6 +18,7 @@ from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import update as updates
 from fedmq.codec.delta import Codec
 from fedmq.config import ExperimentConfig, resolve_dataset_path
+from fedmq.config_federated import FederatedConfig
 from fedmq.errors import ConfigError
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.fields import MAX_CLIENTS_PER_WORKER
@@ -48,14 +50,29 @@ WEIGHTINGS: Mapping[str, Weighting] = {
 
 
 def aggregator(name: str, **params: Any) -> Aggregator:
-    """An aggregation rule by name.
+    """An aggregation rule by name; `module:attribute` is a user's own: an Aggregator, or a function that gives one.
 
     Example:
+      >>> rule = aggregator("krum", f=2)
       >>> aggregator("fedavgg")
       Traceback (most recent call last):
-      fedmq.errors.ConfigError: unknown aggregator 'fedavgg', did you mean 'fedavg'? known: fedavg
+      fedmq.errors.ConfigError: unknown aggregator 'fedavgg', did you mean 'fedavg'? known: bulyan, ...
     """
-    return _pick("aggregator", AGGREGATORS, name)(**params)
+    if not own_code.is_reference(name):
+        return _pick("aggregator", AGGREGATORS, name)(**params)
+    own = own_code.load(name)
+    if not isinstance(own, Aggregator):
+        if not callable(own):
+            raise ConfigError(f"{name}: is {own!r:.60}, expected an Aggregator or a function that gives one")
+        try:
+            own = own(**params)
+        except Exception as error:
+            raise ConfigError(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    elif params:
+        raise ConfigError(f"{name}: is an Aggregator, not a function that gives one, and takes no {', '.join(params)}")
+    if not isinstance(own, Aggregator):
+        raise ConfigError(f"{name}: gave {own!r:.60}, expected an Aggregator")
+    return own
 
 
 def lora_aggregator(name: str, **params: Any) -> Aggregator:
@@ -90,19 +107,18 @@ def sampler(name: str) -> Sampler:
     return _pick("sampler", SAMPLERS, name)
 
 
-def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> FederatedServer:
-    """The server of a run whose folder is open."""
+def server(
+    config: ExperimentConfig, run_dir: Path, journal: Journal, own_aggregator: Aggregator | None = None
+) -> FederatedServer:
+    """The server of a run whose folder is open; `own_aggregator` takes the place of `federated.aggregation_method`."""
     federated = config.federated
-    if federated.lora_aggregation == "fedit":
-        rule = aggregator(federated.aggregation_method, **federated.aggregation_options)
-        if federated.aggregation_method in aggregators.OF_ROWS:
-            rule = kept_in(rule, lambda: SpilledRows(run_dir))
-    else:
-        rule = lora_aggregator(federated.lora_aggregation, **federated.lora_aggregation_options)
+    rule = _rule(federated, own_aggregator)
+    if reason := federated.too_few(rule.fewest, f"{rule.label()} needs"):
+        raise ConfigError(reason)
     return FederatedServer(
         run_dir,
         journal,
-        aggregator=rule,
+        aggregator=kept_in(rule, lambda: SpilledRows(run_dir)),
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         sampler=sampler("uniform"),
         weighting=weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples),
@@ -113,6 +129,19 @@ def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> Federat
         save_every=federated.save_every,
         save_client_adapters=federated.save_client_adapters,
     )
+
+
+def _rule(federated: FederatedConfig, own: Aggregator | None) -> Aggregator:
+    if own is not None:
+        for name in ("aggregation_method", "lora_aggregation"):
+            if getattr(federated, name) != FederatedConfig.model_fields[name].default:
+                raise ConfigError(
+                    f"federated.{name} is {getattr(federated, name)!r}, and an aggregator was given: leave one out"
+                )
+        return own
+    if federated.lora_aggregation == "fedit":
+        return aggregator(federated.aggregation_method, **federated.aggregation_options)
+    return lora_aggregator(federated.lora_aggregation, **federated.lora_aggregation_options)
 
 
 def round_policy(config: ExperimentConfig) -> RoundPolicy:

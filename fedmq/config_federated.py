@@ -6,9 +6,10 @@ import math
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from fedmq.config_section import Options, Section, described, options_conflict
+from fedmq import own_code
+from fedmq.config_section import Options, Section, Text, described, nearest, options_conflict
 from fedmq.recipe import CodecSpec
 
 
@@ -19,9 +20,18 @@ def _auto_or_seconds(value: Any) -> Any:
     raise ValueError('should be a number of seconds > 0, "auto" or null')
 
 
-Aggregation = Literal[
-    "fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "centered_clip", "norm_clip"
-]
+AGGREGATIONS = (
+    *("fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
+    *("geometric_median", "centered_clip", "norm_clip"),
+)
+
+
+def _aggregation_or_reference(value: str) -> str:
+    if value in AGGREGATIONS or own_code.is_reference(value):
+        return value
+    raise ValueError(f"should be a known name or module:attribute; {nearest(value, AGGREGATIONS)}")
+
+
 Deadline = Annotated[float | Literal["auto"] | None, BeforeValidator(_auto_or_seconds)]
 
 
@@ -36,7 +46,10 @@ class FederatedConfig(Section):
     data_distribution: Literal["iid", "non_iid", "by_author"] = described(
         "iid", "how rows become shards: equal random parts, by text length, or one client per author"
     )
-    aggregation_method: Aggregation = described("fedavg", "how updates become one; docs/algorithms.md")
+    aggregation_method: Annotated[Text, AfterValidator(_aggregation_or_reference)] = described(
+        "fedavg",
+        f"how updates become one: {', '.join(AGGREGATIONS)}, or module:attribute of your own; docs/algorithms.md",
+    )
     aggregation_options: Options = described({}, "its options by name, such as f; what is missing takes its default")
     lora_aggregation: Literal["fedit", "ffa", "flexlora", "lora_fair", "rolora"] = described(
         "fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md"
@@ -113,21 +126,27 @@ class FederatedConfig(Section):
 
     def _aggregation_conflict(self) -> str | None:
         method, options = self.aggregation_method, self.aggregation_options
-        if method == "fedavg" and not options:
+        # What a user's own rule takes and needs is found out where it is imported, at the start of the run.
+        if (method == "fedavg" and not options) or own_code.is_reference(method):
             return None
         from fedmq.algorithms import aggregators  # and numpy, which most commands have no use for
 
         factory = aggregators.BY_NAME[method]
         if conflict := options_conflict("federated.aggregation_options", method, options, factory):
             return conflict
-        fewest, closes_with = factory(**options).fewest, self.min_clients or self.clients_per_round
-        if closes_with < fewest:
-            what = "clients_per_round" if self.min_clients is None else "min_clients"
-            return (
-                f"federated.aggregation_method: {method} with these options needs {fewest} updates or more, and a "
-                f"round closes with {closes_with}; raise {what}, or change aggregation_options"
-            )
-        return None
+        rule = factory(**options)
+        return self.too_few(rule.fewest, f"{rule.label()} needs", f" ({aggregators.NEEDS.get(method)})")
+
+    def too_few(self, fewest: int, needs: str, reason: str = "") -> str | None:
+        """Why a round of this config may close with fewer updates than its aggregation needs; None if it cannot."""
+        closes_with = self.min_clients or self.clients_per_round
+        if closes_with >= fewest:
+            return None
+        what = "clients_per_round" if self.min_clients is None else "min_clients"
+        return (
+            f"federated.aggregation_method: {needs} at least {fewest} updates{reason}, and a round may close with "
+            f"{closes_with} ({what}): raise {what} first, or change aggregation_options"
+        )
 
     def _lora_aggregation_conflict(self) -> str | None:
         if self.lora_aggregation == "fedit" and not self.lora_aggregation_options:

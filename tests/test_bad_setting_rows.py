@@ -103,10 +103,20 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
     "B59 a norm of 0": (settings(federated={"max_update_norm": 0}), ConfigError, "max_update_norm"),
     "B59 a norm of NaN": (settings(federated={"max_update_norm": float("nan")}), ConfigError, "max_update_norm"),
     "B59 a cap of 0 examples": (settings(federated={"max_client_examples": 0}), ConfigError, "max_client_examples"),
-    "B59 epsilon, delta, C and f, of rules that are not there": (
-        settings(privacy={"epsilon": 0}, federated={"aggregation_options": {"f": 5}}),
+    "B59 epsilon, delta and C, of rules that are not there": (
+        settings(privacy={"epsilon": 0}),
         ConfigError,
         "unknown key",
+    ),
+    "B59 an f that the round's updates do not bear": (
+        settings(federated={"aggregation_method": "krum", "aggregation_options": {"f": 5}, "clients_per_round": 10}),
+        ConfigError,
+        r"needs at least 13 updates \(n >= 2 f \+ 3\), and a round may close with 10",
+    ),
+    "B59 an f of another rule": (
+        settings(federated={"aggregation_options": {"f": 5}}),
+        ConfigError,
+        "fedavg has no option 'f'",
     ),
     "B60 an adapter edited by hand": (edited_blob, RemoteProtocolError, "BLOB"),
 }

@@ -9,7 +9,7 @@ import pytest
 
 from fedmq import build
 from fedmq.config import get_default_config
-from fedmq.config_federated import FederatedConfig
+from fedmq.config_federated import AGGREGATIONS, FederatedConfig
 from fedmq.errors import ConfigError
 from fedmq.storage.journal import Journal
 
@@ -27,7 +27,8 @@ def test_a_near_miss_is_named() -> None:
 
 def test_the_config_allows_exactly_what_can_be_built() -> None:
     fields = FederatedConfig.model_fields
-    assert set(get_args(fields["aggregation_method"].annotation)) == set(build.AGGREGATORS)
+    assert set(AGGREGATIONS) == set(build.AGGREGATORS)
+    assert all(name in fields["aggregation_method"].description for name in AGGREGATIONS)
     assert set(get_args(fields["lora_aggregation"].annotation)) == set(build.LORA_AGGREGATORS)
     assert set(get_args(fields["weighting"].annotation)) == set(build.WEIGHTINGS)
 

@@ -177,15 +177,46 @@ def test_toml(tmp_path: Path) -> None:
             "federated.data_distribution: got \"by_auther\", should be 'iid', 'non_iid' or 'by_author'; "
             "did you mean by_author?",
         ),
-        ({"federated": {"aggregation_method": "krumm"}}, "did you mean krum?"),
+        (
+            {"federated": {"aggregation_method": "krumm"}},
+            'federated.aggregation_method: got "krumm", should be a known name or module:attribute; did you mean krum?',
+        ),
+        ({"federated": {"aggregation_method": "my_rules.newest"}}, "module:attribute; known are fedavg, median, "),
+        ({"federated": {"aggregation_method": "../my_rules:newest"}}, "should be a known name or module:attribute"),
         (
             {"federated": {"aggregation_method": "krum"}},
-            "federated.aggregation_method: krum with these options needs 5 updates or more, and a round closes with 3; "
-            "raise clients_per_round",
+            "federated.aggregation_method: krum with f 1 needs at least 5 updates (n >= 2 f + 3), and a round may "
+            "close with 3 (clients_per_round): raise clients_per_round first, or change aggregation_options",
         ),
         (
             {"federated": {"aggregation_method": "bulyan", "clients_per_round": 9, "min_clients": 6}},
-            "bulyan with these options needs 7 updates or more, and a round closes with 6; raise min_clients",
+            "bulyan with f 1 needs at least 7 updates (n >= 4 f + 3), and a round may close with 6 (min_clients)",
+        ),
+        (
+            {
+                "federated": {
+                    "aggregation_method": "multi_krum",
+                    "aggregation_options": {"m": 6},
+                    "clients_per_round": 8,
+                }
+            },
+            "multi_krum, variant paper, with f 1 and m 6 needs at least 9 updates (n >= 2 f + 3 and m + f + 2; ",
+        ),
+        (
+            {"federated": {"aggregation_method": "trimmed_mean", "aggregation_options": {"trim": 2}}},
+            "trimmed_mean with trim 2 needs at least 5 updates (n >= 2 trim + 1), and a round may close with 3",
+        ),
+        (
+            {"federated": {"aggregation_method": "median", "clients_per_round": 2}},
+            "median needs at least 3 updates (the median of two is their mean), and a round may close with 2",
+        ),
+        (
+            {"federated": {"aggregation_method": "krum", "aggregation_options": {"ff": 1}}},
+            "federated.aggregation_options: krum has no option 'ff'; did you mean f?",
+        ),
+        (
+            {"federated": {"aggregation_method": "my_rules:newest", "lora_aggregation": "ffa"}},
+            'federated.lora_aggregation: "ffa" averages by itself, aggregation_method "my_rules:newest" would not be',
         ),
         (
             {"federated": {"aggregation_method": "median", "aggregation_options": {"f": 1}}},

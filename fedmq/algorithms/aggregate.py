@@ -38,7 +38,10 @@ class Aggregator(NamedTuple):
         in is used up: its memory may become the next one's. The update is left as it is.
       finish: state -> the mean delta, float64; uses the state up. ValueError when nothing was folded.
       trained: round (from 1) -> the LoRA factors that its clients train.
-      fewest: updates without which `finish` raises ValueError.
+      fewest: updates without which `finish` raises ValueError; a round that may close with fewer is refused beforehand.
+      after: (state from `init`, what `finish` gave in the round before) -> state, for a rule that starts from there;
+        whoever drives it keeps that result. None: no round depends on another.
+      name: of the rule and its options, for messages, and for knowing it again when a run is resumed.
     """
 
     init: Callable[[NamedTensors], Any]
@@ -46,6 +49,17 @@ class Aggregator(NamedTuple):
     finish: Callable[[Any], NamedTensors]
     trained: Callable[[int], Factors] = lambda round: "both"
     fewest: int = 1
+    after: Callable[[Any, NamedTensors], Any] | None = None
+    name: str = ""
+
+    def label(self) -> str:
+        """Its name; of a rule without one, where its function `finish` is defined.
+
+        Example:
+          >>> Aggregator(print, print, max).label()
+          'builtins.max'
+        """
+        return self.name or f"{self.finish.__module__}.{getattr(self.finish, '__qualname__', self.finish)}"
 
 
 class MeanState(NamedTuple):
@@ -91,4 +105,4 @@ def fedavg() -> Aggregator:
             raise ValueError("nothing to average: no update was folded")
         return {name: np.divide(total, state.weight, out=total) for name, total in state.total.items()}
 
-    return Aggregator(init, fold, finish)
+    return Aggregator(init, fold, finish, name="fedavg")

@@ -10,8 +10,10 @@ import numpy as np
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.tensors import NamedTensors, require_same_shapes
 
-#: Values of all rows that are worked on at a time, in bytes.
-_BLOCK_NBYTES = 1 << 25
+#: Values of all rows together that are read at a time, in bytes: long pieces of a file.
+_READ_NBYTES = 1 << 26
+#: Of these, what is worked on at a time: what stays in a processor's cache is sorted three times as fast.
+_WORK_NBYTES = 1 << 20
 
 
 class Rows(Protocol):
@@ -51,72 +53,117 @@ class RowsInMemory:
 
 
 class Matrix(NamedTuple):
-    """n updates of P values.
+    """The round as its rule sees it: n updates of P values, in the order of the client ids.
 
     Attributes:
-      rows: one for each update.
-      weights: of the updates, each > 0.
+      rows: one for each update; `blocks` reads them.
+      weights: float64 (n,), each > 0.
       size: P.
+      last: what the rule gave in the last round, float64 (P,); zeros in the first, and for a rule that is not told.
     """
 
     rows: Rows
-    weights: list[float]
+    weights: np.ndarray
     size: int
+    last: np.ndarray
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """All values, so many columns at a time that memory stays bounded: their place, and float64 (n, columns)."""
-        step = max(1, _BLOCK_NBYTES // (8 * max(1, len(self.weights))))
-        for start in range(0, self.size, step):
-            stop = min(self.size, start + step)
-            yield slice(start, stop), self.rows.block(start, stop)
+        nbytes = 8 * len(self.weights)
+        read, work = max(1, _READ_NBYTES // nbytes), max(1, _WORK_NBYTES // nbytes)
+        for start in range(0, self.size, read):
+            block = self.rows.block(start, min(self.size, start + read))
+            for first in range(0, block.shape[1], work):
+                piece = block[:, first : first + work]
+                yield slice(start + first, start + first + piece.shape[1]), piece
 
 
 class _State(NamedTuple):
     like: NamedTensors
-    matrix: Matrix
+    rows: Rows
+    weights: list[float]
+    last: np.ndarray | None
 
 
-def of_rows(rule: Callable[[Matrix], np.ndarray], fewest: int, name: str) -> Aggregator:
-    """An aggregator that gives the whole round to `rule`, which returns float64 (P,).
+def of_rows(
+    rule: Callable[[Matrix], np.ndarray], fewest: int = 1, name: str = "", told_last: bool = False
+) -> Aggregator:
+    """An aggregator that gives the whole round to `rule`, which returns the delta, float64 (P,).
 
     Args:
-      rule: matrix -> the delta.
+      rule: matrix -> the delta. The values of a column are those of one number of the adapter.
       fewest: updates without which `finish` refuses.
-      name: of the rule, for that message.
+      name: of the rule and its options, for messages; "" takes the function's.
+      told_last: whether the rule wants to know what it gave in the last round (`Matrix.last`).
+
+    Example:
+      >>> def largest(matrix):
+      ...     found = np.empty(matrix.size)
+      ...     for place, block in matrix.blocks():
+      ...         found[place] = block.max(axis=0)
+      ...     return found
+      >>> rule = of_rows(largest)
+      >>> state = rule.init({"w": np.zeros(2)})
+      >>> for client, values in (("a", [1.0, 7.0]), ("b", [3.0, 5.0])):
+      ...     state = rule.fold(state, Update(client, 0, 1, 1, {"w": np.array(values)}), 1)
+      >>> rule.finish(state)
+      {'w': array([3., 7.])}
     """
 
+    called = name or f"{rule.__module__}.{rule.__qualname__}"
+
     def init(like: NamedTensors) -> _State:
-        return _State(like, Matrix(RowsInMemory(), [], sum(value.size for value in like.values())))
+        return _State(like, RowsInMemory(), [], None)
 
     def fold(state: _State, update: Update, weight: float) -> _State:
         if not (np.isfinite(weight) and weight > 0):
             raise ValueError(f"need a finite weight > 0, got {weight} for client {update.client_id}")
         require_same_shapes(state.like, update.delta)
-        state.matrix.rows.append(np.concatenate([update.delta[n].ravel() for n in state.like], dtype=np.float64))
-        state.matrix.weights.append(float(weight))
+        state.rows.append(_flat(update.delta))
+        state.weights.append(float(weight))
         return state
 
     def finish(state: _State) -> NamedTensors:
-        count = len(state.matrix.weights)
+        count = len(state.weights)
         if count == 0:
             raise ValueError("nothing to average: no update was folded")
         if count < fewest:
-            raise ValueError(f"{name} needs at least {fewest} updates, and there are {count}")
-        flat, start, found = rule(state.matrix), 0, {}
-        state.matrix.rows.close()
-        for tensor, value in state.like.items():
-            found[tensor] = flat[start : start + value.size].reshape(value.shape)
-            start += value.size
-        return found
+            raise ValueError(f"{called} needs at least {fewest} updates, and there are {count}")
+        size = sum(value.size for value in state.like.values())
+        last = np.zeros(size) if state.last is None else state.last
+        flat = np.asarray(rule(Matrix(state.rows, np.array(state.weights), size, last)), np.float64)
+        state.rows.close()
+        if flat.shape != (size,):
+            raise ValueError(f"{called} gave an array of shape {flat.shape}, expected ({size},)")
+        return _named(flat, state.like)
 
-    return Aggregator(init, fold, finish, fewest=fewest)
+    def after(state: _State, last: NamedTensors) -> _State:
+        require_same_shapes(state.like, last)
+        return state._replace(last=_flat(last))
+
+    return Aggregator(init, fold, finish, fewest=fewest, after=after if told_last else None, name=called)
 
 
 def kept_in(rule: Aggregator, make_rows: Callable[[], Rows]) -> Aggregator:
-    """The same rule, one of `of_rows`, with each round's updates in rows of this making until `finish`."""
+    """The same rule, with each round's updates in rows of this making; a rule that is not of `of_rows` keeps none."""
 
-    def init(like: NamedTensors) -> _State:
-        state: _State = rule.init(like)
-        return state._replace(matrix=state.matrix._replace(rows=make_rows()))
+    def init(like: NamedTensors) -> object:
+        state = rule.init(like)
+        return state._replace(rows=make_rows()) if isinstance(state, _State) else state
 
     return rule._replace(init=init)
+
+
+def _flat(tensors: NamedTensors) -> np.ndarray:
+    """All values in one row, by name: a resumed run may have read its names in another order, and sums would differ."""
+    if not tensors:
+        return np.empty(0)
+    return np.concatenate([tensors[name].ravel() for name in sorted(tensors)], dtype=np.float64)
+
+
+def _named(flat: np.ndarray, like: NamedTensors) -> NamedTensors:
+    parts, start = {}, 0
+    for name in sorted(like):
+        parts[name] = flat[start : start + like[name].size].reshape(like[name].shape)
+        start += like[name].size
+    return {name: parts[name] for name in like}

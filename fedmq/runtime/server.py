@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
 from fedmq.codec.update import UpdateCodec
-from fedmq.errors import RemoteProtocolError, RunError
+from fedmq.errors import RemoteProtocolError
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
 from fedmq.protocol.phases import Progress
+from fedmq.runtime.aggregation import NOTHING, Remembered, fold, require_enough, step
 from fedmq.runtime.bias import record_bias
 from fedmq.runtime.client_adapters import keep_client_adapters
 from fedmq.runtime.client_states import FOLDER
@@ -76,7 +77,7 @@ class FederatedServer:
         self._adapter_config = run_dir / "blobs" / CONFIG
         #: the newest version's adapter, so that a round reads from disk only what clients sent
         self._params: tuple[int, NamedTensors] | None = None
-        self._optimizer: tuple[int, NamedTensors] = (0, {})
+        self._memory: tuple[int, Remembered] = (0, NOTHING)
         self._delta: NamedTensors | None = None
         #: the open round's first updates, as they were checked: few and small ones need not be read again
         self._decoded: dict[str, NamedTensors] = {}
@@ -136,7 +137,7 @@ class FederatedServer:
     def start(self, offer: Offer, content: bytes) -> None:
         """Take the first adapter (version 0) and its adapter_config.json, or refuse them as `screen_first` does."""
         atomic.write_bytes(self._adapter_config, screen_first(offer, content).encode())
-        self._commit(0, content)
+        self._commit(0, content, NOTHING)
 
     def check(self, offer: Offer, content: bytes) -> str | None:
         """Refuse an update that is not one of this run. Returns what people should know of one that is, or None.
@@ -173,29 +174,29 @@ class FederatedServer:
     def aggregate(self, round: int, clients: Collection[str]) -> None:
         """Freeze the set, fold it from its files in client-id order, step, commit.
 
-        Memory holds the global adapter, the running sum, one update and at most MAX_DECODED_NBYTES of others,
-        whatever the number of clients.
+        Memory holds the global adapter, the running sum, one update and at most MAX_DECODED_NBYTES of others, whatever
+        the number of clients; rules that compare all updates keep 256 MiB more, and the rest in a file. RunError:
+        too few updates, or the rule or the server's step failed; the round is not committed.
         """
+        require_enough(self.aggregator, round, len(clients))
         self.journal.freeze_round(round, sorted(clients))
-        params = self._newest()
+        params, before = self._newest(), self._remembered(round - 1)
+        delta = fold(self.aggregator, params, self._updates(round, clients, params), round, before.aggregate)
+        adapter, optimizer = step(self.server_optimizer, params, delta, before.optimizer, round)
+        memory, self._decoded = Remembered(optimizer, delta if self.aggregator.after else {}), {}
+        self._commit(round, raw.encode(adapter), memory)
+        self._params, self._memory = (round, adapter), (round, memory)
+
+    def _updates(self, round: int, clients: Collection[str], params: NamedTensors) -> Iterator[tuple[Update, float]]:
+        """Each client's update and weight, in client-id order; the next one's delta takes the place of the last."""
         self._delta = self._delta or tensors.zeros_like(params)
-        updates = {row["client"]: row for row in self.journal.updates(round)}
-        state = self.aggregator.init(params)
+        rows = {row["client"]: row for row in self.journal.updates(round)}
         for client in sorted(clients):
-            row = updates[client]
+            row = rows[client]
             local = self._decoded.get(row["digest"]) or self.upload.decode(self.blobs.read(row["digest"]), params)
             delta = tensors.subtract(local, params, out=self._delta)
             update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
-            state = self.aggregator.fold(state, update, self.weighting(update.num_examples, update.num_tokens))
-        remembered = self._remembered(round - 1) or self.server_optimizer.init(params)
-        stepped, remembered = self.server_optimizer.step(params, self.aggregator.finish(state), remembered)
-        self._decoded = {}
-        with np.errstate(over="ignore"):  # said below, in words that help
-            adapter = tensors.astype(stepped, np.float32)
-        if not all(np.isfinite(value).all() for value in adapter.values()):
-            raise RunError(f"round {round}: the server's step gave NaN or infinity: lower the server's learning rate")
-        self._commit(round, raw.encode(adapter), remembered)
-        self._params, self._optimizer = (round, adapter), (round, remembered)
+            yield update, self.weighting(update.num_examples, update.num_tokens)
 
     def evaluated(self, result: Evaluated, worker: str) -> None:
         """A version was scored on one unit. RemoteProtocolError EMPTY: on no target."""
@@ -225,8 +226,8 @@ class FederatedServer:
     def tidy(self, pinned_versions: Collection[int]) -> None:
         """What a commit leaves to be done while the next round trains: clients' checkpoints, bias, old blobs deleted.
 
-        A crash in between loses nothing: `progress` does the first two, from blobs that are deleted after that. Those of
-        `pinned_versions`, whose evaluation is pending, are kept.
+        A crash in between loses nothing: `progress` does the first two, from blobs that are deleted after that. Those
+        of `pinned_versions`, whose evaluation is pending, are kept.
         """
         last = self.journal.last_committed()
         assert last is not None
@@ -267,9 +268,9 @@ class FederatedServer:
                 self.run_dir, self.journal, self.blobs, self._adapter_config, self.upload, round, again
             )
 
-    def _commit(self, round: int, content: bytes, remembered: NamedTensors | None = None) -> None:
-        digest = self.blobs.add(content)
-        optimizer = self.blobs.add(raw.encode(remembered)) if remembered else None
+    def _commit(self, round: int, content: bytes, memory: Remembered) -> None:
+        digest, remembered = self.blobs.add(content), memory.encoded()
+        optimizer = None if remembered is None else self.blobs.add(remembered)
         if round % self.save_every == 0 or round == self.num_rounds:
             self._checkpoint(f"round_{round}", digest)
         if round == self.num_rounds:
@@ -280,13 +281,12 @@ class FederatedServer:
     def _checkpoint(self, name: str, digest: str) -> None:
         write_checkpoint(self.run_dir / "global_model" / name, self.blobs.path(digest), self._adapter_config)
 
-    def _remembered(self, version: int) -> NamedTensors:
-        """What the server optimiser knew after a version: all of it is durable, so that a resumed run goes on."""
-        if self._optimizer[0] != version:
+    def _remembered(self, version: int) -> Remembered:
+        """What was known after a version beside the adapter: all of it is durable, so that a resumed run goes on."""
+        if self._memory[0] != version:
             digest = self.journal.optimizer(version)
-            content = None if digest is None else self.blobs.read(digest)
-            self._optimizer = (version, {} if content is None else raw.decode(content, raw.read_spec(content)))
-        return self._optimizer[1]
+            self._memory = (version, Remembered.decoded(None if digest is None else self.blobs.read(digest)))
+        return self._memory[1]
 
     def _newest(self) -> NamedTensors:
         last = self.journal.last_committed()

@@ -158,7 +158,7 @@ class Journal:
             )
 
     def commit_round(self, round: int, digest: str, optimizer: str | None = None) -> None:
-        """The round's model is durable under `digest`, and what the server optimiser remembers under `optimizer`."""
+        """The round's model is durable under `digest`, and what the next one starts from under `optimizer`."""
         with self._written():
             self._db.execute(
                 "INSERT INTO rounds (round, state, groups, digest, optimizer, opened_at, committed_at) "
@@ -200,7 +200,7 @@ class Journal:
         return str(row["digest"])
 
     def optimizer(self, round: int) -> str | None:
-        """SHA-256 of what the server optimiser remembered after a committed round; None when that was nothing."""
+        """SHA-256 of what was remembered after a committed round beside its model; None when that was nothing."""
         row = self._db.execute("SELECT optimizer FROM rounds WHERE round = ?", (round,)).fetchone()
         return None if row is None or row["optimizer"] is None else str(row["optimizer"])
 

@@ -1,0 +1,116 @@
+"""From a round's updates to the next adapter: the rule, which may be a user's own, the step, and what is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from fedmq import tensors
+from fedmq.algorithms.aggregate import Aggregator, Update
+from fedmq.algorithms.server_opt import ServerOptimizer
+from fedmq.codec import raw
+from fedmq.errors import FedmqError, LocalProtocolError, RunError
+from fedmq.tensors import NamedTensors
+
+
+class Remembered(NamedTuple):
+    """What the next round starts from, beside the adapter: one durable file, committed with the round.
+
+    Attributes:
+      optimizer: the server optimiser's state.
+      aggregate: what the aggregation rule gave, if it wants to know (`Aggregator.after`).
+    """
+
+    optimizer: NamedTensors
+    aggregate: NamedTensors
+
+    def encoded(self) -> bytes | None:
+        """As one file; None when there is nothing."""
+        parts = {f"{part}/{name}": value for part, held in self._asdict().items() for name, value in held.items()}
+        return raw.encode(parts) if parts else None
+
+    @classmethod
+    def decoded(cls, content: bytes | None) -> Remembered:
+        """What `encoded` was of."""
+        found: dict[str, dict[str, np.ndarray]] = {part: {} for part in cls._fields}
+        for name, value in raw.decode(content, raw.read_spec(content)).items() if content is not None else ():
+            part, _, rest = name.partition("/")
+            found[part][rest] = value
+        return cls(**found)
+
+
+NOTHING = Remembered({}, {})
+
+
+def require_enough(rule: Aggregator, round: int, count: int) -> None:
+    """Raise RunError when a round has fewer updates than its rule needs: asked before the round is fixed for ever."""
+    if count < rule.fewest:
+        raise RunError(
+            f"round {round}: {rule.label()} needs at least {rule.fewest} updates, the round has {count}: "
+            "nothing of it is committed, --resume goes on with it"
+        )
+
+
+def fold(
+    rule: Aggregator, params: NamedTensors, updates: Iterable[tuple[Update, float]], round: int, last: NamedTensors
+) -> NamedTensors:
+    """The delta of a round.
+
+    Args:
+      rule: of the run.
+      params: the global adapter.
+      updates: each with its weight, in the order of the client ids.
+      round: for messages.
+      last: what the rule gave in the round before; empty when that is not known.
+
+    Raises:
+      RunError: the rule failed, or gave something else than finite tensors of the adapter's names and shapes.
+    """
+    with _answerable(rule, round):
+        state = rule.init(params)
+        if rule.after is not None and last:
+            state = rule.after(state, last)
+    for update, weight in updates:
+        with _answerable(rule, round):
+            state = rule.fold(state, update, weight)
+    with _answerable(rule, round):
+        found = rule.finish(state)
+        tensors.require_same_shapes(params, found)
+        if not all(np.isfinite(value).all() for value in found.values()):
+            raise ValueError("it gave NaN or infinity")
+    return found
+
+
+def step(
+    optimizer: ServerOptimizer, params: NamedTensors, delta: NamedTensors, state: NamedTensors, round: int
+) -> tuple[dict[str, np.ndarray], NamedTensors]:
+    """The next adapter, float32, and the optimiser's next state; `state` is empty before its first step.
+
+    Raises:
+      RunError: the step led to NaN or infinity.
+    """
+    stepped, after = optimizer.step(params, delta, state or optimizer.init(params))
+    with np.errstate(over="ignore"):  # said below, in words that help
+        adapter = tensors.astype(stepped, np.float32)
+    if not all(np.isfinite(value).all() for value in adapter.values()):
+        raise RunError(f"round {round}: the server's step gave NaN or infinity: lower the server's learning rate")
+    return adapter, after
+
+
+@contextmanager
+def _answerable(rule: Aggregator, round: int) -> Iterator[None]:
+    """What the rule raises becomes a RunError that names it."""
+    try:
+        yield
+    except Exception as error:
+        # The disk's failures say what to do themselves.
+        if isinstance(error, FedmqError) and not isinstance(error, LocalProtocolError):
+            raise
+        kind = "" if isinstance(error, ValueError | LocalProtocolError) else f"{type(error).__name__}: "
+        raise RunError(
+            f"round {round}: the aggregation rule {rule.label()} failed: {kind}{' '.join(str(error).split())}; nothing "
+            "of this round is committed: put that right and give the same command with --resume"
+        ) from error
