@@ -28,7 +28,7 @@ def undisturbed(size: int, num_rounds: int) -> str:
         federation = Federation(Path(folder))
         stack.callback(federation.end)
         coordinator = federation.coordinator(federation.config(**settings(num_rounds)))
-        federation.noop_worker(coordinator.address, "w0", shape=[size], evaluates=False)
+        federation.noop_worker(coordinator.address, "w0", shape=[size])
         return coordinator.ended_well()
 
 
@@ -84,7 +84,7 @@ class BadNetwork:
     def start_worker(self) -> Running:
         """Its trainings wait at the gate."""
         gates = dict.fromkeys(CLIENTS, str(self.gate.path))
-        options: dict[str, Any] = {"shape": [self.size], "evaluates": False, "gates": gates}
+        options: dict[str, Any] = {"shape": [self.size], "gates": gates}
         return self.federation.noop_worker(self.proxy.address, "w0", keys=self._keys, **options)
 
     def train(self, num_trainings: int | None = None) -> None:

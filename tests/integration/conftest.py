@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
-import os
 import random
 import socket
 import sys
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_once import made_once
 from running import FEDMQ, NOOP_WORKER, Gate, Running, fedmq
 
 SENTENCES = [
@@ -63,8 +62,11 @@ class Federation:
     def noop_worker(
         self, address: str, name: str, env: Mapping[str, str] = {}, keys: Sequence[Path] = (), **options: Any
     ) -> Running:
-        """A worker agent whose trainer computes nothing; `options` as in benchmarks/noop_trainer.py."""
-        options = {"clients": ["client_0", "client_1"], "shape": [64]} | options
+        """A worker agent whose trainer computes nothing; `options` as in benchmarks/noop_trainer.py.
+
+        Without evaluations a run has no plot, which takes longer than all the rest of it.
+        """
+        options = {"clients": ["client_0", "client_1"], "shape": [64], "evaluates": False} | options
         command = (sys.executable, NOOP_WORKER, address, name, self.folder / "noop" / name, *keys)
         return self.start(*command, FEDMQ_NOOP=json.dumps(options), **env)
 
@@ -99,24 +101,24 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
     started.end()
 
 
+def digest_once(factory: pytest.TempPathFactory, name: str, run: Callable[[Federation], str]) -> str:
+    """The digest that `run` returns of a federation of its own."""
+
+    def make(folder: Path) -> None:
+        federation = Federation(folder)
+        try:
+            (folder / "digest").write_text(run(federation))
+        finally:
+            federation.end()
+
+    return (made_once(factory, name, make) / "digest").read_text()
+
+
 @pytest.fixture(scope="module")
 def free_port() -> int:
     """A port that nobody had a moment ago, for processes that must agree on it beforehand."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that the first test process to come makes, for all of them."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / ".made").exists():
-            folder.mkdir()
-            make(folder)
-            (folder / ".made").touch()
-    return folder
 
 
 @pytest.fixture(scope="session")

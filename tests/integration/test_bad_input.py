@@ -35,14 +35,28 @@ DATA = {
 }
 
 
-@pytest.mark.parametrize("case", DATA)
-def test_data(tmp_path: Path, tiny_settings: Callable[..., dict[str, Any]], case: str) -> None:
+#: What `fedmq run` starts beside its workers to prepare the data, and passes on the line of.
+PREPARE = ("data", "partition", "config.json", "--out", "run/data")
+RUN = ("run", "config.json", "--workers", 1)
+
+
+@pytest.mark.parametrize(
+    ("case", "command"),
+    [
+        *((case, PREPARE) for case in DATA),
+        *(pytest.param(case, RUN, marks=() if case == "no column" else pytest.mark.nightly) for case in DATA),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_data(
+    tmp_path: Path, tiny_settings: Callable[..., dict[str, Any]], case: str, command: tuple[object, ...]
+) -> None:
     content, parts = DATA[case]
     if content is not None:
         (tmp_path / "tweets.csv").write_bytes(content.encode(errors="surrogateescape"))
     settings = tiny_settings() | {"data": {"dataset_path": "tweets.csv"}, "output_dir": "run", "log_dir": "logs"}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    line = refused(tmp_path, 2, "run", "config.json", "--workers", 1)
+    line = refused(tmp_path, 2, *command)
     for part in ("tweets.csv", *parts):
         assert part in line
     assert not (tmp_path / "run").exists()

@@ -26,8 +26,8 @@ from fedmq.storage.journal import Journal
 SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 2, "save_every": 1, "server_optimizer": "nesterov"}
 SETTINGS |= {"upload_codec": "sign"}
 #: Some of the points of a coordinator and of a worker, spread over the run; there are about 190 and 50.
-COORDINATOR = [*range(1, 20, 6), *range(21, 180, 11)]
-WORKER = range(2, 50, 5)
+COORDINATOR = [*range(1, 20, 6), *range(24, 180, 17)]
+WORKER = range(2, 50, 9)
 
 
 class Result(NamedTuple):
@@ -63,7 +63,7 @@ class Fragile:
         return self.federation.fedmq("coordinator", self.config, "--bind", bind, "--resume", **self.env)
 
     def worker(self) -> Running:
-        return self.federation.noop_worker(f"tcp://127.0.0.1:{self.port}", self.name, env=self.env)
+        return self.federation.noop_worker(f"tcp://127.0.0.1:{self.port}", self.name, env=self.env, evaluates=True)
 
     def run(self, power_cut: bool = False) -> Result:
         """To the end. With `power_cut` the others are killed in the same moment, and all are started again."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Federation
+from conftest import Federation, digest_once
 from failing_disk import NUMBERS
 from running import REPO, Running, accepted, fedmq, wait_accepted
 
@@ -23,12 +23,13 @@ Mount = Callable[[str, str], Path]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    federation = Federation(tmp_path_factory.mktemp("undisturbed"))
-    coordinator = federation.coordinator(federation.config(federated=SETTINGS))
-    federation.noop_worker(coordinator.address, "w0", shape=SHAPE)
-    yield coordinator.ended_well()
-    federation.end()
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    def run(federation: Federation) -> str:
+        coordinator = federation.coordinator(federation.config(federated=SETTINGS))
+        federation.noop_worker(coordinator.address, "w0", shape=SHAPE)
+        return coordinator.ended_well()
+
+    return digest_once(tmp_path_factory, "disk-faults", run)
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections.abc import Sequence
+from functools import partial
 
 import pytest
-from conftest import Coordinating, Federation
-from running import accepted, children, eventually, fedmq, kill_pid, wait_accepted, wait_gone
+from bad_network import IMPATIENT
+from conftest import Coordinating, Federation, digest_once
+from running import FEDMQ, accepted, children, eventually, fedmq, kill_pid, wait_accepted, wait_gone
 
 CLIENTS = ["client_0", "client_1"]
 
@@ -20,16 +23,13 @@ def settings(num_rounds: int = 1, **federated: object) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     """Number of rounds -> the digest of that many rounds without any fault."""
-    digests = {}
-    for num_rounds in (1, 2):
-        federation = Federation(tmp_path_factory.mktemp("undisturbed"))
-        try:
-            coordinator = federation.coordinator(federation.config(federated=settings(num_rounds)))
-            federation.noop_worker(coordinator.address, "w0")
-            digests[num_rounds] = coordinator.ended_well()
-        finally:
-            federation.end()
-    return digests
+
+    def run(federation: Federation, num_rounds: int) -> str:
+        coordinator = federation.coordinator(federation.config(federated=settings(num_rounds)))
+        federation.noop_worker(coordinator.address, "w0")
+        return coordinator.ended_well()
+
+    return {n: digest_once(tmp_path_factory, f"faults-{n}", partial(run, num_rounds=n)) for n in (1, 2)}
 
 
 def test_worker_killed_in_a_round(federation: Federation, undisturbed: dict[int, str]) -> None:
@@ -54,10 +54,13 @@ def test_worker_killed_in_a_round(federation: Federation, undisturbed: dict[int,
     assert lost[1] in CLIENTS
 
 
+@pytest.mark.parametrize(
+    "command", [IMPATIENT, pytest.param(FEDMQ, marks=pytest.mark.nightly)], ids=["impatient", "patient"]
+)
 def test_worker_that_hangs_is_lost_by_its_silence_and_comes_back(
-    federation: Federation, undisturbed: dict[int, str]
+    federation: Federation, undisturbed: dict[int, str], command: Sequence[object]
 ) -> None:
-    coordinator = federation.coordinator(federation.config(federated=settings()))
+    coordinator = federation.coordinator(federation.config(federated=settings()), command=command)
     gates = {name: federation.gate(name) for name in ("w0", "w1")}
     workers = {
         name: federation.noop_worker(coordinator.address, name, gates=dict.fromkeys(CLIENTS, str(gate.path)))

@@ -15,9 +15,10 @@ from bad_network import IMPATIENT
 from conftest import Coordinating, Federation
 from curve_peer import CurvePeer, sodium
 from impatient_fedmq import ASK_S, HANG_S
-from running import FEDMQ, Running, accepted, children, command_line, eventually, fedmq, keys, peak_mb, wait_gone
+from running import FEDMQ, Running, accepted, children, command_line, eventually, fedmq, peak_mb, wait_gone
 
-from fedmq.transport.keys import read_pair, read_public
+from fedmq.transport.allowed import allow
+from fedmq.transport.keys import new_pair, read_pair, read_public
 
 CLIENTS = ["client_0", "client_1"]
 SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 1}
@@ -28,10 +29,9 @@ LARGE = [1 << 22]
 @pytest.fixture
 def site(federation: Federation) -> Federation:
     """A folder with keys, in which w0 and w1 may join."""
-    keys(federation.folder, "new", "coordinator", "--dir", "keys")
+    new_pair("coordinator", federation.folder / "keys")
     for name in ("w0", "w1"):
-        keys(federation.folder, "new", name, "--dir", "workers")
-        keys(federation.folder, "allow", federation.folder / "workers" / f"{name}.pub", "--dir", "keys")
+        allow(new_pair(name, federation.folder / "workers").public, federation.folder / "keys")
     return federation
 
 

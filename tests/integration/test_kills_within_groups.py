@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Federation
+from conftest import Federation, digest_once
 from running import accepted, children, descendants, digest_of, eventually, kill_pid, wait_accepted
 
 CLIENTS = [f"client_{k}" for k in range(8)]
@@ -18,30 +18,25 @@ def settings(num_clients: int = 4, num_rounds: int = 1, **federated: object) -> 
     return {"num_clients": num_clients, "clients_per_round": num_clients, "num_rounds": num_rounds, **federated}
 
 
-def undisturbed(folder: Any, num_workers: int, *arguments: object, num_clients: int = 4) -> str:
+def undisturbed(federation: Federation, num_workers: int, *arguments: object, num_clients: int = 4) -> str:
     """The digest of a run without any fault."""
-    federation = Federation(folder)
-    try:
-        config = federation.config(federated=settings(num_clients))
-        coordinator = federation.coordinator(config, *arguments)
-        for k in range(num_workers):
-            federation.noop_worker(coordinator.address, f"w{k}", clients=CLIENTS[:num_clients])
-        return coordinator.ended_well()
-    finally:
-        federation.end()
+    config = federation.config(f"{num_workers}_{arguments[-1]}", federated=settings(num_clients))
+    coordinator = federation.coordinator(config, *arguments)
+    for k in range(num_workers):
+        federation.noop_worker(coordinator.address, f"w{k}", clients=CLIENTS[:num_clients])
+    return coordinator.ended_well()
 
 
 @pytest.fixture(scope="module")
 def digest(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of one round of one group of four."""
-    return undisturbed(tmp_path_factory.mktemp("undisturbed"), 1, *TOGETHER)
+    return digest_once(tmp_path_factory, "group-of-four", lambda federation: undisturbed(federation, 1, *TOGETHER))
 
 
-def test_the_company_shows_and_the_number_of_workers_does_not(tmp_path_factory: pytest.TempPathFactory) -> None:
-    made = tmp_path_factory.mktemp
-    one, three = (undisturbed(made("w"), n, *TOGETHER, num_clients=8) for n in (1, 3))
+def test_the_company_shows_and_the_number_of_workers_does_not(federation: Federation) -> None:
+    one, three = (undisturbed(federation, n, *TOGETHER, num_clients=8) for n in (1, 3))
     assert one == three
-    assert one != undisturbed(made("alone"), 1, "--set", "training.clients_per_batch=1", num_clients=8)
+    assert one != undisturbed(federation, 1, "--set", "training.clients_per_batch=1", num_clients=8)
 
 
 def test_everything_killed_between_two_uploads_of_a_group(federation: Federation, digest: str) -> None:
@@ -126,7 +121,7 @@ def test_one_that_fails_is_made_again_in_its_company(federation: Federation, dig
 
 @pytest.mark.timeout(240)
 def test_a_real_run_killed_again_and_again(
-    federation: Federation, tiny_settings: Callable[..., dict[str, Any]]
+    federation: Federation, tiny_settings: Callable[..., dict[str, Any]], nightly: bool
 ) -> None:
     """Killed whenever a further update has been accepted, which is between two uploads of a group or of two groups."""
     sections = tiny_settings(num_clients=6, clients_per_round=6, num_rounds=3)
@@ -137,7 +132,7 @@ def test_a_real_run_killed_again_and_again(
     def num_accepted() -> int:
         return sum(len(accepted(run_dir, round)) for round in (1, 2, 3))
 
-    for _ in range(2):
+    for _ in range(3 if nightly else 1):
         seen = num_accepted()
         run = federation.fedmq("run", config, "--workers", 2, *TOGETHER, "--resume")
         eventually(lambda seen=seen: num_accepted() > seen, "a further update")

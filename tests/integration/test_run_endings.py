@@ -27,11 +27,11 @@ from fedmq.storage.run_lock import RunLock
 NEW = {"federated": {"num_clients": 1, "clients_per_round": 1, "num_rounds": 1}}
 
 
-def finished_run(federation: Federation) -> Path:
+def finished_run(federation: Federation, **options: Any) -> Path:
     """The config of a run by a worker that computes nothing."""
     config = federation.config(**NEW)
     coordinator = federation.coordinator(config)
-    federation.noop_worker(coordinator.address, "w0", clients=["client_0"])
+    federation.noop_worker(coordinator.address, "w0", clients=["client_0"], **options)
     coordinator.ended_well()
     return config
 
@@ -93,7 +93,7 @@ def test_sigterm_during_the_setup_leaves_nothing(
 
 
 def test_resume_writes_what_a_kill_kept_a_finished_run_from_writing(federation: Federation) -> None:
-    config, run = finished_run(federation), federation.folder / "run"
+    config, run = finished_run(federation, evaluates=True), federation.folder / "run"
     derived = [run / name for name in ("training_metrics.json", "global_metrics.json", "training_progress.png")]
     contents = [path.read_bytes() for path in derived[:2]]
     weights = (run / "global_model" / "round_final" / "adapter_model.safetensors").read_bytes()

@@ -47,7 +47,7 @@ def test_coordinator_with_json_keeps_stdout_to_itself(federation: Federation) ->
     config = federation.config(federated=ONE_ROUND)
     process = federation.fedmq("coordinator", config, "--bind", "tcp://127.0.0.1:0", "--json")
     address = process.wait_line(r"^listening on (tcp://\S+):", "stderr")[1]
-    federation.noop_worker(address, "w0")
+    federation.noop_worker(address, "w0", evaluates=True)
     assert process.end() == 0
     summary = json.loads(process.text("stdout"))
     assert summary["digest"] == inspected(federation.folder)["digest"]

@@ -5,10 +5,12 @@ By day a fixed slice of seeds, at night thousands. A failure names its seed; `si
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +20,7 @@ import storm
 from cluster import Cluster, Shape, simulated
 from disk import STEPS
 from hosts import Doom
+from made_once import made_once
 from storm import FAULTS, SHAPES, run_through, simulate, undisturbed
 from violation import Violation
 
@@ -41,23 +44,30 @@ NUISANCES = {
     *("key is revoked for good", "key is allowed again", "message of a revoked key", "link of a revoked key"),
     *("message of a flood", "full: guard: control", "full: guard: data"),
 }
-_HAPPENED: dict[int, Counter[str]] = {}
 
 
-def happened(group: int) -> Counter[str]:
+@pytest.fixture(scope="session")
+def happened(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Counter[str]]:
     """The faults of one group of the slice, which is run once."""
-    if group not in _HAPPENED:
-        seeds = range(group * GROUP, (group + 1) * GROUP)
-        _HAPPENED[group] = sum((simulate(seed).happened for seed in seeds), Counter())
-    return _HAPPENED[group]
+
+    def of(group: int) -> Counter[str]:
+        def run(folder: Path) -> None:
+            seeds = range(group * GROUP, (group + 1) * GROUP)
+            seen = sum((simulate(seed).happened for seed in seeds), Counter())
+            (folder / "happened.json").write_text(json.dumps(seen))
+
+        folder = made_once(tmp_path_factory, f"storms-{group}", run)
+        return Counter(json.loads((folder / "happened.json").read_text()))
+
+    return of
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
-def test_every_seed_ends_with_the_undisturbed_adapter(group: int) -> None:
+def test_every_seed_ends_with_the_undisturbed_adapter(group: int, happened: Callable[[int], Counter[str]]) -> None:
     assert happened(group)
 
 
-def test_every_kind_of_fault_has_happened() -> None:
+def test_every_kind_of_fault_has_happened(happened: Callable[[int], Counter[str]]) -> None:
     every = sum(map(happened, range(GROUPS)), Counter())
     faults = {*(FAULTS.keys() - {"partition"}), "partition up", "partition down", "partition up and down"}
     assert (faults | NUISANCES) - every.keys() == set()
