@@ -70,7 +70,7 @@ def measure(path: Path, out: Path, method: str, num_clients: int) -> dict[str, o
     marks["read_and_split"] = (time.perf_counter(), peak_bytes())
     clients = dataset.partition(method, num_clients, min_samples_per_client=1)
     marks["partition"] = (time.perf_counter(), peak_bytes())
-    inputs = partition_inputs(path, data, 42, method, num_clients, 1, tokenizer)
+    inputs = partition_inputs(path, data, 42, method, num_clients, 1, {}, tokenizer)
     marks["digest_of_inputs"] = (time.perf_counter(), peak_bytes())
     statistics = prepare_partition(dataset, clients, encode, tokenizer, out, inputs=inputs)
     marks["tokenise_and_write"] = (time.perf_counter(), peak_bytes())

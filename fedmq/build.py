@@ -6,12 +6,18 @@ An unknown name is an error that lists the known ones; nothing falls back to a d
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedmq import own_code
 from fedmq.algorithms import aggregate, lora_aggregate, sampling, server_opt, weighting
+from fedmq.algorithms import partition as partitions
 from fedmq.algorithms.aggregate import Aggregator
+from fedmq.algorithms.candidates import Sampler
+from fedmq.algorithms.partition_shares import Partitioner
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.config import ExperimentConfig, resolve_dataset_path
 from fedmq.errors import ConfigError
@@ -22,7 +28,8 @@ from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.links import Links
 from fedmq.runtime.screening import UpdateLimits
-from fedmq.runtime.server import FederatedServer, Sampler, Weighting
+from fedmq.runtime.selection import ClientSelection, Weighting
+from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.view import View
 from fedmq.storage.journal import Journal
 from fedmq.transport.base import CoordinatorTransport
@@ -34,7 +41,8 @@ T = TypeVar("T")
 AGGREGATORS: Mapping[str, Callable[..., Aggregator]] = {"fedavg": aggregate.fedavg}
 LORA_AGGREGATORS = lora_aggregate.BY_NAME
 SERVER_OPTIMIZERS = server_opt.BY_NAME
-SAMPLERS: Mapping[str, Sampler] = {"uniform": sampling.uniform}
+SAMPLERS = sampling.BY_NAME
+PARTITIONERS = partitions.BY_NAME
 WEIGHTINGS: Mapping[str, Weighting] = {
     "examples": weighting.by_examples,
     "tokens": weighting.by_tokens,
@@ -71,14 +79,44 @@ def server_optimizer(name: str, **params: Any) -> ServerOptimizer:
     return _pick("server optimizer", SERVER_OPTIMIZERS, name)(**params)
 
 
-def sampler(name: str) -> Sampler:
-    """A client sampler by name."""
-    return _pick("sampler", SAMPLERS, name)
+def sampler(name: str, **params: Any) -> Sampler:
+    """A rule of selection by name; `module:attribute` is a user's own (`fedmq.algorithms.candidates.Sampler`).
+
+    Example:
+      >>> rule = sampler("power_of_choice", d=6)
+    """
+    if not own_code.is_reference(name):
+        return _pick("sampler", SAMPLERS, name)(**params)
+    rule = own_code.load(name)
+    if not callable(rule):
+        raise ConfigError(f"{name}: is {rule!r}, expected a function of candidates and draw")
+    try:
+        inspect.signature(rule).bind([], None, **params)
+    except TypeError as error:
+        given = f" and the options {', '.join(params)}" if params else ""
+        raise ConfigError(f"{name}: cannot be called with candidates, draw{given}: {error}") from None
+    return functools.partial(rule, **params)
 
 
-def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> FederatedServer:
-    """The server of a run whose folder is open."""
+def partitioner(name: str, **params: Any) -> Partitioner:
+    """A rule by which rows become shards, by name.
+
+    Example:
+      >>> rule = partitioner("dirichlet", law="per_client", alpha=0.1)
+    """
+    return _pick("partitioner", PARTITIONERS, name)(**params)
+
+
+def server(
+    config: ExperimentConfig, run_dir: Path, journal: Journal, own_sampler: Sampler | None = None
+) -> FederatedServer:
+    """The server of a run whose folder is open; `own_sampler` takes the place of `federated.selection`."""
     federated = config.federated
+    weigh = weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples)
+    if own_sampler is not None and federated.selection != "uniform":
+        raise ConfigError(f"federated.selection is {federated.selection!r} and a sampler was given: leave one out")
+    drawing = own_sampler or sampler(federated.selection, **federated.selection_options)
+    name = federated.selection if own_sampler is None else getattr(own_sampler, "__name__", repr(own_sampler))
     if federated.lora_aggregation == "fedit":
         rule = aggregator(federated.aggregation_method)
     else:
@@ -88,10 +126,9 @@ def server(config: ExperimentConfig, run_dir: Path, journal: Journal) -> Federat
         journal,
         aggregator=rule,
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
-        sampler=sampler("uniform"),
-        weighting=weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples),
+        selection=ClientSelection(journal, drawing, weigh, config.seed, name),
+        weighting=weigh,
         limits=UpdateLimits(federated.max_update_norm, config.model.max_length * config.training.num_epochs),
-        seed=config.seed,
         num_rounds=federated.num_rounds,
         save_every=federated.save_every,
         save_client_adapters=federated.save_client_adapters,
@@ -194,7 +231,8 @@ def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
     tokenizer = load_tokenizer(config.model.model_name, config.model.cache_dir)
     info = TokenizerInfo(tokenizer.digest, tokenizer.eos_token_id, tokenizer.vocab_size, config.model.max_length)
     method = (federated.data_distribution, federated.num_clients, federated.min_samples_per_client)
-    inputs = partition_inputs(path, spec.data, config.seed, *method, info)
+    options: dict[str, Any] = dict(federated.distribution_options)
+    inputs = partition_inputs(path, spec.data, config.seed, *method, options, info)
     existing = reusable_partition(out_dir, inputs)
     if existing is not None:
         return existing
@@ -203,7 +241,7 @@ def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
     def encode(texts: list[str]) -> list[Any]:
         return tokenizer.encode(texts, None)
 
-    return prepare_partition(dataset, dataset.partition(*method), encode, info, out_dir, inputs=inputs)
+    return prepare_partition(dataset, dataset.partition(*method, **options), encode, info, out_dir, inputs=inputs)
 
 
 def write_derived(server: FederatedServer, config: ExperimentConfig) -> None:

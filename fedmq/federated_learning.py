@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from fedmq import atomic, build
+from fedmq.algorithms.candidates import Sampler
 from fedmq.config import ExperimentConfig, get_default_config
 from fedmq.errors import ConfigError, DataError, RunError, StorageError
-from fedmq.runtime import stop_signals
+from fedmq.runtime import run_log, stop_signals
 from fedmq.runtime.console import ConsoleView, statistics_lines
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
@@ -40,6 +41,7 @@ class FederatedLearning:
       local_workers: processes to start here; None takes federated.num_workers or what fits the machine,
         0 starts none: workers come from elsewhere, with their own data.
       view: who is told of the progress; None prints to standard output.
+      sampler: your own rule of selection, in place of federated.selection; a resumed run needs the same again.
 
     Example:
       >>> fed = FederatedLearning(get_default_config())  # doctest: +SKIP
@@ -58,11 +60,12 @@ class FederatedLearning:
         keys: str | Path | None = None,
         local_workers: int | None = None,
         view: ConsoleView | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.config = config or get_default_config()
         self.resume, self.overwrite, self.bind = resume, overwrite, bind
         self.keys, self.local_workers = None if keys is None else Path(keys), local_workers
-        self.view = view or ConsoleView(Console())
+        self.view, self.sampler = view or ConsoleView(Console()), sampler
         self.run_dir = Path(self.config.output_dir)
         self._run: OpenRun | None = None
         self._server: FederatedServer | None = None
@@ -107,7 +110,7 @@ class FederatedLearning:
 
     def _open(self, config: str, decisive: str) -> None:
         run = self._run = open_run(self.run_dir, config, decisive, resume=self.resume, overwrite=self.overwrite)
-        self._server = build.server(self.config, self.run_dir, run.journal)
+        self._server = build.server(self.config, self.run_dir, run.journal, self.sampler)
         if run.finished:
             # It may have been killed just before it wrote them.
             build.write_derived(self._server, self.config)
@@ -131,7 +134,7 @@ class FederatedLearning:
     def _listen(self) -> None:
         config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"
         log_dir.mkdir(parents=True, exist_ok=True)
-        self._log = _log_to(log_dir / "coordinator.log")
+        self._log = run_log.start(log_dir / "coordinator.log")
         transport = build.transport(self.bind, self.keys)
         named: frozenset[str] = frozenset()
         try:
@@ -223,7 +226,7 @@ class FederatedLearning:
             if run is not None:
                 ending.callback(run.lock.release)
             if log is not None:
-                ending.callback(_stop_log, log)
+                ending.callback(run_log.stop, log)
             if run is not None:
                 ending.callback(self._leave, run, coordinator is not None)
             if workers is not None:
@@ -280,20 +283,3 @@ class FederatedLearning:
         for result in results:
             self.view.say(" ".join((result["prompt"] + result["generated"]).split()))
         return results
-
-
-def _log_to(path: Path) -> logging.Handler:
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("fedmq")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(handler)
-    return handler
-
-
-def _stop_log(handler: logging.Handler) -> None:
-    logger = logging.getLogger("fedmq")
-    logger.removeHandler(handler)
-    logger.propagate = True
-    handler.close()

@@ -19,27 +19,7 @@ from fedmq import atomic
 from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
 from fedmq.storage.hosted import Hosted
-
-SCHEMA_VERSION = 4
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE rounds (
-    round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
-    draw INTEGER NOT NULL DEFAULT 0,
-    groups TEXT NOT NULL, frozen TEXT, digest TEXT, optimizer TEXT, bias REAL, opened_at REAL NOT NULL,
-    committed_at REAL);
-CREATE TABLE updates (
-    round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
-    num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
-    train_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, PRIMARY KEY (round, client));
-CREATE TABLE evaluations (
-    version INTEGER NOT NULL, unit TEXT NOT NULL, worker TEXT NOT NULL, loss_sum REAL NOT NULL,
-    num_tokens INTEGER NOT NULL, num_examples INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (version, unit));
-CREATE TABLE generations (
-    version INTEGER NOT NULL, position INTEGER NOT NULL, prompt TEXT NOT NULL, text TEXT NOT NULL,
-    PRIMARY KEY (version, position));
-CREATE TABLE notes (at REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
-"""
+from fedmq.storage.schema import SCHEMA, SCHEMA_VERSION
 
 
 def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
@@ -67,7 +47,7 @@ class Journal:
         temp.unlink(missing_ok=True)
         try:
             with closing(sqlite3.connect(temp, isolation_level=None)) as database:
-                database.executescript(f"PRAGMA synchronous=FULL; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
+                database.executescript(f"PRAGMA synchronous=FULL; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
                 database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         except sqlite3.OperationalError as error:
             temp.unlink()
@@ -150,21 +130,29 @@ class Journal:
 
     # --- rounds --------------------------------------------------------------------------------
 
-    def open_round(self, round: int, groups: Iterable[Sequence[str]]) -> None:
-        """The selection is fixed: clients, in the groups that are trained together."""
+    def open_round(self, round: int, groups: Iterable[Sequence[str]], weights: dict[str, float] | None = None) -> None:
+        """The selection is fixed: clients, in the groups that are trained together, and what each counts if it is."""
         with self._written():
             self._db.execute(
-                "INSERT INTO rounds (round, state, groups, opened_at) VALUES (?, 'open', ?, ?)",
-                (round, json.dumps([list(group) for group in groups]), time.time()),
+                "INSERT INTO rounds (round, state, groups, weights, opened_at) VALUES (?, 'open', ?, ?, ?)",
+                (round, json.dumps([list(group) for group in groups]), json.dumps(weights), time.time()),
             )
 
-    def draw_anew(self, round: int, groups: Iterable[Sequence[str]], draw: int) -> None:
+    def draw_anew(
+        self, round: int, groups: Iterable[Sequence[str]], draw: int, weights: dict[str, float] | None = None
+    ) -> None:
         """The open round was abandoned, for the `draw`-th time: another selection takes the place of the old one."""
         with self._written():
             self._db.execute(
-                "UPDATE rounds SET draw = ?, groups = ? WHERE round = ? AND state = 'open'",
-                (draw, json.dumps([list(group) for group in groups]), round),
+                "UPDATE rounds SET draw = ?, groups = ?, weights = ? WHERE round = ? AND state = 'open'",
+                (draw, json.dumps([list(group) for group in groups]), json.dumps(weights), round),
             )
+
+    def weights(self, round: int) -> dict[str, float] | None:
+        """What each client of a round counts in the mean; None where that follows from its size."""
+        row = self._db.execute("SELECT weights FROM rounds WHERE round = ?", (round,)).fetchone()
+        weights: dict[str, float] | None = json.loads(row["weights"] or "null")
+        return weights
 
     def freeze_round(self, round: int, clients: Iterable[str]) -> None:
         """The set of updates that will be folded is fixed, for ever."""

@@ -36,6 +36,7 @@ from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime import coordinator, guard, links, worker
 from fedmq.runtime.intake import Intake
 from fedmq.runtime.screening import UpdateLimits
+from fedmq.runtime.selection import ClientSelection
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.transfers import Transfers
 from fedmq.storage import journal, run_folder
@@ -54,6 +55,7 @@ class Shape:
       clients: of each site.
       together: clients trained in one step.
       optimizer: of the server.
+      selection: of the clients of a round.
     """
 
     sites: tuple[int, ...]
@@ -62,6 +64,7 @@ class Shape:
     together: int
     rounds: int
     optimizer: str
+    selection: str = "uniform"
 
     @functools.cached_property
     def spec(self) -> Any:
@@ -75,6 +78,7 @@ class Shape:
 
     def server(self, folder: Path, journal: journal.Journal) -> FederatedServer:
         """As `build.server` makes it."""
+        sampler = sampling.BY_NAME[self.selection]()
         optimizer = server_opt.none() if self.optimizer == "none" else server_opt.BY_NAME[self.optimizer]()
         return FederatedServer(
             folder,
@@ -82,9 +86,8 @@ class Shape:
             aggregator=aggregate.fedavg(),
             server_optimizer=optimizer,
             limits=UpdateLimits(max_norm=1000.0, max_tokens_per_example=128),
-            sampler=sampling.uniform,
+            selection=ClientSelection(journal, sampler, weighting.by_examples, 42, self.selection),
             weighting=weighting.by_examples,
-            seed=42,
             num_rounds=self.rounds,
             save_every=SAVE_EVERY,
             save_client_adapters=True,
