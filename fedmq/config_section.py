@@ -124,8 +124,6 @@ def options_conflict(field: str, method: str, options: Options, factory: Callabl
     """
     known = inspect.signature(factory).parameters
     for name in options:
-        if not known:
-            return f"{field}: {method} has no options, got {name!r}"
         if name not in known:
             return f"{field}: {method} has no option {name!r}; {nearest(name, known) if known else 'it has none'}"
     try:

@@ -189,7 +189,7 @@ def test_toml(tmp_path: Path) -> None:
         ),
         (
             {"federated": {"distribution_options": {"sigma": 1}}},
-            "federated.distribution_options: iid has no options, got 'sigma'",
+            "federated.distribution_options: iid has no option 'sigma'; it has none",
         ),
         (
             {"federated": {"data_distribution": "by_brand", "distribution_options": {"small": "grup"}}},

@@ -1,4 +1,4 @@
-"""Rules of selection and partitions between real processes: as a user sets them, killed, resumed, and in a user's words."""
+"""Rules of selection and partitions between real processes: set by a user, killed, resumed, and of a user's own."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_by_brand_and_a_rule_that_looks_back(tmp_path: Path, tiny_settings: Call
     (tmp_path / "config.json").write_text(json.dumps(settings | {"output_dir": "run", "log_dir": "logs"}))
     done = fedmq("run", "config.json", "--workers", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"client_0 +420 rows .* authors, brand CrossRail_Help\n", done.stdout)
+    assert re.search(r"client_0 +\d+ rows .* authors, brand CrossRail_Help\n", done.stdout)
     assert "round 2/2  perplexity" in done.stdout
     first, second = rounds(tmp_path / "run")
     assert set(first["counts"].values()) == {1.0} == set(second["counts"].values())
