@@ -52,8 +52,8 @@ def find_brands(path: Path, columns: tuple[str, ...], data: DataSpec, frame: pd.
     company = np.where(codes[1:] == 0, _NOBODY, codes[1:])
     found = conversation_brands(np.concatenate(numbers), np.concatenate(parents), company)[frame["row"].to_numpy()]
     handles = {str(name).lower(): code for code, name in reversed(list(enumerate(names))) if name}
-    for position in np.flatnonzero(found == _NOBODY):
-        found[position] = _mentioned(_MENTION.findall(frame["text"].iloc[position]), handles)
+    silent = np.flatnonzero(found == _NOBODY)
+    found[silent] = [_mentioned(_MENTION.findall(text), handles) for text in frame["text"].iloc[silent]]
     return pd.Series(np.where(found == _NOBODY, "", np.asarray(names, object)[found]), index=frame.index)
 
 
@@ -118,10 +118,15 @@ def _mentioned(handles: Iterable[str], codes: dict[str, int]) -> int:
 
 def _numbers(values: pd.Series, path: Path) -> np.ndarray:
     """Numbers of tweets, also those that some tool has written as 3.0; -1 for an empty field."""
-    text = values.fillna("").str.strip().str.removesuffix(".0")
-    wrong = (text != "") & ~text.str.fullmatch(r"[0-9]{1,18}")
-    if wrong.any():
-        position = int(wrong.to_numpy().argmax())
-        row, value = values.index[position] + 1, values.iloc[position]
+    found = [_number(value) for value in values.fillna("")]
+    if None in found:
+        row, value = values.index[found.index(None)] + 1, values.iloc[found.index(None)]
         raise DataError(f"{path}: column {values.name!r} of data row {row} is {value!r}, expected a tweet's number")
-    return text.mask(text == "", str(_NOBODY)).astype(np.int64).to_numpy()
+    return np.array(found, np.int64)
+
+
+def _number(text: str) -> int | None:
+    digits = text.strip().removesuffix(".0")
+    if not digits:
+        return _NOBODY
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 18 else None
