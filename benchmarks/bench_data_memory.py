@@ -4,7 +4,7 @@ A file with that file's schema, row count, share of inbound rows and mean text l
 in a temporary folder; a child process reads, filters, splits, partitions and writes all shards
 with a byte-level encode, and reports its peak resident memory.
 
-    python benchmarks/bench_data_memory.py [--rows N] [--method by_author] [--clients 10] [--json]
+    python benchmarks/bench_data_memory.py [--rows N] [--method by_author|by_brand|...] [--clients 10] [--json]
 """
 
 from __future__ import annotations
@@ -47,9 +47,11 @@ def generate(path: Path, rows: int, seed: int = 0) -> None:
             for i in range(count):
                 text = " ".join([words[w] for w in picks[begins[i] : begins[i] + lengths[i]]])
                 author = 115_000 + customers[i] if inbound[i] else f"Brand{brands[i]}"
+                # Conversations of four tweets.
+                parent = f"{start + i - 1}.0" if (start + i) % 4 else ""
                 file.write(
                     f'{start + i},{author},{inbound[i]},Tue Oct 31 22:10:47 +0000 2017,"@{brands[i]} {text}'
-                    f'{EXTRAS[extras[i]]}",{start + i + 1},{start + i - 1}.0\n'
+                    f'{EXTRAS[extras[i]]}",{start + i + 1},{parent}\n'
                 )
 
 
@@ -70,7 +72,7 @@ def measure(path: Path, out: Path, method: str, num_clients: int) -> dict[str, o
     marks["read_and_split"] = (time.perf_counter(), peak_bytes())
     clients = dataset.partition(method, num_clients, min_samples_per_client=1)
     marks["partition"] = (time.perf_counter(), peak_bytes())
-    inputs = partition_inputs(path, data, 42, method, num_clients, 1, tokenizer)
+    inputs = partition_inputs(path, data, 42, method, num_clients, 1, {}, tokenizer)
     marks["digest_of_inputs"] = (time.perf_counter(), peak_bytes())
     statistics = prepare_partition(dataset, clients, encode, tokenizer, out, inputs=inputs)
     marks["tokenise_and_write"] = (time.perf_counter(), peak_bytes())
@@ -95,7 +97,7 @@ def peak_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=FULL_ROWS)
-    parser.add_argument("--method", choices=["iid", "non_iid", "by_author"], default="by_author")
+    parser.add_argument("--method", choices=["iid", "non_iid", "by_author", "by_brand"], default="by_author")
     parser.add_argument("--clients", type=int, default=10)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--child", nargs=2, metavar=("CSV", "OUT"), help=argparse.SUPPRESS)

@@ -1,8 +1,8 @@
 """A trainer that computes nothing: for measuring and testing everything around training, without torch.
 
 It speaks the trainer's side of the pipe and answers at once with an adapter of random numbers, made
-when it starts, whose last number comes from the task's seed: every answer has other bytes, at no cost. The
-environment variable FEDMQ_NOOP holds a JSON object:
+when it starts, whose last number comes from the task's seed, as does the loss: every answer has other bytes, at no
+cost. The environment variable FEDMQ_NOOP holds a JSON object:
 
     clients    ids that it hosts (default: client_0 and client_1)
     shape      of each of two tensors; without it, those of GPT-2 small: c_attn and c_proj, r = 8, 811,008 in all
@@ -141,7 +141,8 @@ def trained(
     else:
         Path(result).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    return link.Trained(task.task, digest, len(content), examples, 10 * examples, 1, 1.0, 0.0, config, False)
+    loss = 1 + task.seed / 2**53
+    return link.Trained(task.task, digest, len(content), examples, 10 * examples, 1, loss, 0.0, config, False)
 
 
 def packed(task: Task, result: str, begin: link.Begin, setup: link.Setup) -> link.Trained:

@@ -6,13 +6,18 @@ An unknown name is an error that lists the known ones; nothing falls back to a d
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fedmq import own_code
 from fedmq.algorithms import aggregators, lora_aggregate, sampling, server_opt, weighting
+from fedmq.algorithms import partition as partitions
 from fedmq.algorithms.aggregate import Aggregator
+from fedmq.algorithms.candidates import Sampler
+from fedmq.algorithms.partition_shares import Partitioner
 from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import update as updates
@@ -27,7 +32,8 @@ from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.links import Links
 from fedmq.runtime.screening import UpdateLimits
-from fedmq.runtime.server import FederatedServer, Sampler, Weighting
+from fedmq.runtime.selection import ClientSelection, Weighting
+from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.view import View
 from fedmq.storage.journal import Journal
 from fedmq.storage.spill import SpilledRows
@@ -41,7 +47,8 @@ AGGREGATORS = aggregators.BY_NAME
 LORA_AGGREGATORS = lora_aggregate.BY_NAME
 SERVER_OPTIMIZERS = server_opt.BY_NAME
 CODECS = updates.BY_NAME
-SAMPLERS: Mapping[str, Sampler] = {"uniform": sampling.uniform}
+SAMPLERS = sampling.BY_NAME
+PARTITIONERS = partitions.BY_NAME
 WEIGHTINGS: Mapping[str, Weighting] = {
     "examples": weighting.by_examples,
     "tokens": weighting.by_tokens,
@@ -102,29 +109,60 @@ def codec(name: str, **params: Any) -> Codec:
     return _pick("codec", CODECS, name)(**params)
 
 
-def sampler(name: str) -> Sampler:
-    """A client sampler by name."""
-    return _pick("sampler", SAMPLERS, name)
+def sampler(name: str, **params: Any) -> Sampler:
+    """A rule of selection by name; `module:attribute` is a user's own (`fedmq.algorithms.candidates.Sampler`).
+
+    Example:
+      >>> rule = sampler("power_of_choice", d=6)
+    """
+    if not own_code.is_reference(name):
+        return _pick("sampler", SAMPLERS, name)(**params)
+    rule = own_code.load(name)
+    if not callable(rule):
+        raise ConfigError(f"{name}: is {rule!r}, expected a function of candidates and draw")
+    try:
+        inspect.signature(rule).bind([], None, **params)
+    except TypeError as error:
+        given = f" and the options {', '.join(params)}" if params else ""
+        raise ConfigError(f"{name}: cannot be called with candidates, draw{given}: {error}") from None
+    return functools.partial(rule, **params)
+
+
+def partitioner(name: str, **params: Any) -> Partitioner:
+    """A rule by which rows become shards, by name.
+
+    Example:
+      >>> rule = partitioner("dirichlet", law="per_client", alpha=0.1)
+    """
+    return _pick("partitioner", PARTITIONERS, name)(**params)
 
 
 def server(
-    config: ExperimentConfig, run_dir: Path, journal: Journal, own_aggregator: Aggregator | None = None
+    config: ExperimentConfig,
+    run_dir: Path,
+    journal: Journal,
+    own_aggregator: Aggregator | None = None,
+    own_sampler: Sampler | None = None,
 ) -> FederatedServer:
-    """The server of a run whose folder is open; `own_aggregator` takes the place of `federated.aggregation_method`."""
+    """The server of a run whose folder is open; own rules take the place of those that the config names."""
     federated = config.federated
     rule = _rule(federated, own_aggregator)
     if reason := federated.too_few(rule.fewest, f"{rule.label()} needs"):
         raise ConfigError(reason)
+    weigh = weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples)
+    if own_sampler is not None and federated.selection != "uniform":
+        raise ConfigError(f"federated.selection is {federated.selection!r} and a sampler was given: leave one out")
+    drawing = own_sampler or sampler(federated.selection, **federated.selection_options)
+    name = federated.selection if own_sampler is None else getattr(own_sampler, "__name__", repr(own_sampler))
     return FederatedServer(
         run_dir,
         journal,
         aggregator=kept_in(rule, lambda: SpilledRows(run_dir)),
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
-        sampler=sampler("uniform"),
-        weighting=weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples),
+        selection=ClientSelection(journal, drawing, weigh, config.seed, name),
+        weighting=weigh,
         upload=updates.update_codec(federated.upload_spec()),
         limits=UpdateLimits(federated.max_update_norm, config.model.max_length * config.training.num_epochs),
-        seed=config.seed,
         num_rounds=federated.num_rounds,
         save_every=federated.save_every,
         save_client_adapters=federated.save_client_adapters,
@@ -240,7 +278,8 @@ def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
     tokenizer = load_tokenizer(config.model.model_name, config.model.cache_dir)
     info = TokenizerInfo(tokenizer.digest, tokenizer.eos_token_id, tokenizer.vocab_size, config.model.max_length)
     method = (federated.data_distribution, federated.num_clients, federated.min_samples_per_client)
-    inputs = partition_inputs(path, spec.data, config.seed, *method, info)
+    options: dict[str, Any] = dict(federated.distribution_options)
+    inputs = partition_inputs(path, spec.data, config.seed, *method, options, info)
     existing = reusable_partition(out_dir, inputs)
     if existing is not None:
         return existing
@@ -249,28 +288,7 @@ def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
     def encode(texts: list[str]) -> list[Any]:
         return tokenizer.encode(texts, None)
 
-    return prepare_partition(dataset, dataset.partition(*method), encode, info, out_dir, inputs=inputs)
-
-
-def write_derived(server: FederatedServer, config: ExperimentConfig) -> None:
-    """training_metrics.json, global_metrics.json and training_progress.png, from the journal."""
-    from fedmq.report.plots import training_progress
-
-    server.write_derived()
-    scores = server.scores()
-    if not scores:
-        return
-    per_client: dict[str, list[tuple[int, float]]] = {}
-    for update in server.journal.updates():
-        per_client.setdefault(update["client"], []).append((update["round"], update["train_loss"]))
-    training_progress(
-        server.run_dir / "training_progress.png",
-        list(scores),
-        [score["eval_loss"] for score in scores.values()],
-        [score["perplexity"] for score in scores.values()],
-        per_client,
-        config.experiment_name,
-    )
+    return prepare_partition(dataset, dataset.partition(*method, **options), encode, info, out_dir, inputs=inputs)
 
 
 def _pick(what: str, table: Mapping[str, T], name: str) -> T:

@@ -24,14 +24,21 @@ AGGREGATIONS = (
     *("fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
     *("geometric_median", "centered_clip", "norm_clip"),
 )
+SELECTIONS = ("uniform", "weighted", "round_robin", "power_of_choice", "oort")
 
 
-def _aggregation_or_reference(value: str) -> str:
-    if value in AGGREGATIONS or own_code.is_reference(value):
-        return value
-    raise ValueError(f"should be a known name or module:attribute; {nearest(value, AGGREGATIONS)}")
+def _known_or_reference(known: tuple[str, ...]) -> AfterValidator:
+    """One of the known names, or `module:attribute`."""
+
+    def check(value: str) -> str:
+        if value in known or own_code.is_reference(value):
+            return value
+        raise ValueError(f"should be a known name or module:attribute; {nearest(value, known)}")
+
+    return AfterValidator(check)
 
 
+Distribution = Literal["iid", "non_iid", "by_author", "by_brand", "dirichlet", "quantity", "length"]
 Deadline = Annotated[float | Literal["auto"] | None, BeforeValidator(_auto_or_seconds)]
 
 
@@ -43,10 +50,20 @@ class FederatedConfig(Section):
     num_clients: int = described(10, "clients, each with a shard of its own", "clients", ge=1)
     num_rounds: int = described(5, "rounds of selection, training and aggregation", "rounds", ge=1)
     clients_per_round: int = described(3, "clients drawn in each round", "clients", ge=1)
-    data_distribution: Literal["iid", "non_iid", "by_author"] = described(
-        "iid", "how rows become shards: equal random parts, by text length, or one client per author"
+    data_distribution: Distribution = described(
+        "iid",
+        "how rows become shards: equal random parts; chunks by length; a client per author or per company; skewed in "
+        "classes, sizes or lengths; docs/data.md",
     )
-    aggregation_method: Annotated[Text, AfterValidator(_aggregation_or_reference)] = described(
+    distribution_options: Options = described(
+        {}, "its options by name, such as alpha; what is missing takes its default"
+    )
+    selection: Annotated[Text, _known_or_reference(SELECTIONS)] = described(
+        "uniform",
+        f"which clients are drawn: {', '.join(SELECTIONS)}, or module:attribute of your own; docs/algorithms.md",
+    )
+    selection_options: Options = described({}, "its options by name, such as d; what is missing takes its default")
+    aggregation_method: Annotated[Text, _known_or_reference(AGGREGATIONS)] = described(
         "fedavg",
         f"how updates become one: {', '.join(AGGREGATIONS)}, or module:attribute of your own; docs/algorithms.md",
     )
@@ -67,7 +84,9 @@ class FederatedConfig(Section):
     upload_codec_options: Options = described(
         {}, "its options by name, such as block and error_feedback; what is missing takes its default"
     )
-    min_samples_per_client: int = described(100, "by_author: fewest training rows of an author", "rows", ge=1)
+    min_samples_per_client: int = described(
+        100, "by_author and by_brand: fewest training rows of a client", "rows", ge=1
+    )
     num_workers: int | None = described(
         None, "worker processes; null = one per CUDA device, else one per core, at most clients_per_round", ge=1
     )
@@ -118,7 +137,9 @@ class FederatedConfig(Section):
                 "lower min_clients, or raise clients_per_round, first"
             )
         return (
-            self._aggregation_conflict()
+            self._distribution_conflict()
+            or self._selection_conflict()
+            or self._aggregation_conflict()
             or self._lora_aggregation_conflict()
             or self._server_optimizer_conflict()
             or self._upload_codec_conflict()
@@ -147,6 +168,40 @@ class FederatedConfig(Section):
             f"federated.aggregation_method: {needs} at least {fewest} updates{reason}, and a round may close with "
             f"{closes_with} ({what}): raise {what} first, or change aggregation_options"
         )
+
+    def _distribution_conflict(self) -> str | None:
+        if not self.distribution_options:
+            return None
+        from fedmq.algorithms import partition
+
+        factory = partition.BY_NAME[self.data_distribution]
+        return options_conflict(
+            "federated.distribution_options", self.data_distribution, self.distribution_options, factory
+        )
+
+    def _selection_conflict(self) -> str | None:
+        if self.selection == "weighted" and self.weighting == "uniform":
+            return (
+                'federated.selection: "weighted" draws clients by what they weigh, which federated.weighting "uniform" '
+                'makes the same for all; set weighting to "examples" or "tokens" (who is drawn by size is not weighted '
+                'by it again), or selection to "uniform"'
+            )
+        if not self.selection_options or own_code.is_reference(self.selection):
+            return None
+        from fedmq.algorithms import sampling
+
+        where = "federated.selection_options"
+        factory = sampling.BY_NAME[self.selection]
+        if conflict := options_conflict(where, self.selection, self.selection_options, factory):
+            return conflict
+        if self.selection == "power_of_choice" and isinstance(d := self.selection_options.get("d"), (int, float)):
+            drawn = min(self.num_clients, math.ceil(self.clients_per_round * self.over_selection))
+            if not drawn <= d <= self.num_clients:
+                return (
+                    f"{where}: d = {d:g} candidates, of which {drawn} are drawn in each round; it should be {drawn} to "
+                    f"num_clients {self.num_clients}"
+                )
+        return None
 
     def _lora_aggregation_conflict(self) -> str | None:
         if self.lora_aggregation == "fedit" and not self.lora_aggregation_options:

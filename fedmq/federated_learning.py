@@ -14,9 +14,10 @@ from rich.console import Console
 
 from fedmq import atomic, build
 from fedmq.algorithms.aggregate import Aggregator
+from fedmq.algorithms.candidates import Sampler
 from fedmq.config import ExperimentConfig, get_default_config
 from fedmq.errors import ConfigError, DataError, RunError, StorageError
-from fedmq.runtime import run_log, stop_signals
+from fedmq.runtime import derived, run_log, stop_signals
 from fedmq.runtime.console import ConsoleView, statistics_lines
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
@@ -43,6 +44,7 @@ class FederatedLearning:
         0 starts none: workers come from elsewhere, with their own data.
       view: who is told of the progress; None prints to standard output.
       aggregator: your own rule, in place of federated.aggregation_method; a resumed run needs the same again.
+      sampler: your own rule of selection, in place of federated.selection; a resumed run needs the same again.
 
     Example:
       >>> fed = FederatedLearning(get_default_config())  # doctest: +SKIP
@@ -62,11 +64,12 @@ class FederatedLearning:
         local_workers: int | None = None,
         view: ConsoleView | None = None,
         aggregator: Aggregator | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         self.config = config or get_default_config()
         self.resume, self.overwrite, self.bind = resume, overwrite, bind
         self.keys, self.local_workers = None if keys is None else Path(keys), local_workers
-        self.view, self.aggregator = view or ConsoleView(Console()), aggregator
+        self.view, self.aggregator, self.sampler = view or ConsoleView(Console()), aggregator, sampler
         self.run_dir = Path(self.config.output_dir)
         self._run: OpenRun | None = None
         self._server: FederatedServer | None = None
@@ -111,10 +114,10 @@ class FederatedLearning:
 
     def _open(self, config: str, decisive: str) -> None:
         run = self._run = open_run(self.run_dir, config, decisive, resume=self.resume, overwrite=self.overwrite)
-        self._server = build.server(self.config, self.run_dir, run.journal, self.aggregator)
+        self._server = build.server(self.config, self.run_dir, run.journal, self.aggregator, self.sampler)
         if run.finished:
             # It may have been killed just before it wrote them.
-            build.write_derived(self._server, self.config)
+            derived.write_derived(self._server, self.config.experiment_name)
             self._dismiss_workers()
             self.close()
         else:
@@ -257,7 +260,7 @@ class FederatedLearning:
             return
         settle(self.run_dir)
         if has_run:
-            build.write_derived(self.server, self.config)
+            derived.write_derived(self.server, self.config.experiment_name)
 
     def summary(self) -> dict[str, Any]:
         """The run in one JSON-able object: rounds, perplexities, bytes, digest, generations, folders."""

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmq import recipe
+from fedmq.algorithms import partition, sampling
 from fedmq.config import (
     DataConfig,
     ExperimentConfig,
@@ -22,6 +23,7 @@ from fedmq.config import (
     get_default_config,
     resolve_dataset_path,
 )
+from fedmq.config_federated import SELECTIONS
 from fedmq.config_section import Section
 from fedmq.errors import ConfigError
 
@@ -66,6 +68,9 @@ DEFAULTS = {
         "num_rounds": 5,
         "clients_per_round": 3,
         "data_distribution": "iid",
+        "distribution_options": {},
+        "selection": "uniform",
+        "selection_options": {},
         "aggregation_method": "fedavg",
         "aggregation_options": {},
         "lora_aggregation": "fedit",
@@ -174,8 +179,51 @@ def test_toml(tmp_path: Path) -> None:
         ({"lora": {"zzz": 3}}, "lora.zzz: unknown key; known are r, lora_alpha"),
         (
             {"federated": {"data_distribution": "by_auther"}},
-            "federated.data_distribution: got \"by_auther\", should be 'iid', 'non_iid' or 'by_author'; "
-            "did you mean by_author?",
+            "federated.data_distribution: got \"by_auther\", should be 'iid', 'non_iid', 'by_author', 'by_brand', "
+            "'dirichlet', 'quantity' or 'length'; did you mean by_author?",
+        ),
+        (
+            {"federated": {"data_distribution": "dirichlet", "distribution_options": {"alfa": 0.5}}},
+            "federated.distribution_options: dirichlet has no option 'alfa'; did you mean alpha?",
+        ),
+        (
+            {"federated": {"data_distribution": "dirichlet", "distribution_options": {"law": "hsu"}}},
+            "federated.distribution_options: dirichlet: need law per_class or per_client, got 'hsu'",
+        ),
+        (
+            {"federated": {"distribution_options": {"sigma": 1}}},
+            "federated.distribution_options: iid has no option 'sigma'; it has none",
+        ),
+        (
+            {"federated": {"data_distribution": "by_brand", "distribution_options": {"small": "grup"}}},
+            "federated.distribution_options: by_brand: need small leave_out or group, got 'grup'",
+        ),
+        (
+            {"federated": {"selection": "powr_of_choice"}},
+            'federated.selection: got "powr_of_choice", should be a known name or module:attribute; did you mean '
+            "power_of_choice?",
+        ),
+        (
+            {"federated": {"selection": "power_of_choice", "selection_options": {"k": 2}}},
+            "federated.selection_options: power_of_choice has no option 'k'; known are d",
+        ),
+        (
+            {"federated": {"selection": "power_of_choice", "selection_options": {"d": 2}}},
+            "federated.selection_options: d = 2 candidates, of which 3 are drawn in each round; it should be 3 to "
+            "num_clients 10",
+        ),
+        (
+            {"federated": {"selection": "power_of_choice", "selection_options": {"d": 4}, "over_selection": 1.5}},
+            "d = 4 candidates, of which 5 are drawn in each round",
+        ),
+        (
+            {"federated": {"selection": "power_of_choice", "selection_options": {"d": 11}}},
+            "d = 11 candidates, of which 3 are drawn in each round; it should be 3 to num_clients 10",
+        ),
+        (
+            {"federated": {"selection": "weighted", "weighting": "uniform"}},
+            'federated.selection: "weighted" draws clients by what they weigh, which federated.weighting "uniform" '
+            "makes the same for all",
         ),
         (
             {"federated": {"aggregation_method": "krumm"}},
@@ -473,7 +521,23 @@ def test_schema_describes_every_field() -> None:
             assert "default" in field or "$ref" in field, name
     federated = schema["$defs"]["FederatedConfig"]["properties"]
     assert federated["start_timeout_s"]["unit"] == "s"
-    assert federated["data_distribution"]["enum"] == ["iid", "non_iid", "by_author"]
+    assert set(federated["data_distribution"]["enum"]) == set(partition.BY_NAME)
+    assert set(SELECTIONS) == set(sampling.BY_NAME)
+    assert all(name in federated["selection"]["description"] for name in SELECTIONS)
+
+
+def test_what_of_selection_and_partition_can_stand_together() -> None:
+    for federated in (
+        {"selection": "weighted"},
+        {"selection": "weighted", "weighting": "tokens"},
+        {"selection": "power_of_choice", "weighting": "uniform"},
+        {"selection": "power_of_choice", "selection_options": {"d": 3}},
+        {"selection": "power_of_choice", "selection_options": {"d": 10}, "over_selection": 3.0},
+        {"selection": "my_rules:newest", "selection_options": {"whatever": "my rule says"}},
+        {"data_distribution": "by_author", "distribution_options": {"small": "group"}},
+        {"data_distribution": "dirichlet", "distribution_options": {"alpha": 1, "label": "length", "length_bins": 5}},
+    ):
+        ExperimentConfig.from_dict({"federated": federated})
 
 
 def test_decisive_settings_are_those_that_change_the_result() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from fedmq import rng
-from fedmq.algorithms import partition
+from fedmq.algorithms import partition, partition_shares
+from fedmq.data.brands import find_brands
 from fedmq.data.reading import CHUNK_ROWS, read_filtered, require_column
 from fedmq.errors import ConfigError, DataError
 from fedmq.recipe import DataSpec
@@ -19,16 +20,24 @@ from fedmq.recipe import DataSpec
 #: Tokenise: one 1-D integer array per text, whole, EOS last.
 Encode = Callable[[list[str]], list[np.ndarray]]
 
-METHODS = ("iid", "non_iid", "by_author")
-
 
 class ClientRows(NamedTuple):
-    """One client's share: positions into `FederatedDataset.train` and `.val`; `author` only for by_author."""
+    """One client's share.
+
+    Attributes:
+      client_id: client_0, client_1, ...
+      author, brand: that the client is, by_author and by_brand only; None of a group of small ones.
+      train, val: positions into `FederatedDataset.train` and `.val`.
+      label_tv: by how much its training rows differ from all in their classes, dirichlet only
+        (`fedmq.algorithms.partition_shares.label_tv`).
+    """
 
     client_id: str
     author: str | None
     train: np.ndarray
     val: np.ndarray
+    brand: str | None = None
+    label_tv: float | None = None
 
 
 class FederatedDataset:
@@ -69,7 +78,7 @@ class FederatedDataset:
         self.rows_read = rows.rows_read
         self.dropped = rows.dropped
         self.frame = rows.frame
-        sizes = partition.largest_remainder(len(self.frame), [data.train_split, data.val_split, data.test_split])
+        sizes = partition_shares.largest_remainder(len(self.frame), [data.train_split, data.val_split, data.test_split])
         order = rng.derive(seed, "split").permutation(len(self.frame))
         train, val, test = np.split(order, np.cumsum(sizes)[:-1])
         self._splits = {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
@@ -91,48 +100,53 @@ class FederatedDataset:
         """The global test rows, which belong to no client."""
         return self._split("test")
 
-    def partition(self, method: str, num_clients: int, min_samples_per_client: int = 1) -> list[ClientRows]:
+    def partition(
+        self, method: str, num_clients: int, min_samples_per_client: int = 1, **options: Any
+    ) -> list[ClientRows]:
         """Deal the training rows, and the val rows by the same rule, to `num_clients` clients.
 
         Args:
-          method: "iid" (equal parts), "non_iid" (by text length, 2 chunks per client) or "by_author"
-            (one client per author, most frequent first; the rows of other authors are left out).
+          method: a name of `fedmq.algorithms.partition`: "iid" (equal parts), "by_author" (one client per author) ...
           num_clients: at least 1.
-          min_samples_per_client: by_author only: the fewest training rows of an author who is a client.
+          min_samples_per_client: by_author and by_brand only: the fewest training rows of a client.
+          options: of the method.
 
         Raises:
-          DataError: a client would have no row, no author column, or too few authors with enough rows.
+          DataError: a client would have too few rows, or the file lacks a column that the method needs.
           ConfigError: an unknown method.
+          TypeError, ValueError: an option that the method has not, or a value that it cannot be.
         """
-        if method not in METHODS:
-            raise ConfigError(f"unknown data distribution {method!r}, expected one of {', '.join(METHODS)}")
-        names = [f"client_{k}" for k in range(num_clients)]
-        if method == "by_author":
-            require_column(self.path, self.columns, self.data.author_column, "data.author_column, for by_author")
-            try:
-                owned = partition.by_author(self._column("train", "author"), num_clients, min_samples_per_client)
-            except DataError as error:
-                raise DataError(f"{self.path}: {error}") from None
-            authors = [author for author, _ in owned]
-            val = partition.rows_of(self._column("val", "author"), authors)
-            clients = [
-                ClientRows(name, author, rows, held)
-                for name, (author, rows), held in zip(names, owned, val, strict=True)
-            ]
-        else:
-            train, val = self._deal(method, "train", num_clients), self._deal(method, "val", num_clients)
-            clients = [ClientRows(name, None, rows, held) for name, rows, held in zip(names, train, val, strict=True)]
-        if not all(len(client.train) for client in clients):
+        if method not in partition.BY_NAME:
+            known = ", ".join(partition.BY_NAME)
+            raise ConfigError(f"unknown data distribution {method!r}, expected one of {known}")
+        rule = partition.BY_NAME[method](**options)
+        labels = {what: self._labels(what, method) for what in rule.needs}
+        train, val = (self._rows(split, labels) for split in ("train", "val"))
+        try:
+            shares = rule.deal(train, val, partition_shares.Wanted(num_clients, self.seed, min_samples_per_client))
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}") from None
+        if not all(len(share.train) for share in shares):
             raise DataError(
                 f"{self.path}: {len(self._splits['train'])} training rows are too few for {num_clients} clients "
                 f"({method}): lower federated.num_clients, or give more data"
             )
-        return clients
+        return [
+            ClientRows(
+                f"client_{k}",
+                share.owner if rule.owner == "author" else None,
+                share.train,
+                share.val,
+                share.owner if rule.owner == "brand" else None,
+                share.label_tv,
+            )
+            for k, share in enumerate(shares)
+        ]
 
     def describe(self, clients: Sequence[ClientRows] = ()) -> dict[str, Any]:
         """Statistics as plain JSON values: rows read, dropped by each filter, kept, per split, and per client.
 
-        `authors` is None where the file has no author column.
+        `authors` is None where the file has no author column, `label_tv` (a mean over rows) where there are no classes.
         """
         return {
             "file": self.path.name,
@@ -142,14 +156,17 @@ class FederatedDataset:
             "splits": {name: len(rows) for name, rows in self._splits.items()},
             "authors": self._num_authors(np.arange(len(self.frame))),
             "train_rows_used": sum(len(client.train) for client in clients) if clients else None,
+            "label_tv": _mean_label_tv(clients),
             "clients": [self.describe_client(client) for client in clients],
         }
 
     def describe_client(self, client: ClientRows) -> dict[str, Any]:
-        """One client's statistics: rows, val_rows, and authors among its training rows."""
+        """One client's statistics: rows, val_rows, authors among its training rows, what it is, its `label_tv`."""
         return {
             "client_id": client.client_id,
             "author": client.author,
+            "brand": client.brand,
+            "label_tv": client.label_tv,
             "rows": len(client.train),
             "val_rows": len(client.val),
             "authors": self._num_authors(self._splits["train"][client.train]),
@@ -175,18 +192,25 @@ class FederatedDataset:
         rows = self._splits[split] if positions is None else self._splits[split][positions]
         return self.frame[column].iloc[rows].tolist()
 
-    def _deal(self, method: str, split: str, num_clients: int) -> list[np.ndarray]:
-        # A fresh generator for each split: both draw alike, so a client's val texts are of the same lengths
-        # as its training texts.
-        generator = rng.derive(self.seed, "partition")
+    def _labels(self, what: str, method: str) -> pd.Series:
+        """The author or the brand of every kept row, "" where it is unknown."""
+        if what == "brand":
+            return find_brands(self.path, self.columns, self.data, self.frame, method)
+        require_column(self.path, self.columns, self.data.author_column, f"data.author_column, for {method}")
+        return self.frame["author"]
+
+    def _rows(self, split: str, labels: dict[str, pd.Series]) -> partition_shares.Rows:
         rows = self._splits[split]
-        if method == "iid":
-            return partition.iid(len(rows), num_clients, generator)
-        lengths = self.frame["text"].iloc[rows].str.len().to_numpy()
-        return partition.non_iid(lengths, num_clients, generator)
+        lengths = self.frame["text"].iloc[rows].str.len().to_numpy(np.int64)
+        return partition_shares.Rows(lengths, {what: label.iloc[rows].tolist() for what, label in labels.items()})
 
     def _num_authors(self, rows: np.ndarray) -> int | None:
         if "author" not in self.frame:
             return None
         authors = self.frame["author"].iloc[rows]
         return int(authors[authors != ""].nunique())
+
+
+def _mean_label_tv(clients: Sequence[ClientRows]) -> float | None:
+    known = [(client.label_tv, len(client.train)) for client in clients if client.label_tv is not None]
+    return sum(tv * rows for tv, rows in known) / sum(rows for _, rows in known) if known else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def partition_inputs(
     method: str,
     num_clients: int,
     min_samples_per_client: int,
+    options: Mapping[str, float | str],
     tokenizer: TokenizerInfo,
 ) -> str:
     """SHA-256, in hex, over everything that decides the bytes of a partition, the CSV's own bytes included.
@@ -46,7 +47,12 @@ def partition_inputs(
     require_file(path)
     with open(path, "rb") as file:
         csv_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    partition = {"method": method, "num_clients": num_clients, "min_samples_per_client": min_samples_per_client}
+    partition = {
+        "method": method,
+        "num_clients": num_clients,
+        "min_samples_per_client": min_samples_per_client,
+        "options": dict(options),
+    }
     inputs = [SHARD_FORMAT, csv_sha256, asdict(data), seed, partition, tokenizer._asdict()]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 

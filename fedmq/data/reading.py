@@ -9,7 +9,7 @@ which the filters drop and count.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,13 +58,13 @@ def read_filtered(path: Path, data: DataSpec, chunk_rows: int = CHUNK_ROWS) -> F
     dropped = {"not_inbound": 0, "empty_text": 0, "too_short": 0, "duplicate_text": 0}
     rows_read = 0
     columns = _checked_columns(path, data)
-    for chunk in _chunks(path, data, columns, chunk_rows):
+    for chunk in chunks(path, columns, _used_columns(columns, data), chunk_rows):
         rows_read += len(chunk)
         frame = pd.DataFrame({"row": chunk.index, "text": chunk[data.text_column].fillna("").str.strip()})
         if data.author_column in chunk:
             frame["author"] = chunk[data.author_column].fillna("")
         if data.filter_inbound_only:
-            frame = _keep(frame, _is_inbound(chunk["inbound"], path), dropped, "not_inbound")
+            frame = _keep(frame, is_inbound(chunk["inbound"], path), dropped, "not_inbound")
         length = frame["text"].str.len()
         frame = _keep(frame, length > 0, dropped, "empty_text")
         frame = _keep(frame, length[frame.index] >= data.filter_min_length, dropped, "too_short")
@@ -97,12 +97,8 @@ def require_column(path: Path, columns: tuple[str, ...], column: str, setting: s
         raise DataError(f"{path}: no column {column!r} ({setting}); the file has {found}")
 
 
-def _keep(frame: pd.DataFrame, mask: pd.Series, dropped: dict[str, int], reason: str) -> pd.DataFrame:
-    dropped[reason] += int((~mask).sum())
-    return frame[mask]
-
-
-def _is_inbound(values: pd.Series, path: Path) -> pd.Series:
+def is_inbound(values: pd.Series, path: Path) -> pd.Series:
+    """Whether each row is a customer's; DataError on a value that is neither true nor false."""
     lowered = values.fillna("").str.strip().str.lower()
     unknown = ~lowered.isin(TRUE | FALSE)
     if unknown.any():
@@ -115,8 +111,16 @@ def _is_inbound(values: pd.Series, path: Path) -> pd.Series:
     return lowered.isin(TRUE)
 
 
-def _chunks(path: Path, data: DataSpec, columns: tuple[str, ...], chunk_rows: int) -> Iterator[pd.DataFrame]:
-    used = [columns.index(name) for name in _used_columns(columns, data)]
+def chunks(path: Path, columns: tuple[str, ...], names: Iterable[str], chunk_rows: int) -> Iterator[pd.DataFrame]:
+    """The columns of these names as text, None where a row has none, so many rows at a time; indexed by their number.
+
+    Args:
+      path: a file whose records were checked.
+      columns: all that it has.
+      names: of the wanted ones.
+      chunk_rows: rows held at a time.
+    """
+    used = [columns.index(name) for name in names]
     try:
         with pd.read_csv(
             path,
@@ -126,11 +130,16 @@ def _chunks(path: Path, data: DataSpec, columns: tuple[str, ...], chunk_rows: in
             keep_default_na=False,
             na_values=[""],
             compression=None,
-        ) as chunks:
-            yield from chunks
+        ) as parsed:
+            yield from parsed
     except pd.errors.ParserError as error:
         line = max(line for line, _ in _records(path))
         raise DataError(f"{path}: line {line}: a quote is opened and never closed") from error
+
+
+def _keep(frame: pd.DataFrame, mask: pd.Series, dropped: dict[str, int], reason: str) -> pd.DataFrame:
+    dropped[reason] += int((~mask).sum())
+    return frame[mask]
 
 
 def _checked_columns(path: Path, data: DataSpec) -> tuple[str, ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
 from fedmq.codec.update import UpdateCodec
 from fedmq.runtime.client_adapters import adapter_before
+from fedmq.runtime.selection import Weighting, weigher
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 from fedmq.tensors import NamedTensors
@@ -17,9 +17,7 @@ MAX_CLIENTS = 16
 MAX_NBYTES = 1 << 28
 
 
-def record_bias(
-    journal: Journal, blobs: BlobStore, codec: UpdateCodec, weighting: Callable[[int, int], float], round: int
-) -> None:
+def record_bias(journal: Journal, blobs: BlobStore, codec: UpdateCodec, weighting: Weighting, round: int) -> None:
     """Put a committed round's bias, |sum p_k B_k A_k - B' A'| / |sum p_k B_k A_k| over all modules, into the journal.
 
     It takes a tenth of a second for ten clients of GPT-2 small (rank 8), so it is done while the next round trains.
@@ -39,10 +37,8 @@ def record_bias(
     nbytes = sum(value.nbytes for value in first.values())
     count = min(len(updates), MAX_CLIENTS, max(2, MAX_NBYTES // nbytes))
     chosen = [updates[i * len(updates) // count] for i in range(count)]
-    adapters = [
-        (weighting(update["num_examples"], update["num_tokens"]), first if i == 0 else adapter(update))
-        for i, update in enumerate(chosen)
-    ]
+    weigh = weigher(journal, weighting, round)
+    adapters = [(weigh(update), first if i == 0 else adapter(update)) for i, update in enumerate(chosen)]
     modules = pairs(first)
     if modules:
         journal.set_bias(round, relative_bias(factors(adapters, pair) for pair in modules))

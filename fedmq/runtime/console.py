@@ -133,11 +133,18 @@ def statistics_lines(statistics: dict[str, Any]) -> Iterator[str]:
     yield f"      {rows} rows; test {test.get('tokens', 0)} tokens"
     if statistics.get("truncated"):
         yield f"      {statistics['truncated']} texts cut to max_length"
+    if statistics.get("label_tv") is not None:
+        yield f"      classes of a client and of all rows: total variation {statistics['label_tv']:.3f} on average"
     for client in statistics["clients"][:20]:
-        author = f", author {client['author']}" if client.get("author") else ""
         yield (
             f"      {client['client_id']:<12} {client['rows']:>6} rows  {client.get('tokens', 0):>8} tokens"
-            f"  {client['authors'] or '?':>5} authors{author}"
+            f"  {client['authors'] or '?':>5} authors{_whose(client)}"
         )
     if len(statistics["clients"]) > 20:
         yield f"      ... and {len(statistics['clients']) - 20} more clients"
+
+
+def _whose(client: dict[str, Any]) -> str:
+    if client.get("label_tv") is not None:
+        return f", total variation {client['label_tv']:.3f}"
+    return "".join(f", {kind} {client[kind]}" for kind in ("author", "brand") if client.get(kind))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fedmq import atomic, rng, tensors
+from fedmq import atomic, tensors
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
@@ -25,6 +23,7 @@ from fedmq.runtime.bias import record_bias
 from fedmq.runtime.client_adapters import keep_client_adapters
 from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.screening import UpdateLimits, screen, screen_first
+from fedmq.runtime.selection import ClientSelection, Weighting, weigher
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
 from fedmq.storage.journal import Journal
@@ -33,8 +32,6 @@ from fedmq.tensors import NamedTensors
 
 #: Updates of a round that are kept decoded until it is folded, in bytes.
 MAX_DECODED_NBYTES = 1 << 24
-Sampler = Callable[[Sequence[str], int, np.random.Generator], list[str]]
-Weighting = Callable[[int, int], float]
 
 
 class FederatedServer:
@@ -43,10 +40,10 @@ class FederatedServer:
     Args:
       run_dir: OUTPUT_DIR; run.db in it is open as `journal`.
       journal: the run's journal, writable.
-      aggregator, server_optimizer, sampler, weighting: the algorithm (see `fedmq.algorithms`).
+      aggregator, server_optimizer, weighting: the algorithm (see `fedmq.algorithms`).
+      selection: draws the clients of each round.
       upload: how updates come.
       limits: of what an update may claim and be.
-      seed: of the run; selection of round r draws from `rng.derive(seed, "select", r)`.
       num_rounds: the last round, whose model is also kept as round_final.
       save_every: rounds between kept global checkpoints.
       save_client_adapters: whether client_K/round_N is kept.
@@ -59,19 +56,18 @@ class FederatedServer:
         *,
         aggregator: Aggregator,
         server_optimizer: ServerOptimizer,
-        sampler: Sampler,
+        selection: ClientSelection,
         weighting: Weighting,
         upload: UpdateCodec,
         limits: UpdateLimits,
-        seed: int,
         num_rounds: int,
         save_every: int,
         save_client_adapters: bool,
     ) -> None:
         self.run_dir, self.journal = run_dir, journal
         self.aggregator, self.server_optimizer = aggregator, server_optimizer
-        self.sampler, self.weighting, self.limits = sampler, weighting, limits
-        self.upload, self.seed, self.num_rounds = upload, seed, num_rounds
+        self.selection, self.weighting, self.limits = selection, weighting, limits
+        self.upload, self.num_rounds = upload, num_rounds
         self.save_every, self.save_client_adapters = save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
         self._adapter_config = run_dir / "blobs" / CONFIG
@@ -79,6 +75,8 @@ class FederatedServer:
         self._params: tuple[int, NamedTensors] | None = None
         self._memory: tuple[int, Remembered] = (0, NOTHING)
         self._delta: NamedTensors | None = None
+        #: what the clients that were just drawn count, where the draw decides it
+        self._weights: dict[str, float] | None = None
         #: the open round's first updates, as they were checked: few and small ones need not be read again
         self._decoded: dict[str, NamedTensors] = {}
 
@@ -124,15 +122,15 @@ class FederatedServer:
 
     def select(self, round: int, eligible: Sequence[str], count: int, draw: int = 0) -> tuple[str, ...]:
         """Draw the round's clients; anew, if it was drawn before and abandoned."""
-        purpose = f"select-{draw}" if draw else "select"
-        return tuple(self.sampler(eligible, count, rng.derive(self.seed, purpose, round)))
+        clients, self._weights = self.selection.select(round, eligible, count, draw)
+        return clients
 
     def open_round(self, round: int, groups: Sequence[Sequence[str]], draw: int = 0) -> None:
         """Make the selection durable, and who is trained together: a resumed run must not compute it anew."""
         if draw:
-            self.journal.draw_anew(round, groups, draw)
+            self.journal.draw_anew(round, groups, draw, self._weights)
         else:
-            self.journal.open_round(round, groups)
+            self.journal.open_round(round, groups, self._weights)
 
     def start(self, offer: Offer, content: bytes) -> None:
         """Take the first adapter (version 0) and its adapter_config.json, or refuse them as `screen_first` does."""
@@ -191,12 +189,13 @@ class FederatedServer:
         """Each client's update and weight, in client-id order; the next one's delta takes the place of the last."""
         self._delta = self._delta or tensors.zeros_like(params)
         rows = {row["client"]: row for row in self.journal.updates(round)}
+        weigh = weigher(self.journal, self.weighting, round)
         for client in sorted(clients):
             row = rows[client]
             local = self._decoded.get(row["digest"]) or self.upload.decode(self.blobs.read(row["digest"]), params)
             delta = tensors.subtract(local, params, out=self._delta)
             update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
-            yield update, self.weighting(update.num_examples, update.num_tokens)
+            yield update, weigh(row)
 
     def evaluated(self, result: Evaluated, worker: str) -> None:
         """A version was scored on one unit. RemoteProtocolError EMPTY: on no target."""

@@ -133,21 +133,29 @@ class Journal:
 
     # --- rounds --------------------------------------------------------------------------------
 
-    def open_round(self, round: int, groups: Iterable[Sequence[str]]) -> None:
-        """The selection is fixed: clients, in the groups that are trained together."""
+    def open_round(self, round: int, groups: Iterable[Sequence[str]], weights: dict[str, float] | None = None) -> None:
+        """The selection is fixed: clients, in the groups that are trained together, and what each counts if it is."""
         with self._written():
             self._db.execute(
-                "INSERT INTO rounds (round, state, groups, opened_at) VALUES (?, 'open', ?, ?)",
-                (round, json.dumps([list(group) for group in groups]), time.time()),
+                "INSERT INTO rounds (round, state, groups, weights, opened_at) VALUES (?, 'open', ?, ?, ?)",
+                (round, json.dumps([list(group) for group in groups]), json.dumps(weights), time.time()),
             )
 
-    def draw_anew(self, round: int, groups: Iterable[Sequence[str]], draw: int) -> None:
+    def draw_anew(
+        self, round: int, groups: Iterable[Sequence[str]], draw: int, weights: dict[str, float] | None = None
+    ) -> None:
         """The open round was abandoned, for the `draw`-th time: another selection takes the place of the old one."""
         with self._written():
             self._db.execute(
-                "UPDATE rounds SET draw = ?, groups = ? WHERE round = ? AND state = 'open'",
-                (draw, json.dumps([list(group) for group in groups]), round),
+                "UPDATE rounds SET draw = ?, groups = ?, weights = ? WHERE round = ? AND state = 'open'",
+                (draw, json.dumps([list(group) for group in groups]), json.dumps(weights), round),
             )
+
+    def weights(self, round: int) -> dict[str, float] | None:
+        """What each client of a round counts in the mean; None where that follows from its size."""
+        row = self._db.execute("SELECT weights FROM rounds WHERE round = ?", (round,)).fetchone()
+        weights: dict[str, float] | None = json.loads(row["weights"] or "null")
+        return weights
 
     def freeze_round(self, round: int, clients: Iterable[str]) -> None:
         """The set of updates that will be folded is fixed, for ever."""

@@ -1,165 +1,124 @@
-"""Partitions: complete, disjoint, seeded, and clear about too few authors."""
+"""Partitions in equal parts: complete, disjoint, seeded; by chance, by chunks of length, by length and noise."""
 
 from __future__ import annotations
 
-from fractions import Fraction
+from inspect import signature
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import deal, everything, rows
 
-from fedmq.algorithms.partition import by_author, iid, largest_remainder, non_iid, rows_of
-from fedmq.errors import DataError
+from fedmq.algorithms.partition import BY_NAME, iid, length, length_order, non_iid
+from fedmq.algorithms.partition_shares import Wanted, cut_equally
 
 seeds = st.integers(0, 2**32 - 1)
 clients = st.integers(1, 20)
+lengths = st.lists(st.integers(1, 280), max_size=300)
+EMPTY = rows([])
 
 
-def rng(seed: int) -> np.random.Generator:
-    return np.random.default_rng(seed)
+@pytest.mark.parametrize("name", BY_NAME)
+@given(lengths, clients, seeds)
+def test_every_partition_that_uses_all_rows_does(name: str, found: list[int], num_clients: int, seed: int) -> None:
+    if name in ("by_author", "by_brand"):
+        return
+    labels = {"brand": ["ABC"[n % 3] for n in found]}
+    train, val = (
+        rows([*found, *range(num_clients)], brand=[*labels["brand"], *"D" * num_clients]),
+        rows(found, **labels),
+    )
+    # So large an alpha leaves no client without a row.
+    options = {"alpha": 1e3} if name == "dirichlet" else {}
+    if name == "dirichlet" and len(train.lengths) < 5 * num_clients:
+        return
+    everything(deal(BY_NAME[name](**options), train, val, num_clients, seed), train, val)
 
 
-@given(st.integers(0, 10**7), st.lists(st.floats(0.01, 1.0), min_size=1, max_size=20))
-def test_largest_remainder_sums_to_the_total_and_stays_within_one_of_each_quota(
-    total: int, shares: list[float]
-) -> None:
-    counts = largest_remainder(total, shares)
-    assert sum(counts) == total
-    for count, share in zip(counts, shares, strict=True):
-        assert abs(count - total * share / sum(shares)) < 1 + 1e-6
+@pytest.mark.parametrize("name", ["iid", "non_iid", "length"])
+@given(lengths, clients, seeds)
+def test_equal_parts(name: str, found: list[int], num_clients: int, seed: int) -> None:
+    shares = deal(BY_NAME[name](), rows(found), rows(found[:7]), num_clients, seed)
+    for split in (0, 1):
+        sizes = [len(share[split]) for share in shares]
+        assert max(sizes) - min(sizes) <= (2 if name == "non_iid" else 1)
 
 
-@given(st.integers(0, 3_000_000), st.lists(st.integers(1, 100), min_size=1, max_size=5))
-def test_largest_remainder_agrees_with_exact_arithmetic(total: int, percents: list[int]) -> None:
-    quotas = [Fraction(total * percent, sum(percents)) for percent in percents]
-    expected = [int(quota) for quota in quotas]
-    order = sorted(range(len(quotas)), key=lambda i: expected[i] - quotas[i])
-    for i in order[: total - sum(expected)]:
-        expected[i] += 1
-    assert largest_remainder(total, [percent / 100 for percent in percents]) == expected
-
-
-@pytest.mark.parametrize(
-    ("total", "shares", "expected"),
-    [
-        (30, [0.8, 0.1, 0.1], [24, 3, 3]),  # 0.1 * 30 is 3.0000000000000004 in floats
-        (100, [0.29, 0.71], [29, 71]),  # 0.29 * 100 is 28.999999999999996
-        (5, [0.8, 0.1, 0.1], [4, 1, 0]),  # a tie goes to the first
-        (2, [0.7, 0.2, 0.1], [2, 0, 0]),  # a tie of 0.4 with 1.4 - 1, which floats see as less
-        (36, [0.85, 0.05, 0.1], [31, 2, 3]),  # 30.6, 1.8 and 3.6: a tie of 0.6 for the second place
-        (7, [0.9, 0.1, 0.0], [6, 1, 0]),
-        (0, [1, 1], [0, 0]),
-    ],
-)
-def test_largest_remainder_by_hand(total: int, shares: list[float], expected: list[int]) -> None:
-    assert largest_remainder(total, shares) == expected
-
-
-@given(st.integers(0, 300), clients, seeds)
-def test_iid_is_complete_disjoint_equal_and_deterministic(num_rows: int, num_clients: int, seed: int) -> None:
-    parts = iid(num_rows, num_clients, rng(seed))
-    assert len(parts) == num_clients
-    assert sorted(np.concatenate(parts).tolist()) == list(range(num_rows))
-    sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
-    again = iid(num_rows, num_clients, rng(seed))
-    assert all((a == b).all() for a, b in zip(parts, again, strict=True))
+@pytest.mark.parametrize("name", BY_NAME)
+def test_an_option_that_it_has_not(name: str) -> None:
+    assert "sigm" not in signature(BY_NAME[name]).parameters
+    with pytest.raises(TypeError, match="sigm"):
+        BY_NAME[name](sigm=1.0)
 
 
 def test_iid_shuffles_by_seed() -> None:
-    first, second = iid(1000, 2, rng(1))[0], iid(1000, 2, rng(2))[0]
+    first, second = (deal(iid(), rows([0] * 1000), EMPTY, 2, seed)[0].train for seed in (1, 2))
     assert first.tolist() != second.tolist()
     # Dealt at random, not cut in the middle.
     assert 400 < first.mean() < 600
 
 
-@given(st.lists(st.integers(1, 280), max_size=300), clients, seeds)
-def test_non_iid_is_complete_disjoint_and_deterministic(lengths: list[int], num_clients: int, seed: int) -> None:
-    parts = non_iid(np.array(lengths, np.int64), num_clients, rng(seed))
-    assert len(parts) == num_clients
-    assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
-    sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 2
-    again = non_iid(np.array(lengths, np.int64), num_clients, rng(seed))
-    assert all((a == b).all() for a, b in zip(parts, again, strict=True))
-
-
 def test_non_iid_gives_each_client_two_bands_of_length() -> None:
-    lengths = rng(0).permutation(100)
-    for part in non_iid(lengths, 5, rng(3)):
-        bands = np.unique(lengths[part] // 10)
-        assert len(part) == 20
-        assert len(bands) == 2
+    found = np.random.default_rng(0).permutation(100)
+    for share in deal(non_iid(), rows(found.tolist()), EMPTY, 5):
+        assert len(share.train) == 20
+        assert len(np.unique(found[share.train] // 10)) == 2
 
 
 def test_non_iid_keeps_the_order_of_equal_lengths() -> None:
-    lengths = np.tile([5, 3], 50)
     order = [*range(1, 100, 2), *range(0, 100, 2)]
     bands = [set(order[start : start + 25]) for start in range(0, 100, 25)]
-    for part in non_iid(lengths, 2, rng(0)):
-        assert sum(band <= set(part.tolist()) for band in bands) == 2
+    for share in deal(non_iid(), rows([5, 3] * 50), EMPTY, 2):
+        assert sum(band <= set(share.train.tolist()) for band in bands) == 2
 
 
 def test_non_iid_gives_train_and_val_the_same_bands() -> None:
-    train, val = non_iid(np.arange(100), 5, rng(3)), non_iid(np.arange(10), 5, rng(3))
-    for a, b in zip(train, val, strict=True):
-        assert np.unique(a // 10).tolist() == b.tolist()
+    for share in deal(non_iid(), rows(list(range(100))), rows(list(range(10))), 5):
+        assert np.unique(share.train // 10).tolist() == share.val.tolist()
 
 
-@given(st.lists(st.sampled_from("abcdefg"), max_size=60), st.integers(1, 4), st.integers(1, 5))
-def test_by_author_takes_the_most_frequent(authors: list[str], num_clients: int, min_samples: int) -> None:
-    counts = {author: authors.count(author) for author in authors}
-    ranked = sorted((-count, author) for author, count in counts.items() if count >= min_samples)
-    if len(ranked) < num_clients:
-        with pytest.raises(DataError):
-            by_author(authors, num_clients, min_samples)
-        return
-    chosen = by_author(authors, num_clients, min_samples)
-    assert [author for author, _ in chosen] == [author for _, author in ranked[:num_clients]]
-    for author, rows in chosen:
-        assert rows.tolist() == [i for i, other in enumerate(authors) if other == author]
+def test_sigma_1_sorts_by_length_and_0_does_not_look_at_it() -> None:
+    found = np.random.default_rng(0).permutation(400)
+    shares = deal(length(sigma=1.0), rows(found.tolist()), rows([3, 1, 2, 0]), 4)
+    assert [np.sort(found[share.train]).tolist() for share in shares] == np.arange(400).reshape(4, 100).tolist()
+    assert [share.val.tolist() for share in shares] == [[3], [1], [2], [0]], "the shortest to the first client"
+    shuffled = deal(length(sigma=0.0), rows(found.tolist()), EMPTY, 4)
+    assert [s.train.tolist() for s in shuffled] == [
+        s.train.tolist() for s in deal(length(sigma=0.0), rows([7] * 400), EMPTY, 4)
+    ]
 
 
-def test_by_author_ignores_rows_without_an_author() -> None:
-    assert [author for author, _ in by_author(["", "", "", "x"], 1, 1)] == ["x"]
+def test_sigma_moves_from_iid_to_sorted() -> None:
+    found = np.random.default_rng(0).permutation(4000)
+    spreads = []
+    for sigma in (0.0, 0.25, 0.5, 0.75, 1.0):
+        means = [found[share.train].mean() for share in deal(length(sigma), rows(found.tolist()), EMPTY, 4)]
+        spreads.append(max(means) - min(means))
+    assert spreads == sorted(spreads)
+    # Of 4 equal parts of 0 .. 3999 the first and the last are 3000 apart; at random each mean has a deviation of 36.
+    assert spreads[0] < 150 and spreads[-1] == 3000
 
 
-def test_rows_of_an_absent_author_are_none() -> None:
-    assert [rows.tolist() for rows in rows_of(["x", "y"], ["z", "y"])] == [[], [1]]
+@pytest.mark.parametrize(
+    ("sigma", "sums"),
+    [(0.0, [1338, 1401, 1249, 1062]), (0.6, [1238, 1382, 1187, 1243]), (1.0, [1260, 1238, 1233, 1319])],
+)
+def test_the_same_parts_as_the_continuous_partitioner_of_flwr(sigma: float, sums: list[int]) -> None:
+    """flwr-datasets 0.6.1, ContinuousPartitioner(4, "len", strictness=sigma, shuffle=False, seed=42), printed these."""
+    found = np.array([(i * 37) % 281 + 3 for i in range(101)])
+    parts = cut_equally(length_order(found, sigma, np.random.default_rng(42)), 4)
+    assert [len(part) for part in parts] == [26, 25, 25, 25]
+    assert [part.sum() for part in parts] == sums
 
 
-TEN = ["a"] * 5 + ["b"] * 3 + ["c"] * 2
+def test_texts_of_one_length_are_dealt_by_chance() -> None:
+    shares = deal(length(sigma=1.0), rows([9] * 10), EMPTY, 2)
+    assert [share.train.tolist() for share in shares] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], "the order of the file"
+    assert length().deal(rows([9] * 10), EMPTY, Wanted(2, 1))[0].train.tolist() != [0, 1, 2, 3, 4]
 
 
-def message(authors: list[str], num_clients: int, min_samples: int) -> str:
-    with pytest.raises(DataError) as caught:
-        by_author(authors, num_clients, min_samples)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_too_few_authors_gives_the_numbers_and_two_ways_out() -> None:
-    text = message(TEN, 3, 3)
-    assert "needs 3 authors with at least 3 training rows each, but 2 of 3 authors" in text
-    assert "the largest has 5, number 3 has 2" in text
-    assert "federated.min_samples_per_client to at most 2" in text
-    assert "federated.num_clients to at most 2" in text
-    # Both ways lead out.
-    assert len(by_author(TEN, 3, 2)) == 3
-    assert len(by_author(TEN, 2, 3)) == 2
-
-
-def test_more_clients_than_authors_at_all() -> None:
-    text = message(TEN, 4, 3)
-    assert "num_clients to at most 3 and federated.min_samples_per_client to at most 2" in text
-    assert "or lower federated.num_clients to at most 2" in text
-    assert len(by_author(TEN, 3, 2)) == 3
-
-
-def test_no_author_with_enough_rows_or_no_author_at_all() -> None:
-    text = message(TEN, 2, 100)
-    assert "0 of 3 authors" in text
-    assert "min_samples_per_client to at most 3" in text
-    assert '"iid"' in text
-    assert "no row names its author" in message(["", ""], 2, 1)
+@pytest.mark.parametrize("sigma", [-0.1, 1.1, float("nan"), "much"])
+def test_a_sigma_that_is_none(sigma: object) -> None:
+    with pytest.raises(ValueError, match=r"need sigma in \[0, 1\], got"):
+        length(sigma=sigma)  # type: ignore[arg-type]

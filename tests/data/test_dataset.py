@@ -136,7 +136,8 @@ def test_describe_and_repr(tweets: FederatedDataset) -> None:
     assert described["splits"] == {"train": 1097, "val": 137, "test": 137}
     assert (described["authors"], described["train_rows_used"]) == (719, 25)
     assert described["clients"][0] == {
-        "client_id": "client_0", "author": "116354", "rows": 13, "val_rows": 0, "authors": 1,
+        "client_id": "client_0", "author": "116354", "brand": None, "label_tv": None,
+        "rows": 13, "val_rows": 0, "authors": 1,
     }  # fmt: skip
     assert repr(tweets) == (
         "FederatedDataset(twcs_sample.csv: 1,371 of 2,500 rows kept; train 1,097, val 137, test 137; 719 authors)"
@@ -340,6 +341,60 @@ def test_fewer_rows_than_clients(tmp_path: Path, method: str) -> None:
 
 def test_an_unknown_method_and_no_training_row(tmp_path: Path) -> None:
     path = save(tmp_path, HEADER + good(3))
-    with pytest.raises(ConfigError, match="'dirichlet', expected one of iid, non_iid, by_author"):
-        FederatedDataset(path, spec(), 1).partition("dirichlet", 2)
+    with pytest.raises(ConfigError, match="'by_moon', expected one of iid, non_iid, by_author, by_brand, dirichlet"):
+        FederatedDataset(path, spec(), 1).partition("by_moon", 2)
     assert error_of(path, train_split=0.0, test_split=0.9) == "3 rows kept, none for training; see data.train_split"
+
+
+# --- partitions with options
+
+
+def test_by_brand_gives_each_client_one_company(tweets: FederatedDataset) -> None:
+    clients = tweets.partition("by_brand", 3, 50)
+    described = tweets.describe(clients)["clients"]
+    assert [(row["brand"], row["author"], row["rows"], row["val_rows"]) for row in described] == [
+        ("ChipotleTweets", None, 102, 15),
+        ("AmazonHelp", None, 99, 14),
+        ("AppleSupport", None, 80, 11),
+    ]
+    with pytest.raises(
+        DataError, match=r"twcs_sample.csv: by_brand needs 10 brands .* 100 .* 1 of 5\d brands .* at most 1"
+    ):
+        tweets.partition("by_brand", 10, 100)
+
+
+def test_small_authors_together(tweets: FederatedDataset) -> None:
+    clients = tweets.partition("by_author", 10, 100, small="group")
+    assert all(len(client.train) >= 100 and client.author is None for client in clients)
+    authors = [set(tweets.train["author"].iloc[client.train]) for client in clients]
+    assert sum(map(len, authors)) == len(set.union(*authors)) > 400
+    for client, own in zip(clients, authors, strict=True):
+        assert set(tweets.val["author"].iloc[client.val]) <= own
+    assert tweets.describe(clients)["clients"][0]["authors"] == len(authors[0])
+
+
+@pytest.mark.parametrize("law", ["per_class", "per_client"])
+@pytest.mark.parametrize("label", ["brand", "author", "length"])
+def test_the_distance_of_dirichlet_is_reported(tweets: FederatedDataset, law: str, label: str) -> None:
+    clients = tweets.partition("dirichlet", 5, law=law, label=label, alpha=0.3)
+    assert sorted(np.concatenate([client.train for client in clients])) == list(range(1097))
+    described = tweets.describe(clients)
+    rows = [row["rows"] for row in described["clients"]]
+    distances = [row["label_tv"] for row in described["clients"]]
+    assert described["label_tv"] == pytest.approx(np.average(distances, weights=rows))
+    assert 0.2 < described["label_tv"] < 1
+    if label == "author":
+        names, numbers = np.unique(tweets.train["author"], return_inverse=True)
+        overall = np.bincount(numbers) / 1097
+        own = np.bincount(numbers[clients[0].train], minlength=len(names)) / len(clients[0].train)
+        assert distances[0] == pytest.approx(np.abs(own - overall).sum() / 2)
+
+
+def test_without_classes_there_is_no_distance(tweets: FederatedDataset) -> None:
+    assert tweets.describe(tweets.partition("quantity", 5))["label_tv"] is None
+    assert tweets.describe()["label_tv"] is None
+
+
+def test_an_option_that_the_method_has_not(tweets: FederatedDataset) -> None:
+    with pytest.raises(TypeError, match="alpha"):
+        tweets.partition("iid", 2, alpha=1.0)

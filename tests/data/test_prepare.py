@@ -45,7 +45,7 @@ def save(folder: Path, rows: int = 100, name: str = "tweets.csv") -> Path:
 def prepare(path: Path, out: Path, method: str = "iid", num_clients: int = 3, data: DataSpec = DATA) -> dict[str, Any]:
     dataset = FederatedDataset(path, data, 42)
     clients = dataset.partition(method, num_clients, 1)
-    inputs = partition_inputs(path, data, 42, method, num_clients, 1, TOKENIZER)
+    inputs = partition_inputs(path, data, 42, method, num_clients, 1, {}, TOKENIZER)
     return prepare_partition(dataset, clients, encode, TOKENIZER, out, inputs=inputs)
 
 
@@ -129,15 +129,17 @@ def test_inputs_tell_everything_apart(tmp_path: Path) -> None:
     path, longer = save(tmp_path), save(tmp_path, 101, "longer.csv")
     spec, tokenizer = DATA, TOKENIZER
     calls = [
-        (path, spec, 42, "iid", 3, 1, tokenizer),
-        (longer, spec, 42, "iid", 3, 1, tokenizer),
-        (path, DataSpec("text", "author_id", 0.8, 0.1, 0.1, 6, False), 42, "iid", 3, 1, tokenizer),
-        (path, spec, 43, "iid", 3, 1, tokenizer),
-        (path, spec, 42, "non_iid", 3, 1, tokenizer),
-        (path, spec, 42, "iid", 4, 1, tokenizer),
-        (path, spec, 42, "iid", 3, 2, tokenizer),
-        (path, spec, 42, "iid", 3, 1, tokenizer._replace(digest="other")),
-        (path, spec, 42, "iid", 3, 1, tokenizer._replace(max_length=64)),
+        (path, spec, 42, "iid", 3, 1, {}, tokenizer),
+        (longer, spec, 42, "iid", 3, 1, {}, tokenizer),
+        (path, DataSpec("text", "author_id", 0.8, 0.1, 0.1, 6, False), 42, "iid", 3, 1, {}, tokenizer),
+        (path, spec, 43, "iid", 3, 1, {}, tokenizer),
+        (path, spec, 42, "non_iid", 3, 1, {}, tokenizer),
+        (path, spec, 42, "iid", 4, 1, {}, tokenizer),
+        (path, spec, 42, "iid", 3, 2, {}, tokenizer),
+        (path, spec, 42, "length", 3, 1, {}, tokenizer),
+        (path, spec, 42, "length", 3, 1, {"sigma": 1.0}, tokenizer),
+        (path, spec, 42, "iid", 3, 1, {}, tokenizer._replace(digest="other")),
+        (path, spec, 42, "iid", 3, 1, {}, tokenizer._replace(max_length=64)),
     ]
     assert len({partition_inputs(*call) for call in calls}) == len(calls)
     assert partition_inputs(*calls[0]) == partition_inputs(save(tmp_path, 100, "copy.csv"), *calls[0][1:])

@@ -111,3 +111,31 @@ def test_notebook(folder: Path) -> None:
     notebook = json.loads((folder / "done.ipynb").read_text())
     shown = json.dumps([cell["outputs"] for cell in notebook["cells"]])
     assert "round 1/1" in shown and "My order is" in shown
+
+
+OWN_RULE = """\
+asked = []
+def newest(candidates, draw):
+    asked.append(draw.round)
+    return [max(one.client_id for one in candidates)]
+fed = FederatedLearning(config, sampler=newest)
+fed.setup()
+rounds = fed.train()
+assert asked == [1, 2], asked
+Path("result.json").write_text(json.dumps([row["selected_clients"] for row in rounds]))
+config.federated.selection = "oort"
+config.output_dir = "another"
+try:
+    FederatedLearning(config, sampler=newest).setup()
+except Exception as error:
+    print("refused:", error)
+"""
+
+
+def test_an_own_rule_of_selection(tmp_path: Path, tiny_settings: Callable[..., dict[str, Any]]) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps(tiny_settings(clients_per_round=1)))
+    (tmp_path / "script.py").write_text(SETUP + OWN_RULE)
+    done = python(tmp_path, "script.py")
+    assert json.loads((tmp_path / "result.json").read_text()) == [["client_2"]] * 2
+    assert "refused: federated.selection is 'oort' and a sampler was given: leave one out" in done.stdout
+    assert not (tmp_path / "another").exists()

@@ -16,12 +16,12 @@ import pytest
 from conftest import Federation
 from running import command_line, descendants, eventually, fedmq, wait_gone
 
-from fedmq import build
 from fedmq.config import ExperimentConfig
 from fedmq.errors import ConfigError, RunError, StorageError
 from fedmq.federated_learning import FederatedLearning
 from fedmq.finished_run import FinishedRun
 from fedmq.inspection import inspect_run
+from fedmq.runtime import derived
 from fedmq.storage.run_lock import RunLock
 
 NEW = {"federated": {"num_clients": 1, "clients_per_round": 1, "num_rounds": 1}}
@@ -185,7 +185,7 @@ def test_an_end_that_fails_halfway_still_lets_go_of_everything(
     fed.server.journal.commit_round(0, "d0")
     port, handlers = int(fed.address.rpartition(":")[2]), logging.getLogger("fedmq").handlers
     assert len(handlers) == 1
-    monkeypatch.setattr(build, "write_derived", full_disk)
+    monkeypatch.setattr(derived, "write_derived", full_disk)
     with pytest.raises(StorageError, match="No space left"):
         fed.close()
     assert handlers == []

@@ -14,6 +14,7 @@ from fedmq.codec.update import update_codec
 from fedmq.protocol import messages as m
 from fedmq.recipe import CodecSpec
 from fedmq.runtime.screening import UpdateLimits
+from fedmq.runtime.selection import ClientSelection
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.hosted import Hosted
 from fedmq.storage.journal import Journal
@@ -56,14 +57,15 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
     folder.mkdir(exist_ok=True)
     path = folder / "run.db"
     journal = Journal.open(path) if path.is_file() else Journal.create(path, {"config": "{}"})
+    sampler, seed = options.pop("sampler", sampling.uniform()), options.pop("seed", 42)
+    weigh = options.get("weighting", weighting.by_examples)
     values: dict[str, Any] = {
         "aggregator": aggregate.fedavg(),
         "server_optimizer": server_opt.none(),
-        "sampler": sampling.uniform,
-        "weighting": weighting.by_examples,
+        "selection": ClientSelection(journal, sampler, weigh, seed, "of the test"),
+        "weighting": weigh,
         "upload": update_codec(CodecSpec("fp32", None, None, None)),
         "limits": UpdateLimits(max_norm=None, max_tokens_per_example=128),
-        "seed": 42,
         "num_rounds": 4,
         "save_every": 2,
         "save_client_adapters": True,

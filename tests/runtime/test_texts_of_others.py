@@ -12,12 +12,11 @@ import pytest
 from conducting import Bench, Hand, Script, finishing, task_in, training
 from rich.console import Console
 
-from fedmq import build
-from fedmq.config import get_default_config
 from fedmq.inspection import inspect_run, inspection_lines
 from fedmq.protocol import messages as m
 from fedmq.report import plots
 from fedmq.runtime.console import ConsoleView
+from fedmq.runtime.derived import write_derived
 
 EVIL = "red\x1b[31m \x1b]0;title\x07 \u202etxet \u2066 one\ntwo\rthree\x00\x9b2J \u2028end"
 FORBIDDEN = set(EVIL) - set("\n") - {c for c in EVIL if c.isprintable()}
@@ -101,7 +100,7 @@ def test_texts_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     bench.server.journal.add_evaluation(
         version=1, unit="test", worker="w0", loss_sum=1.0, num_tokens=1, num_examples=1, seconds=0.0
     )
-    build.write_derived(bench.server, get_default_config())
+    write_derived(bench.server, "a run")
     assert "red" not in repr(drawn), "a plot is drawn from ids and numbers"
     for name in ("training_metrics.json", "global_metrics.json"):
         assert "red" not in (tmp_path / name).read_text(encoding="utf-8")

@@ -38,6 +38,7 @@ from fedmq.recipe import CodecSpec
 from fedmq.runtime import coordinator, guard, links, worker
 from fedmq.runtime.intake import Intake
 from fedmq.runtime.screening import UpdateLimits
+from fedmq.runtime.selection import ClientSelection
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.transfers import Transfers
 from fedmq.storage import journal, run_folder
@@ -57,6 +58,7 @@ class Shape:
       together: clients trained in one step.
       optimizer: of the server.
       codec: of updates. One that has clients remember needs one worker a site: what they remember is on its disk.
+      selection: of the clients of a round.
     """
 
     sites: tuple[int, ...]
@@ -66,6 +68,7 @@ class Shape:
     rounds: int
     optimizer: str
     codec: str = "fp32"
+    selection: str = "uniform"
 
     @functools.cached_property
     def spec(self) -> Any:
@@ -79,6 +82,7 @@ class Shape:
 
     def server(self, folder: Path, journal: journal.Journal) -> FederatedServer:
         """As `build.server` makes it."""
+        sampler = sampling.BY_NAME[self.selection]()
         optimizer = server_opt.none() if self.optimizer == "none" else server_opt.BY_NAME[self.optimizer]()
         return FederatedServer(
             folder,
@@ -87,9 +91,8 @@ class Shape:
             server_optimizer=optimizer,
             upload=update_codec(self.spec.upload),
             limits=UpdateLimits(max_norm=1000.0, max_tokens_per_example=128),
-            sampler=sampling.uniform,
+            selection=ClientSelection(journal, sampler, weighting.by_examples, 42, self.selection),
             weighting=weighting.by_examples,
-            seed=42,
             num_rounds=self.rounds,
             save_every=SAVE_EVERY,
             save_client_adapters=True,
