@@ -4,8 +4,8 @@
 
 To the same loss: `fedmq run` on the bundled base and --rows of the bundled sample, 4 clients (equal random parts) that
 all train in each round, one epoch, else as configs/quickstart.json. The target is the test loss of fp32 uploads under
-plain FedAvg after --rounds rounds, for each seed; every other way goes on until it has come to that loss, for --most
-rounds, and is counted by the upload bytes that run.db has of these rounds.
+plain FedAvg after --rounds rounds, for each seed; every other way goes on for --most rounds, and is counted by the
+upload bytes that run.db has of the rounds to that loss, the last of them in part (a straight line between two losses).
 
 Codecs: the deltas are those of the fp32 run's clients in the first round and the last: client_K/round_N less the global
 adapter before it. Time is for GPT-2 small's adapter (r = 8 on c_attn and c_proj, 811,008 values), each tensor drawn
@@ -122,15 +122,16 @@ def run(folder: Path, table: Path, name: str, seed: int, rounds: int) -> dict[st
     return {"loss": metrics["training_history"]["global_loss"], "bytes_up": uploaded}
 
 
-def reached(one: dict[str, Any], target: float) -> tuple[int, int] | None:
-    """(rounds, upload bytes) to this loss; None when it never was."""
-    for version, loss in enumerate(one["loss"]):
-        if version and loss <= target:
-            return version, sum(one["bytes_up"][:version])
+def reached(one: dict[str, Any], target: float) -> tuple[float, float] | None:
+    """(rounds, upload bytes) to this loss, on a straight line from round to round; None when it never was."""
+    for version, (before, loss) in enumerate(zip(one["loss"], one["loss"][1:], strict=False)):
+        if loss <= target:
+            part = (before - target) / (before - loss)
+            return version + part, sum(one["bytes_up"][:version]) + part * one["bytes_up"][version]
     return None
 
 
-def ratios(ours: list[tuple[int, int] | None], fp32: list[tuple[int, int] | None]) -> dict[str, Any]:
+def ratios(ours: list[tuple[float, float] | None], fp32: list[tuple[float, float] | None]) -> dict[str, Any]:
     """Rounds by seed, and how many times fewer upload bytes than fp32; None where the loss was not reached."""
     fewer = [None if a is None or b is None else b[1] / a[1] for a, b in zip(ours, fp32, strict=True)]
     return {"rounds": [a and a[0] for a in ours], "fewer_bytes": fewer}
@@ -202,7 +203,7 @@ def show(result: dict[str, Any]) -> None:
         print(f" {times[0]:>22} {times[1]:>22}")
     print(f"targets: {', '.join(f'{target:.4f}' for target in result['targets'])}")
     for name, row in result["to_target"].items():
-        rounds = ", ".join("never" if count is None else str(count) for count in row["rounds"])
+        rounds = ", ".join("never" if count is None else f"{count:.1f}" for count in row["rounds"])
         fewer = ", ".join("-" if value is None else f"{value:.1f}" for value in row["fewer_bytes"])
         losses = ", ".join(f"{loss:.4f}" for loss in result["loss_after"][name])
         print(f"{name:28} rounds {rounds:12} fewer upload bytes {fewer:18} loss then {losses}")

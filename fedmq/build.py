@@ -104,7 +104,9 @@ def codec(name: str, **params: Any) -> Codec:
     """A codec of deltas by name.
 
     Example:
-      >>> content, state = codec("int4", block=32).encode(delta, {})  # doctest: +SKIP
+      >>> codec("int5")
+      Traceback (most recent call last):
+      fedmq.errors.ConfigError: unknown codec 'int5', did you mean 'int8'? known: bf16, fp16, fp32, int4, int8, sign, topk
     """
     return _pick("codec", CODECS, name)(**params)
 
