@@ -104,9 +104,7 @@ def codec(name: str, **params: Any) -> Codec:
     """A codec of deltas by name.
 
     Example:
-      >>> codec("int5")
-      Traceback (most recent call last):
-      fedmq.errors.ConfigError: unknown codec 'int5', did you mean 'int8'? known: bf16, fp16, fp32, int4, int8, sign, topk
+      >>> rule = codec("int4", block=32)
     """
     return _pick("codec", CODECS, name)(**params)
 

@@ -81,16 +81,19 @@ class Journal:
                 (verdict,) = database.execute("PRAGMA quick_check").fetchone()
                 if verdict != "ok":
                     raise StorageError(f"{path} is damaged ({verdict}): restore it from a copy, or start anew")
-                # A process that ended on a failed fsync may have left in the log what is in the kernel's memory only:
-                # at a power cut, all that had been appended to it would be lost with it. So the log begins anew.
-                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.DatabaseError as error:
             raise StorageError(f"{path} cannot be read ({error}): restore it from a copy, or start anew") from None
         if version != SCHEMA_VERSION:
             raise StorageError(
                 f"{path} has format {version}, this fedmq reads {SCHEMA_VERSION}: use the version it is from"
             )
-        return cls(path, database)
+        journal = cls(path, database)
+        if not read_only:
+            # A process that ended on a failed fsync may have left in the log what is in the kernel's memory only: at a
+            # power cut, all that had been appended to it would be lost with it. So the log begins anew.
+            with journal._disk("written"):
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return journal
 
     def close(self) -> None:
         """Close the file; the journal ends as one plain file, without a write-ahead log beside it."""
@@ -100,8 +103,8 @@ class Journal:
 
     def get(self, key: str) -> str | None:
         """A meta value."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row["value"])
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        return str(rows[0]["value"]) if rows else None
 
     def require(self, key: str) -> str:
         """A meta value that every run has by now."""
@@ -118,7 +121,7 @@ class Journal:
     def all_hosted(self) -> dict[str, Hosted]:
         """What is known of each client."""
         prefix = Hosted.key("")
-        rows = self._db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+        rows = self._rows("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", len(prefix), prefix)
         return {row["key"][len(prefix) :]: Hosted.decoded(row["value"]) for row in rows}
 
     def workers(self) -> set[str]:
@@ -153,9 +156,8 @@ class Journal:
 
     def weights(self, round: int) -> dict[str, float] | None:
         """What each client of a round counts in the mean; None where that follows from its size."""
-        row = self._db.execute("SELECT weights FROM rounds WHERE round = ?", (round,)).fetchone()
-        weights: dict[str, float] | None = json.loads(row["weights"] or "null")
-        return weights
+        ((weights,),) = self._rows("SELECT weights FROM rounds WHERE round = ?", round)
+        return json.loads(weights or "null")  # type: ignore[no-any-return]
 
     def freeze_round(self, round: int, clients: Iterable[str]) -> None:
         """The set of updates that will be folded is fixed, for ever."""
@@ -177,7 +179,7 @@ class Journal:
 
     def bias(self, round: int) -> float | None:
         """What averaging the LoRA factors of a round lost of its mean update; None while it is not measured."""
-        (bias,) = self._db.execute("SELECT bias FROM rounds WHERE round = ?", (round,)).fetchone()
+        ((bias,),) = self._rows("SELECT bias FROM rounds WHERE round = ?", round)
         return None if bias is None else float(bias)
 
     def set_bias(self, round: int, bias: float) -> None:
@@ -188,7 +190,7 @@ class Journal:
     def rounds(self, first: int = 0) -> list[dict[str, Any]]:
         """The rounds from `first` on, oldest first; `groups`, the clients in them (`selected`), `frozen` as lists."""
         found = []
-        for row in self._db.execute("SELECT * FROM rounds WHERE round >= ? ORDER BY round", (first,)):
+        for row in self._rows("SELECT * FROM rounds WHERE round >= ? ORDER BY round", first):
             groups = json.loads(row["groups"])
             selected = sorted(client for group in groups for client in group)
             parsed = {"groups": groups, "selected": selected, "frozen": json.loads(row["frozen"] or "[]")}
@@ -197,20 +199,20 @@ class Journal:
 
     def last_committed(self) -> int | None:
         """The newest committed round; 0 is the first adapter."""
-        (round,) = self._db.execute("SELECT max(round) FROM rounds WHERE state = 'committed'").fetchone()
+        ((round,),) = self._rows("SELECT max(round) FROM rounds WHERE state = 'committed'")
         return None if round is None else int(round)
 
     def digest(self, round: int) -> str:
         """SHA-256 of a committed round's adapter file."""
-        row = self._db.execute("SELECT digest FROM rounds WHERE round = ? AND state = 'committed'", (round,)).fetchone()
-        if row is None:
+        rows = self._rows("SELECT digest FROM rounds WHERE round = ? AND state = 'committed'", round)
+        if not rows:
             raise StorageError(f"{self.path}: round {round} is not committed")
-        return str(row["digest"])
+        return str(rows[0]["digest"])
 
     def optimizer(self, round: int) -> str | None:
         """SHA-256 of what was remembered after a committed round beside its model; None when that was nothing."""
-        row = self._db.execute("SELECT optimizer FROM rounds WHERE round = ?", (round,)).fetchone()
-        return None if row is None or row["optimizer"] is None else str(row["optimizer"])
+        rows = self._rows("SELECT optimizer FROM rounds WHERE round = ? AND optimizer IS NOT NULL", round)
+        return str(rows[0]["optimizer"]) if rows else None
 
     # --- what came in --------------------------------------------------------------------------
 
@@ -221,7 +223,7 @@ class Journal:
     def updates(self, round: int | None = None) -> list[dict[str, Any]]:
         """Accepted updates, by round and client."""
         where, values = ("", ()) if round is None else ("WHERE round = ?", (round,))
-        rows = self._db.execute(f"SELECT * FROM updates {where} ORDER BY round, client", values)  # noqa: S608
+        rows = self._rows(f"SELECT * FROM updates {where} ORDER BY round, client", *values)  # noqa: S608
         return [dict(row) for row in rows]
 
     def folded(self, round: int) -> list[dict[str, Any]]:
@@ -231,10 +233,10 @@ class Journal:
 
     def last_folded(self, client: str, before: int) -> tuple[int, str] | None:
         """Round and digest of the client's newest update, of a round before `before`, that a model is made of."""
-        rows = self._db.execute(
+        rows = self._rows(
             "SELECT round, updates.digest, frozen FROM updates JOIN rounds USING (round) "
             "WHERE client = ? AND round < ? AND state = 'committed' ORDER BY round DESC",
-            (client, before),
+            *(client, before),
         )
         return next((tuple(row)[:2] for row in rows if client in json.loads(row["frozen"])), None)
 
@@ -244,7 +246,7 @@ class Journal:
 
     def evaluations(self, first: int = 0) -> list[dict[str, Any]]:
         """The evaluations of versions from `first` on, by version and unit."""
-        rows = self._db.execute("SELECT * FROM evaluations WHERE version >= ? ORDER BY version, unit", (first,))
+        rows = self._rows("SELECT * FROM evaluations WHERE version >= ? ORDER BY version, unit", first)
         return [dict(row) for row in rows]
 
     def add_generations(self, version: int, prompts: Iterable[str], texts: Iterable[str]) -> None:
@@ -257,7 +259,7 @@ class Journal:
 
     def generations(self) -> list[dict[str, Any]]:
         """All continuations, by version and position."""
-        return [dict(row) for row in self._db.execute("SELECT * FROM generations ORDER BY version, position")]
+        return [dict(row) for row in self._rows("SELECT * FROM generations ORDER BY version, position")]
 
     def add_note(self, level: str, text: str) -> None:
         """Something that a person should be able to read later."""
@@ -266,24 +268,33 @@ class Journal:
 
     def notes(self) -> list[dict[str, Any]]:
         """All notes, oldest first."""
-        return [dict(row) for row in self._db.execute("SELECT * FROM notes ORDER BY rowid")]
+        return [dict(row) for row in self._rows("SELECT * FROM notes ORDER BY rowid")]
 
     def _insert(self, table: str, fields: dict[str, Any], conflict: str = "") -> None:
         names, marks = ", ".join(fields), ", ".join("?" * len(fields))
         with self._written():
             self._db.execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", tuple(fields.values()))  # noqa: S608
 
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._disk("read"):
+            return self._db.execute(query, values).fetchall()
+
     @contextmanager
     def _written(self) -> Iterator[None]:
         """One transaction, durable when the block ends.
 
         Raises:
-          StorageError: the disk is full, read-only or failing. Nothing of the transaction is there.
+          StorageError: the disk is full, read-only or failing. Nothing of the transaction is there; or the whole, at
+            the next start, if the last that failed was to make it durable.
         """
+        with self._disk("written"), durable_step():
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                yield
+
+    @contextmanager
+    def _disk(self, what: str) -> Iterator[None]:
         try:
-            with durable_step():
-                self._db.execute("BEGIN IMMEDIATE")
-                with self._db:
-                    yield
+            yield
         except sqlite3.OperationalError as error:
-            raise StorageError(f"{self.path} cannot be written ({error}): {atomic.REMEDY}") from None
+            raise StorageError(f"{self.path} cannot be {what} ({error}): {atomic.REMEDY}") from None

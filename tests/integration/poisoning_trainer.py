@@ -1,4 +1,4 @@
-"""A real trainer that lies: it sends the global adapter with noise instead of what it learnt, well-formed and finite.
+"""A real trainer that lies: of what it learnt it sends the opposite, many times over, well-formed and finite.
 
 Each lie is a line of the file FEDMQ_POISONED: the task's round, and the norm of what is sent.
 """
@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from fedmq import rng, tensors
+from fedmq import tensors
 from fedmq.codec import raw
 from fedmq.protocol import trainer_link as link
 from fedmq.runtime import trainer
 
-#: of each number; A is made with some 0.2, B with 0
-DEVIATION = 5.0
+STRENGTH = 100.0
 
 
 class PoisoningTrainer(trainer.Trainer):
@@ -31,8 +30,9 @@ class PoisoningTrainer(trainer.Trainer):
         yield from super()._train(begin, *arguments)
 
     def _write(self, path: str, adapter: dict[str, Any]) -> tuple[str, int]:
-        draw = rng.derive(0, "lie", self._round)
-        lie = {name: draw.normal(scale=DEVIATION, size=value.shape) for name, value in sorted(adapter.items())}
+        # Of B alone: the product of two that are turned round is what it was.
+        learnt = tensors.subtract(adapter, self._global)
+        lie = {name: -STRENGTH * value if "lora_B" in name else value for name, value in learnt.items()}
         with open(os.environ["FEDMQ_POISONED"], "a") as file:
             print(self._round, tensors.l2_norm(lie), file=file)
         return super()._write(path, tensors.astype(tensors.add(self._global, lie), np.float32))

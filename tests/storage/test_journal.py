@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,6 @@ def test_a_lock_waits_out_somebody_who_only_asks(tmp_path: Path, monkeypatch: py
 
 
 FAILING_COMMIT = """
-import os, sys
 from pathlib import Path
 from failing_disk import opened, refuse
 from fedmq.errors import StorageError
@@ -279,7 +279,6 @@ except StorageError as error:
     os._exit(137)
 """
 KILLED_AFTER_A_COMMIT = """
-import os, sys
 from pathlib import Path
 from fedmq.storage.journal import Journal
 
@@ -288,27 +287,55 @@ os._exit(137)
 """
 
 
-@pytest.mark.skipif(not NUMBERS, reason="the numbers of this processor's system calls are not known here")
+needs_seccomp = pytest.mark.skipif(not NUMBERS, reason="the numbers of this processor's system calls are not known here")
+
+
+def run(script: str, path: Path) -> str:
+    """In a process of its own, on a run.db; it must end as one that is killed."""
+    command = [sys.executable, "-c", f"import os, sys; sys.path.insert(0, {str(TESTS)!r})\n{script}", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 137, done.stderr
+    return done.stdout
+
+
+@needs_seccomp
 def test_what_a_failed_fsync_left_in_the_log_endangers_nothing_that_follows(tmp_path: Path) -> None:
     """The kernel's memory has it, the disk has not; a log is read up to its first gap."""
-
-    def run(script: str) -> str:
-        command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{script}", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 137, done.stderr
-        return done.stdout
-
     path, log = tmp_path / "run.db", tmp_path / "run.db-wal"
     Journal.create(path, {}).close()
-    synced = int(run(FAILING_COMMIT))
+    synced = int(run(FAILING_COMMIT, path))
     left = log.read_bytes()[synced:]
     assert left
-    run(KILLED_AFTER_A_COMMIT)
+    run(KILLED_AFTER_A_COMMIT, path)
     # The power is cut: what was never brought to the disk, and never written again, is lost.
     content = bytearray(log.read_bytes())
     if content[synced:].startswith(left):
         content[synced : synced + len(left)] = bytes(len(left))
         log.write_bytes(content)
-    journal = Journal.open(path)
-    assert (journal.get("before"), journal.get("after")) == ("1", "3")
-    journal.close()
+    with closing(Journal.open(path)) as journal:
+        assert (journal.get("before"), journal.get("after")) == ("1", "3")
+
+
+OPENED_ON_A_BAD_DISK = """
+from pathlib import Path
+from failing_disk import refuse
+from fedmq.errors import StorageError
+from fedmq.storage.journal import Journal
+
+refuse(["fsync", "fdatasync"])
+try:
+    Journal.open(Path(sys.argv[1]))
+except StorageError as error:
+    print(error)
+    os._exit(137)
+"""
+
+
+@needs_seccomp
+def test_a_log_that_cannot_be_begun_anew_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    Journal.create(path, {}).close()
+    run(KILLED_AFTER_A_COMMIT, path)
+    assert f"{path} cannot be written (disk I/O error): put that right" in run(OPENED_ON_A_BAD_DISK, path)
+    with closing(Journal.open(path)) as journal:
+        assert journal.get("after") == "3"
