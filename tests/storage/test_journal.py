@@ -287,7 +287,7 @@ os._exit(137)
 """
 
 
-needs_seccomp = pytest.mark.skipif(not NUMBERS, reason="the numbers of this processor's system calls are not known here")
+needs_seccomp = pytest.mark.skipif(not NUMBERS, reason="this processor's system calls have other numbers")
 
 
 def run(script: str, path: Path) -> str:
