@@ -6,6 +6,7 @@ from typing import Any
 
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
 from fedmq.codec.update import UpdateCodec
+from fedmq.errors import RemoteProtocolError
 from fedmq.runtime.client_adapters import adapter_before
 from fedmq.runtime.selection import Weighting, weigher
 from fedmq.storage.blobs import BlobStore
@@ -21,24 +22,31 @@ def record_bias(journal: Journal, blobs: BlobStore, codec: UpdateCodec, weightin
     """Put a committed round's bias, |sum p_k B_k A_k - B' A'| / |sum p_k B_k A_k| over all modules, into the journal.
 
     It takes a tenth of a second for ten clients of GPT-2 small (rank 8), so it is done while the next round trains.
-    Nothing is done where it is there already, where the adapter has no factors, and where the updates are deleted.
+    Nothing is done where it is there already, where the adapter has no factors, and where files are deleted or damaged.
     """
     updates = journal.folded(round)
     if journal.bias(round) is not None or not updates or not all(blobs.has(update["digest"]) for update in updates):
         return
+    try:
+        adapters = _adapters(journal, blobs, codec, updates, round)
+    except RemoteProtocolError:
+        return  # a file has rotted: the model is committed without it, and only this figure is missing
+    if not adapters:
+        return
+    weigh = weigher(journal, weighting, round)
+    weighted = [(weigh(update), adapter) for update, adapter in adapters]
+    if modules := pairs(adapters[0][1]):
+        journal.set_bias(round, relative_bias(factors(weighted, pair) for pair in modules))
+
+
+def _adapters(
+    journal: Journal, blobs: BlobStore, codec: UpdateCodec, updates: list[dict[str, Any]], round: int
+) -> list[tuple[dict[str, Any], NamedTensors]]:
+    """Updates and their adapters, as many as may be held; none where the adapter before them is deleted."""
     base = adapter_before(journal, blobs, round)
     if base is None:
-        return
-
-    def adapter(update: dict[str, Any]) -> NamedTensors:
-        return codec.decode(blobs.read(update["digest"]), base)
-
-    first = adapter(updates[0])
-    nbytes = sum(value.nbytes for value in first.values())
+        return []
+    nbytes = sum(value.nbytes for value in base.values())
     count = min(len(updates), MAX_CLIENTS, max(2, MAX_NBYTES // nbytes))
     chosen = [updates[i * len(updates) // count] for i in range(count)]
-    weigh = weigher(journal, weighting, round)
-    adapters = [(weigh(update), first if i == 0 else adapter(update)) for i, update in enumerate(chosen)]
-    modules = pairs(first)
-    if modules:
-        journal.set_bias(round, relative_bias(factors(adapters, pair) for pair in modules))
+    return [(update, codec.decode(blobs.read(update["digest"]), base)) for update in chosen]

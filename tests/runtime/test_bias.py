@@ -74,3 +74,14 @@ def test_large_adapters_fill_no_memory(tmp_path: Path, monkeypatch: pytest.Monke
     server.tidy(())
     spaced = {client: COHORT[client] for client in ("client_1", "client_2")}
     assert server.rounds()[0]["aggregation_bias"] == pytest.approx(dense(spaced), rel=1e-9)
+
+
+def test_a_file_that_rotted_costs_this_figure_and_nothing_else(tmp_path: Path) -> None:
+    server = started(tmp_path)
+    one_round(server, COHORT)
+    blob = server.blobs.path(server.journal.updates(1)[0]["digest"])
+    server.journal.close()
+    blob.write_bytes(blob.read_bytes()[:-1] + b"!")
+    resumed = make_server(tmp_path)
+    assert resumed.progress().version == 1
+    assert resumed.rounds()[0]["aggregation_bias"] is None
