@@ -88,6 +88,18 @@ def test_a_resumed_round_has_the_same_bits_in_memory_and_in_a_file(tmp_path: Pat
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("name", sorted(build.AGGREGATORS))
+def test_the_order_of_arrival_does_not_change_a_bit(tmp_path: Path, name: str) -> None:
+    digests = set()
+    for k, order in enumerate((CLIENTS, CLIENTS[::-1], CLIENTS[3:] + CLIENTS[:3])):
+        server = started(tmp_path / str(k), aggregator=build.aggregator(name))
+        server.open_round(1, [[client] for client in CLIENTS])
+        bring(server, 1, order)
+        server.aggregate(1, order)
+        digests.add(server.journal.digest(1))
+    assert len(digests) == 1
+
+
 def test_a_round_with_fewer_updates_than_its_rule_needs_stays_open_and_goes_on(tmp_path: Path) -> None:
     rule = build.aggregator("krum", f=1)
     server, whole = (started(tmp_path / name, aggregator=rule) for name in "ab")
