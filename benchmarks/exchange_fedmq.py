@@ -114,9 +114,9 @@ class Desk:
                 if incoming.plane == "control":
                     self._hear(incoming.peer, self._in.decode(incoming.frames[0]))
                     continue
-                for worker, offer, _ in self._intake.take(incoming):
+                for stored in self._intake.take(incoming):
                     self.num_stored += 1
-                    self._say(self._peers[worker], m.Verdict(offer.task, "ACCEPTED", ""))
+                    self._say(self._peers[stored.worker], m.Verdict(stored.offer.task, "ACCEPTED", ""))
 
     def _hear(self, peer: bytes, message: Any) -> None:
         match message:

@@ -81,7 +81,8 @@ def test_the_rule_makes_a_difference(federation: Federation) -> None:
 def test_the_rule_of_the_documentation(federation: Federation) -> None:
     """The example of docs/algorithms.md, as it stands there: a module beside the config."""
     page = (REPO / "docs" / "algorithms.md").read_text(encoding="utf-8")
-    (source,) = re.findall(r"```python\n(# my_rules\.py\n.*?)```", page, re.DOTALL)
+    sources = re.findall(r"```python\n(# my_rules\.py\n.*?)```", page, re.DOTALL)
+    (source,) = [source for source in sources if "def rarest" in source]
     (federation.folder / "my_rules.py").write_text(source)
     (settings,) = re.findall(r"```json\n(\{\"federated\": \{\"selection\": \"my_rules:.*?)```", page, re.DOTALL)
     run_dir = play(federation, "own", **json.loads(settings)["federated"])

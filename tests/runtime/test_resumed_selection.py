@@ -10,6 +10,7 @@ from conducting import CONFIG_TEXT, SPEC, Hand, Watcher
 from serving import adapter, make_server, offer
 
 from fedmq import rng
+from fedmq.algorithms.candidates import Candidate, Draw
 from fedmq.algorithms.sampling import uniform
 from fedmq.codec import raw
 from fedmq.protocol import messages as m
@@ -23,7 +24,8 @@ SEED, ROUNDS = 6, 4
 
 
 def drawn(round: int, *clients: int) -> list[str]:
-    return uniform([f"client_{k}" for k in clients], 2, rng.derive(SEED, "select", round))
+    candidates = [Candidate(f"client_{k}") for k in clients]
+    return list(uniform()(candidates, Draw(round, 2, rng.derive(SEED, "select", round))))
 
 
 class Worker(Hand):
