@@ -21,5 +21,6 @@ def stop(handler: logging.Handler) -> None:
     """Close the file; what is logged goes again where it went before."""
     logger = logging.getLogger("fedmq")
     logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
     logger.propagate = True
     handler.close()
