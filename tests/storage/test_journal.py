@@ -326,7 +326,7 @@ refuse(["fsync", "fdatasync"])
 try:
     Journal.open(Path(sys.argv[1]))
 except StorageError as error:
-    print(error)
+    print(error, flush=True)
     os._exit(137)
 """
 
