@@ -28,7 +28,7 @@ def krum(f: float = 1) -> Aggregator:
       f: >= 0; n >= 2 f + 3.
 
     Reference:
-      Blanchard et al. 2017, Machine Learning with Adversaries (NeurIPS), section 4.
+      Blanchard et al. 2017, Machine Learning with Adversaries (NeurIPS).
     """
     bad = whole("f", f, least=0)
 
@@ -49,7 +49,7 @@ def multi_krum(f: float = 1, m: float | None = None, variant: str = "paper") -> 
         weights. "byzfl" (ByzFL 0.0.11): scores over n - f neighbours, each update one of its own; f >= 1, m <= n - f.
 
     Reference:
-      Blanchard et al. 2017, section 6.
+      Blanchard et al. 2017 (NeurIPS).
     """
     one_of(VARIANTS, variant=variant)
     # byzfl's n - f of n would be the mean of all.

@@ -1,31 +1,24 @@
 """Aggregation that knows what LoRA factors are.
 
-FlexLoRA and LoRA-FAIR come near to the mean of the products B A with one pair of factors, and keep the round's
-adapters, in float64, until `finish`. Where clients train one factor only (FFA-LoRA, RoLoRA) its mean is exact.
+FlexLoRA and LoRA-FAIR come near to the mean of the products B A with one pair of factors, and need the whole round at
+once. Where clients train one factor only (FFA-LoRA, RoLoRA) its mean is exact.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
-from fedmq.algorithms.lora_factors import Factors, factors, mean_factors, pairs
+from fedmq.algorithms.lora_factors import Factors, mean_factors, pairs
+from fedmq.algorithms.options import require
+from fedmq.algorithms.rows import Matrix, flat, of_rows
 from fedmq.recipe import Factors as Trained
-from fedmq.tensors import NamedTensors, add, require_same_shapes, subtract
 
 #: clients' factors of one module -> the next global (A, B)
 _Rule = Callable[[list[Factors]], tuple[np.ndarray, np.ndarray]]
-
-
-class Cohort(NamedTuple):
-    """The global adapter, and what each client made of it, with its weight."""
-
-    params: NamedTensors
-    adapters: list[tuple[float, NamedTensors]]
 
 
 def flexlora() -> Aggregator:
@@ -38,7 +31,7 @@ def flexlora() -> Aggregator:
       Bai et al. 2024, FlexLoRA (arXiv 2402.11505), with the square root of S on both sides. The singular value
       decomposition is of a matrix of (clients * r)^2, after two QR decompositions of the stacked factors.
     """
-    return _of_factors(_best_of_rank)
+    return _of_factors(_best_of_rank, "flexlora")
 
 
 def lora_fair(lam: float = 0.01) -> Aggregator:
@@ -50,10 +43,9 @@ def lora_fair(lam: float = 0.01) -> Aggregator:
       lam: > 0; the larger, the nearer B stays to the averaged one.
 
     Reference:
-      Bian et al. 2025, LoRA-FAIR (arXiv 2411.14961); equation 9 in closed form, with the Frobenius distance.
+      Bian et al. 2025, LoRA-FAIR (arXiv 2411.14961), in closed form, with the Frobenius distance.
     """
-    if not (isinstance(lam, (int, float)) and math.isfinite(lam) and lam > 0):
-        raise ValueError(f"need lam > 0, got {lam}")
+    require("> 0", lam=lam)
 
     def rule(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
         a, b = mean_factors(clients)
@@ -61,7 +53,7 @@ def lora_fair(lam: float = 0.01) -> Aggregator:
         seen = sum(c.weight / total * (c.b - b) @ ((c.a - a) @ a.T) for c in clients)
         return a, b + np.linalg.solve(a @ a.T + lam * np.eye(len(a)), np.asarray(seen).T).T
 
-    return _of_factors(rule)
+    return _of_factors(rule, f"lora_fair with lam {lam:g}")
 
 
 def ffa() -> Aggregator:
@@ -105,31 +97,19 @@ def _best_of_rank(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
     return root[:, None] * (vt[:rank] @ q_a.T), (q_b @ u[:, :rank]) * root
 
 
-def _of_factors(rule: _Rule) -> Aggregator:
+def _of_factors(rule: _Rule, name: str) -> Aggregator:
     """An aggregator that gives each pair of factors to `rule`, and averages all other tensors."""
 
-    def init(params: NamedTensors) -> Cohort:
-        return Cohort(params, [])
+    def whole(matrix: Matrix) -> np.ndarray:
+        shares, like = matrix.weights / matrix.weights.sum(), matrix.like
+        moved = {other: np.einsum("k,k...->...", shares, matrix.tensor(other)) for other in like}
+        for pair in pairs(like):
+            a, b = (like[factor] + matrix.tensor(factor) for factor in pair)
+            new = rule([Factors(*client) for client in zip(shares, a, b, strict=True)])
+            moved |= {factor: value - like[factor] for factor, value in zip(pair, new, strict=True)}
+        return flat(moved)
 
-    def fold(state: Cohort, update: Update, weight: float) -> Cohort:
-        if not (np.isfinite(weight) and weight > 0):
-            raise ValueError(f"need a finite weight > 0, got {weight} for client {update.client_id}")
-        require_same_shapes(state.params, update.delta)
-        state.adapters.append((weight, add(state.params, update.delta)))
-        return state
-
-    def finish(state: Cohort) -> NamedTensors:
-        if not state.adapters:
-            raise ValueError("nothing to average: no update was folded")
-        total = sum(weight for weight, _ in state.adapters)
-        found: dict[str, Any] = {
-            name: sum(weight / total * adapter[name] for weight, adapter in state.adapters) for name in state.params
-        }
-        for pair in pairs(state.params):
-            found[pair.a], found[pair.b] = rule(factors(state.adapters, pair))
-        return subtract(found, state.params)
-
-    return Aggregator(init, fold, finish)
+    return of_rows(whole, name=name)
 
 
 BY_NAME: Mapping[str, Callable[..., Aggregator]] = {

@@ -103,7 +103,7 @@ def relative_bias(modules: Iterable[Sequence[Factors]]) -> float:
       0.0
 
     Reference:
-      FedEx-LoRA (arXiv 2410.09432), equation 6; the covariance form keeps small biases exact where W - B' A' cancels.
+      FedEx-LoRA (arXiv 2410.09432); the covariance form keeps small biases exact where W - B' A' cancels.
     """
     error = whole = 0.0
     for clients in modules:

@@ -68,7 +68,7 @@ def geometric_median(iters: float = 1000, tolerance: float = 1e-6) -> Aggregator
     n >= 3, as all points between two minimise.
 
     Reference:
-      Pillutla, Kakade, Harchaoui 2022, Robust Aggregation for Federated Learning (arXiv 1912.13445), algorithm 2.
+      Pillutla, Kakade, Harchaoui 2022, Robust Aggregation for Federated Learning (arXiv 1912.13445).
     """
     steps = whole("iters", iters, least=1)
     require(">= 0", tolerance=tolerance)
@@ -98,7 +98,7 @@ def centered_clip(tau: float = 10.0, iters: float = 1) -> Aggregator:
       iters: >= 1.
 
     Reference:
-      Karimireddy, He, Jaggi 2021, Learning from History (arXiv 2012.10333), algorithm 2.
+      Karimireddy, He, Jaggi 2021, Learning from History (arXiv 2012.10333).
     """
     require("> 0", tau=tau)
     steps = whole("iters", iters, least=1)

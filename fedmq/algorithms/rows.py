@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from fedmq.algorithms.aggregate import Aggregator, Update
-from fedmq.tensors import NamedTensors, require_same_shapes
+from fedmq.tensors import NamedTensors, require_same_shapes, zeros_like
 
 #: Values of all rows together that are read at a time, in bytes: long pieces of a file.
 _READ_NBYTES = 1 << 26
@@ -58,14 +58,24 @@ class Matrix(NamedTuple):
     Attributes:
       rows: one for each update; `blocks` reads them.
       weights: float64 (n,), each > 0.
-      size: P.
+      like: the global adapter that the updates are from.
       last: what the rule gave in the last round, float64 (P,); zeros in the first, and for a rule that is not told.
     """
 
     rows: Rows
     weights: np.ndarray
-    size: int
+    like: NamedTensors
     last: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """P."""
+        return sum(value.size for value in self.like.values())
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Every update of one tensor: float64 (n, *shape)."""
+        start = sum(self.like[other].size for other in self.like if other < name)
+        return self.rows.block(start, start + self.like[name].size).reshape(-1, *self.like[name].shape)
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """All values, so many columns at a time that memory stays bounded: their place, and float64 (n, columns)."""
@@ -119,7 +129,7 @@ def of_rows(
         if not (np.isfinite(weight) and weight > 0):
             raise ValueError(f"need a finite weight > 0, got {weight} for client {update.client_id}")
         require_same_shapes(state.like, update.delta)
-        state.rows.append(_flat(update.delta))
+        state.rows.append(flat(update.delta))
         state.weights.append(float(weight))
         return state
 
@@ -129,17 +139,16 @@ def of_rows(
             raise ValueError("nothing to average: no update was folded")
         if count < fewest:
             raise ValueError(f"{called} needs at least {fewest} updates, and there are {count}")
-        size = sum(value.size for value in state.like.values())
-        last = np.zeros(size) if state.last is None else state.last
-        flat = np.asarray(rule(Matrix(state.rows, np.array(state.weights), size, last)), np.float64)
+        last = flat(zeros_like(state.like)) if state.last is None else state.last
+        found = np.asarray(rule(Matrix(state.rows, np.array(state.weights), state.like, last)), np.float64)
         state.rows.close()
-        if flat.shape != (size,):
-            raise ValueError(f"{called} gave an array of shape {flat.shape}, expected ({size},)")
-        return _named(flat, state.like)
+        if found.shape != last.shape:
+            raise ValueError(f"{called} gave an array of shape {found.shape}, expected {last.shape}")
+        return _named(found, state.like)
 
     def after(state: _State, last: NamedTensors) -> _State:
         require_same_shapes(state.like, last)
-        return state._replace(last=_flat(last))
+        return state._replace(last=flat(last))
 
     return Aggregator(init, fold, finish, fewest=fewest, after=after if told_last else None, name=called)
 
@@ -154,16 +163,16 @@ def kept_in(rule: Aggregator, make_rows: Callable[[], Rows]) -> Aggregator:
     return rule._replace(init=init)
 
 
-def _flat(tensors: NamedTensors) -> np.ndarray:
+def flat(tensors: NamedTensors) -> np.ndarray:
     """All values in one row, by name: a resumed run may have read its names in another order, and sums would differ."""
     if not tensors:
         return np.empty(0)
     return np.concatenate([tensors[name].ravel() for name in sorted(tensors)], dtype=np.float64)
 
 
-def _named(flat: np.ndarray, like: NamedTensors) -> NamedTensors:
+def _named(row: np.ndarray, like: NamedTensors) -> NamedTensors:
     parts, start = {}, 0
     for name in sorted(like):
-        parts[name] = flat[start : start + like[name].size].reshape(like[name].shape)
+        parts[name] = row[start : start + like[name].size].reshape(like[name].shape)
         start += like[name].size
     return {name: parts[name] for name in like}

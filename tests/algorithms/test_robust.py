@@ -94,7 +94,7 @@ def naive_krum_scores(rows: np.ndarray, neighbours: int, itself: bool) -> list[f
 def test_krum_scores_of_the_worked_example() -> None:
     expected = [3.1525, 5.6225, 1.5225, 3.5325, 3.3725, 1.38, 79760.11]
     assert naive_krum_scores(np.array(X), 7 - 1 - 2, False) == pytest.approx(expected, abs=1e-9)
-    matrix = matrices.Matrix(matrices.RowsInMemory(), np.ones(7), 2, np.zeros(2))
+    matrix = matrices.Matrix(matrices.RowsInMemory(), np.ones(7), {"w": np.zeros(2)}, np.zeros(2))
     for row in X:
         matrix.rows.append(np.array(row))
     assert krum._scores(krum._squared_distances(matrix), 4).tolist() == pytest.approx(expected, abs=1e-9)
