@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedmq import own_code
-from fedmq.algorithms import aggregators, lora_aggregate, sampling, server_opt, weighting
+from fedmq.algorithms import aggregators, lora_aggregate, sampling, server_opt, staleness, weighting
 from fedmq.algorithms import partition as partitions
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.candidates import Sampler
@@ -22,11 +22,10 @@ from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import update as updates
 from fedmq.codec.delta import Codec
-from fedmq.config import ExperimentConfig, resolve_dataset_path
+from fedmq.config import ExperimentConfig
 from fedmq.config_federated import FederatedConfig
 from fedmq.errors import ConfigError
 from fedmq.protocol.coordinator_state import CoordinatorState
-from fedmq.protocol.fields import MAX_CLIENTS_PER_WORKER
 from fedmq.protocol.messages import Shutdown
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
@@ -162,6 +161,7 @@ def server(
         selection=ClientSelection(journal, drawing, weigh, config.seed, name),
         weighting=weigh,
         upload=updates.update_codec(federated.upload_spec()),
+        discount=_buffer(federated).discount,
         limits=UpdateLimits(federated.max_update_norm, config.model.max_length * config.training.num_epochs),
         num_rounds=federated.num_rounds,
         save_every=federated.save_every,
@@ -182,16 +182,32 @@ def _rule(federated: FederatedConfig, own: Aggregator | None) -> Aggregator:
     return lora_aggregator(federated.lora_aggregation, **federated.lora_aggregation_options)
 
 
+def _buffer(federated: FederatedConfig) -> staleness.Buffer:
+    options: dict[str, Any] = dict(federated.async_options)
+    return staleness.fedbuff(**options)
+
+
 def round_policy(config: ExperimentConfig) -> RoundPolicy:
     """What makes a round of this run. Engine "hf" gains nothing by training clients together."""
-    federated, training = config.federated, config.training
+    federated, training, quorum = config.federated, config.training, config.federated.quorum()
+    if federated.mode == "async":
+        # Clients that are trained together begin and end together.
+        return RoundPolicy(
+            federated.num_rounds,
+            cohort=quorum,
+            quorum=quorum,
+            batch_size=training.batch_size,
+            concurrency=federated.clients_per_round,
+            max_staleness=_buffer(federated).max_staleness,
+        )
     together = 1 if training.engine == "hf" else training.clients_per_batch
+    deadline_s = federated.deadline_s()
     return RoundPolicy(
         federated.num_rounds,
         federated.clients_per_round,
-        quorum=federated.min_clients or federated.clients_per_round,
-        deadline_s=None if federated.round_deadline_s == "auto" else federated.round_deadline_s,
-        automatic_deadline=federated.round_deadline_s == "auto",
+        quorum=quorum,
+        deadline_s=None if deadline_s == "auto" else deadline_s,
+        automatic_deadline=deadline_s == "auto",
         over_selection=federated.over_selection,
         clients_per_batch=together if isinstance(together, int) else None,
         batch_size=training.batch_size,
@@ -256,39 +272,6 @@ def dismiss_workers(journal: Journal, bind: str, keys: Path | None, patience_s: 
         return Links(listening).dismiss(journal.workers(), Shutdown("done", "all rounds committed"), patience_s)
     finally:
         listening.close(linger_s=1.0)
-
-
-def partition(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
-    """Read, split, deal and tokenise the config's data into `out_dir`; returns the statistics.
-
-    Needs pandas and the tokenizer, so it runs in a process of its own during `fedmq run`.
-    """
-    from fedmq.data.dataset import FederatedDataset
-    from fedmq.data.prepare import partition_inputs, prepare_partition, reusable_partition
-    from fedmq.data.shards import TokenizerInfo
-    from fedmq.learning.tokenizer import load_tokenizer
-
-    spec, federated = config.to_run_spec(), config.federated
-    if federated.num_clients > MAX_CLIENTS_PER_WORKER:
-        raise ConfigError(
-            f"federated.num_clients: {federated.num_clients} shards on one host are more than a worker can host "
-            f"({MAX_CLIENTS_PER_WORKER})"
-        )
-    path = resolve_dataset_path(config.data.dataset_path)
-    tokenizer = load_tokenizer(config.model.model_name, config.model.cache_dir)
-    info = TokenizerInfo(tokenizer.digest, tokenizer.eos_token_id, tokenizer.vocab_size, config.model.max_length)
-    method = (federated.data_distribution, federated.num_clients, federated.min_samples_per_client)
-    options: dict[str, Any] = dict(federated.distribution_options)
-    inputs = partition_inputs(path, spec.data, config.seed, *method, options, info)
-    existing = reusable_partition(out_dir, inputs)
-    if existing is not None:
-        return existing
-    dataset = FederatedDataset(path, spec.data, config.seed)
-
-    def encode(texts: list[str]) -> list[Any]:
-        return tokenizer.encode(texts, None)
-
-    return prepare_partition(dataset, dataset.partition(*method, **options), encode, info, out_dir, inputs=inputs)
 
 
 def _pick(what: str, table: Mapping[str, T], name: str) -> T:

@@ -101,6 +101,17 @@ def _how_to_join(address: str, keys: Path | None) -> str:
     return f"{who}; workers need --key and --server-key"
 
 
+def _speeds(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+    speeds = {}
+    for pair in given:
+        client, _, value = pair.partition("=")
+        try:
+            speeds[client] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"got {pair!r}, expected CLIENT=X, such as client_3=0.1") from None
+    return speeds
+
+
 @main.command()
 @click.argument("config", required=False, type=click.Path())
 @set_option
@@ -110,6 +121,15 @@ def _how_to_join(address: str, keys: Path | None) -> str:
     metavar="N",
     help="Local worker processes; default: one per GPU, else per core.",
 )
+@click.option("--virtual-clock", is_flag=True, help="Compute the time that each client takes, and do not wait for it.")
+@click.option(
+    "--speed",
+    "speeds",
+    multiple=True,
+    callback=_speeds,
+    metavar="CLIENT=X",
+    help="By the virtual clock, CLIENT trains X examples a second; the others 1.",
+)
 @_output_dir
 @_resume
 @_overwrite
@@ -118,6 +138,8 @@ def run(
     config: str | None,
     assignments: tuple[str, ...],
     workers: int | None,
+    virtual_clock: bool,
+    speeds: dict[str, float],
     output_dir: str | None,
     resume: bool,
     overwrite: bool,
@@ -125,7 +147,8 @@ def run(
 ) -> None:
     """Run CONFIG (JSON or TOML) with local workers; without CONFIG, the quickstart."""
     settings = load_config(config, assignments, output_dir)
-    _run(settings, as_json, resume=resume, overwrite=overwrite, local_workers=workers)
+    virtual = speeds if speeds or virtual_clock else None
+    _run(settings, as_json, resume=resume, overwrite=overwrite, local_workers=workers, speeds=virtual)
 
 
 @main.command()

@@ -73,13 +73,13 @@ def data_group() -> None:
 @click.option("--parent-fd", type=int, hidden=True)
 def data_partition(config: str, out: str, assignments: tuple[str, ...], as_json: bool, parent_fd: int | None) -> None:
     """Split, deal and tokenise the data of CONFIG into shards that workers take by --data."""
-    from fedmq import build
+    from fedmq.partitioning import partition_data
     from fedmq.runtime.console import statistics_lines
     from fedmq.runtime.local import end_with_parent
 
     if parent_fd is not None:
         end_with_parent(parent_fd)
-    statistics = build.partition(load_config(config, assignments), Path(out))
+    statistics = partition_data(load_config(config, assignments), Path(out))
     if as_json:
         click.echo(json.dumps(statistics))
         return
@@ -96,12 +96,12 @@ def data_check(config: str, assignments: tuple[str, ...], as_json: bool) -> None
     """Print the statistics of the split of CONFIG, without training."""
     import tempfile
 
-    from fedmq import build
+    from fedmq.partitioning import partition_data
     from fedmq.runtime.console import statistics_lines
 
     settings = load_config(config, assignments)
     with tempfile.TemporaryDirectory() as folder:
-        statistics = build.partition(settings, Path(folder) / "data")
+        statistics = partition_data(settings, Path(folder) / "data")
     if as_json:
         click.echo(json.dumps(statistics))
         return

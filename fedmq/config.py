@@ -91,6 +91,12 @@ class ExperimentConfig(Section):
                 f"data: train_split, val_split and test_split are {splits[0]}, {splits[1]} and {splits[2]}, "
                 f"which sum to {sum(splits):g}; they should sum to 1"
             )
+        together = config.training.clients_per_batch
+        if config.federated.mode == "async" and together not in ("auto", 1):
+            raise ConfigError(
+                f"training.clients_per_batch: {together} clients that are trained together begin and end together, "
+                'which federated.mode "async" is to avoid; set it to 1 or "auto"'
+            )
         return config
 
     @classmethod

@@ -1,24 +1,17 @@
-"""Clients, rounds and what becomes of their updates: section `federated` of a config."""
+"""Clients, their data and what becomes of their updates: section `federated` of a config."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import fields
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
 from fedmq import own_code
-from fedmq.config_section import Options, Section, Text, described, nearest, options_conflict
+from fedmq.config_rounds import RoundsConfig
+from fedmq.config_section import Options, Text, described, nearest, options_conflict
 from fedmq.recipe import CodecSpec
-
-
-def _auto_or_seconds(value: Any) -> Any:
-    number = isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value) and value > 0
-    if value is None or value == "auto" or number:
-        return value
-    raise ValueError('should be a number of seconds > 0, "auto" or null')
-
 
 AGGREGATIONS = (
     *("fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
@@ -39,17 +32,11 @@ def _known_or_reference(known: tuple[str, ...]) -> AfterValidator:
 
 
 Distribution = Literal["iid", "non_iid", "by_author", "by_brand", "dirichlet", "quantity", "length"]
-Deadline = Annotated[float | Literal["auto"] | None, BeforeValidator(_auto_or_seconds)]
 
 
-class FederatedConfig(Section):
+class FederatedConfig(RoundsConfig):
     """Clients, rounds and aggregation."""
 
-    section: ClassVar[str] = "federated"
-
-    num_clients: int = described(10, "clients, each with a shard of its own", "clients", ge=1)
-    num_rounds: int = described(5, "rounds of selection, training and aggregation", "rounds", ge=1)
-    clients_per_round: int = described(3, "clients drawn in each round", "clients", ge=1)
     data_distribution: Distribution = described(
         "iid",
         "how rows become shards: equal random parts; chunks by length; a client per author or per company; skewed in "
@@ -97,22 +84,6 @@ class FederatedConfig(Section):
     max_update_norm: float | None = described(
         1000.0, "an update (local - global) with a larger L2 norm is refused; null = none is", gt=0
     )
-    min_clients: int | None = described(
-        None, "updates without which a round never commits (quorum); null = clients_per_round", "clients", ge=1
-    )
-    round_deadline_s: Deadline = described(
-        None,
-        "a round closes then with its quorum, else clients are drawn anew; null = never; "
-        '"auto" = median + 6 median absolute deviations of the rounds before, at least twice the median',
-        "s",
-    )
-    over_selection: float = described(
-        1.0, "as many times clients_per_round are drawn; the first clients_per_round count", "factor", ge=1, le=3
-    )
-    stall_timeout_s: float = described(
-        300.0, "a training without a step for so long is stopped and tried again", "s", gt=0
-    )
-    start_timeout_s: float = described(120.0, "longest wait for the first workers", "s", gt=0)
     save_every: int = described(5, "rounds between global checkpoints; the last is always kept", "rounds", ge=1)
     save_client_adapters: bool = described(True, "keep each client's adapter of each round")
 
@@ -126,18 +97,10 @@ class FederatedConfig(Section):
         return CodecSpec(self.upload_codec, **given)
 
     def conflict(self) -> str | None:
-        if self.clients_per_round > self.num_clients:
-            return (
-                f"federated.clients_per_round: {self.clients_per_round} is more than num_clients {self.num_clients}; "
-                "lower clients_per_round, or raise num_clients, first"
-            )
-        if self.min_clients is not None and self.min_clients > self.clients_per_round:
-            return (
-                f"federated.min_clients: {self.min_clients} is more than clients_per_round {self.clients_per_round}; "
-                "lower min_clients, or raise clients_per_round, first"
-            )
         return (
-            self._distribution_conflict()
+            super().conflict()
+            or self._asynchronous_conflict()
+            or self._distribution_conflict()
             or self._selection_conflict()
             or self._aggregation_conflict()
             or self._lora_aggregation_conflict()
@@ -160,14 +123,30 @@ class FederatedConfig(Section):
 
     def too_few(self, fewest: int, needs: str, reason: str = "") -> str | None:
         """Why a round of this config may close with fewer updates than its aggregation needs; None if it cannot."""
-        closes_with = self.min_clients or self.clients_per_round
-        if closes_with >= fewest:
+        if (closes_with := self.quorum()) >= fewest:
             return None
-        what = "clients_per_round" if self.min_clients is None else "min_clients"
+        what = "clients_per_round" if self.min_clients is None and self.mode == "sync" else "min_clients"
         return (
             f"federated.aggregation_method: {needs} at least {fewest} updates{reason}, and a round may close with "
             f"{closes_with} ({what}): raise {what} first, or change aggregation_options"
         )
+
+    def _asynchronous_conflict(self) -> str | None:
+        if self.mode != "async":
+            return None
+        whole = {
+            "aggregation_method": ("fedavg", "norm_clip"),
+            "lora_aggregation": ("fedit",),
+            "selection": tuple(name for name in SELECTIONS if name != "weighted"),
+        }
+        for name, known in whole.items():
+            value = getattr(self, name)
+            if value not in known and not own_code.is_reference(value):
+                return (
+                    f'federated.{name}: "{value}" needs a cohort that trained from one version, and mode "async" has '
+                    f"none; choose {', '.join(known)}, or another mode"
+                )
+        return None
 
     def _distribution_conflict(self) -> str | None:
         if not self.distribution_options:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fedmq import atomic, build
+from fedmq import atomic, build, build_virtual
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.candidates import Sampler
 from fedmq.config import ExperimentConfig, get_default_config
@@ -22,6 +22,7 @@ from fedmq.runtime.console import ConsoleView, statistics_lines
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
 from fedmq.runtime.server import FederatedServer
+from fedmq.runtime.virtual import VirtualRun
 from fedmq.storage.metrics import total_bytes
 from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
 
@@ -45,6 +46,8 @@ class FederatedLearning:
       view: who is told of the progress; None prints to standard output.
       aggregator: your own rule, in place of federated.aggregation_method; a resumed run needs the same again.
       sampler: your own rule of selection, in place of federated.selection; a resumed run needs the same again.
+      speeds: examples that a client trains in a second of a virtual clock, 1 for who is not in it: nothing is waited
+        for, one process trains (docs/modes.md). None: time is real.
 
     Example:
       >>> fed = FederatedLearning(get_default_config())  # doctest: +SKIP
@@ -65,15 +68,17 @@ class FederatedLearning:
         view: ConsoleView | None = None,
         aggregator: Aggregator | None = None,
         sampler: Sampler | None = None,
+        speeds: Mapping[str, float] | None = None,
     ) -> None:
         self.config = config or get_default_config()
         self.resume, self.overwrite, self.bind = resume, overwrite, bind
         self.keys, self.local_workers = None if keys is None else Path(keys), local_workers
         self.view, self.aggregator, self.sampler = view or ConsoleView(Console()), aggregator, sampler
+        self.speeds = speeds
         self.run_dir = Path(self.config.output_dir)
         self._run: OpenRun | None = None
         self._server: FederatedServer | None = None
-        self._coordinator: Coordinator | None = None
+        self._coordinator: Coordinator | VirtualRun | None = None
         self._workers: LocalWorkers | None = None
         self._log: logging.Handler | None = None
         #: why `train` has nothing to go on with
@@ -88,8 +93,8 @@ class FederatedLearning:
 
     @property
     def address(self) -> str | None:
-        """Where workers connect to, after `setup`; None for a run that is finished and needs no workers."""
-        return None if self._coordinator is None else self._coordinator.transport.address
+        """Where workers connect to, after `setup`; None for a run that needs no workers: finished, or virtual."""
+        return self._coordinator.transport.address if isinstance(self._coordinator, Coordinator) else None
 
     def setup(self) -> None:
         """Open the run's folder, listen, start the local workers and prepare their data.
@@ -103,7 +108,10 @@ class FederatedLearning:
         config.validate_all()
         if self.keys is not None and self.local_workers != 0:
             raise ConfigError("keys are for workers that are started by hand: local_workers=0")
-        decisive = config.decisive() | ({"aggregator": self.aggregator.label()} if self.aggregator else {})
+        if self.speeds is not None and (self.keys is not None or self.local_workers is not None):
+            raise ConfigError("by a virtual clock one process trains for all clients: no workers, no keys")
+        own: dict[str, Any] = {"aggregator": self.aggregator.label()} if self.aggregator else {}
+        decisive = config.decisive() | own | ({} if self.speeds is None else {"speeds": dict(self.speeds)})
         with stop_signals.raised():
             try:
                 with atomic.disk_failures(self.run_dir):
@@ -120,8 +128,13 @@ class FederatedLearning:
             derived.write_derived(self._server, self.config.experiment_name)
             self._dismiss_workers()
             self.close()
-        else:
+            return
+        self._log = run_log.start(Path(self.config.log_dir) / "coordinator.log")
+        if self.speeds is None:
             self._listen()
+        else:
+            named = self._prepare()
+            self._coordinator = build_virtual.virtual_run(self.config, self._server, self.view, named, self.speeds)
 
     def _dismiss_workers(self) -> None:
         """Those that were started by hand may still wait for a coordinator that died when all was done."""
@@ -136,25 +149,21 @@ class FederatedLearning:
             self.view.note("warning", f"not all could be told ({error}): the same command tells the others")
 
     def _listen(self) -> None:
-        config, log_dir, data_dir = self.config, Path(self.config.log_dir), self.run_dir / "data"
-        log_dir.mkdir(parents=True, exist_ok=True)
-        self._log = run_log.start(log_dir / "coordinator.log")
         transport = build.transport(self.bind, self.keys)
         named: frozenset[str] = frozenset()
         try:
             if self.local_workers != 0:
                 # The workers load torch while the data is prepared.
-                self._start_workers(transport.address, log_dir)
-                statistics = self._prepare(data_dir)
-                named = frozenset(client["client_id"] for client in statistics["clients"])
+                self._start_workers(transport.address)
+                named = self._prepare()
             self._coordinator = build.coordinator(
-                config, self.server, transport, self.view, time.monotonic(), named, data_dir
+                self.config, self.server, transport, self.view, time.monotonic(), named, self.run_dir / "data"
             )
         except BaseException:
             transport.close()
             raise
 
-    def _start_workers(self, address: str, log_dir: Path) -> None:
+    def _start_workers(self, address: str) -> None:
         federated, device = self.config.federated, self.config.device
         count = self.local_workers or federated.num_workers or default_workers(device, federated.clients_per_round)
         if device == "cuda" and not num_cuda_devices():
@@ -163,15 +172,17 @@ class FederatedLearning:
             address,
             count,
             self.run_dir / "workers",
-            log_dir,
+            Path(self.config.log_dir),
             device,
             self.config.training.num_threads,
             self.config.model.cache_dir,
         )
         self._workers.start()
 
-    def _prepare(self, data_dir: Path) -> dict[str, Any]:
-        arguments = ["data", "partition", str(self.run_dir / "config.json"), "--out", str(data_dir), "--json"]
+    def _prepare(self) -> frozenset[str]:
+        """The run's shards; the clients' ids."""
+        config, data_dir = self.run_dir / "config.json", self.run_dir / "data"
+        arguments = ["data", "partition", str(config), "--out", str(data_dir), "--json"]
         statistics: dict[str, Any] = json.loads(run_child(arguments))
         before = self.server.journal.get("data")
         if before is not None and json.loads(before)["inputs"] != statistics["inputs"]:
@@ -182,7 +193,7 @@ class FederatedLearning:
         self.server.journal.put(data=json.dumps(statistics))
         for line in statistics_lines(statistics):
             self.view.say(line)
-        return statistics
+        return frozenset(client["client_id"] for client in statistics["clients"])
 
     def train(self) -> list[dict[str, Any]]:
         """Run all rounds; returns one row per committed round.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmq.storage.journal import Journal
-from fedmq.storage.metrics import global_metrics, readable_size, round_metrics, total_bytes
+from fedmq.storage.metrics import global_metrics, lateness, readable_size, round_metrics, total_bytes
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
 
@@ -71,6 +71,7 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
             yield (
                 f"  round {row['round']:>3}  {client['client_id']:<14} {client['train_samples']:>6} texts  train loss "
                 f"{client['train_loss']:.4f}  {client['train_seconds']:7.1f} s  {sent}  {client['worker_id']}"
+                f"{lateness(client['staleness'])}"
             )
     if found["rounds"]:
         yield f"in all  up {readable_size(found['bytes_up'])}  down {readable_size(found['bytes_down'])}"

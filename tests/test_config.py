@@ -67,6 +67,8 @@ DEFAULTS = {
         "num_clients": 10,
         "num_rounds": 5,
         "clients_per_round": 3,
+        "mode": "sync",
+        "async_options": {},
         "data_distribution": "iid",
         "distribution_options": {},
         "selection": "uniform",
@@ -224,6 +226,43 @@ def test_toml(tmp_path: Path) -> None:
             {"federated": {"selection": "weighted", "weighting": "uniform"}},
             'federated.selection: "weighted" draws clients by what they weigh, which federated.weighting "uniform" '
             "makes the same for all",
+        ),
+        (
+            {"federated": {"mode": "asynch"}},
+            "federated.mode: got \"asynch\", should be 'sync', 'semi_sync' or 'async'; did you mean async?",
+        ),
+        (
+            {"federated": {"async_options": {"buffer_size": 2}}},
+            'federated.async_options: of no use in mode "sync"; set mode "async", or async_options {}',
+        ),
+        (
+            {"federated": {"mode": "async", "async_options": {"buffer": 2}}},
+            "federated.async_options: async has no option 'buffer'; did you mean buffer_size?",
+        ),
+        (
+            {"federated": {"mode": "async", "async_options": {"buffer_size": 4}}},
+            "federated.async_options: buffer_size 4 is more than clients_per_round 3, the clients that train at a time",
+        ),
+        (
+            {"federated": {"mode": "async", "round_deadline_s": 5.0}},
+            'federated.round_deadline_s: 5.0 is for rounds that are waited for, and mode "async" waits for nobody',
+        ),
+        (
+            {"federated": {"mode": "async", "aggregation_method": "median"}},
+            'federated.aggregation_method: "median" needs a cohort that trained from one version, and mode "async" has '
+            "none; choose fedavg, norm_clip, or another mode",
+        ),
+        (
+            {"federated": {"mode": "async", "lora_aggregation": "flexlora"}},
+            'federated.lora_aggregation: "flexlora" needs a cohort',
+        ),
+        (
+            {"federated": {"mode": "async", "selection": "weighted"}},
+            'federated.selection: "weighted" needs a cohort',
+        ),
+        (
+            {"federated": {"mode": "async"}, "training": {"clients_per_batch": 4}},
+            "training.clients_per_batch: 4 clients that are trained together begin and end together",
         ),
         (
             {"federated": {"aggregation_method": "krumm"}},
@@ -575,3 +614,18 @@ def test_sections_know_their_names() -> None:
 def test_bundled_means_the_packaged_sample() -> None:
     assert resolve_dataset_path("bundled").parts[-3:] == ("fedmq", "assets", "support_tweets.csv")
     assert resolve_dataset_path("./bundled") == Path("bundled")
+
+
+def test_what_a_mode_waits_for() -> None:
+    federated = get_default_config().federated
+    federated.num_clients = federated.clients_per_round = 5
+    assert (federated.quorum(), federated.deadline_s()) == (5, None)
+    federated.mode = "semi_sync"
+    assert (federated.quorum(), federated.deadline_s()) == (3, "auto")
+    federated.min_clients, federated.round_deadline_s = 2, 30.0
+    assert (federated.quorum(), federated.deadline_s()) == (2, 30.0)
+    federated.min_clients = federated.round_deadline_s = None
+    federated.mode = "async"
+    assert federated.quorum() == 3, "half of those that train at a time, rounded up"
+    federated.async_options = {"buffer_size": 1}
+    assert federated.quorum() == 1

@@ -40,7 +40,7 @@ class Draw(NamedTuple):
       round: that the clients are drawn for, from 1.
       num_clients: how many, at least 1 and at most as many as there are candidates.
       rng: of this draw alone; all chance comes from it.
-      attempt: how often this round was drawn before and then abandoned.
+      attempt: how often this round was drawn before: it was abandoned, or places in it became free.
     """
 
     round: int

@@ -9,6 +9,8 @@ Rules that the rest relies on:
   - A worker that is lost does not fail its tasks: they go to another that can host the clients.
     A task that *fails* `max_attempts` times is given up for the round; the round needs its quorum.
   - The groups of a round (`grouping`) are fixed when it opens, and a group is always trained whole.
+  - A round of an asynchronous run is the filling of a buffer: trainings begin whenever there is a place, and those
+    that are under way when the buffer is committed go on, towards a later round.
 
 Phases move along PHASES only:
 
@@ -17,19 +19,19 @@ Phases move along PHASES only:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fedmq.errors import LocalProtocolError
 from fedmq.protocol import events as ev
 from fedmq.protocol.assignment import awaited
+from fedmq.protocol.evaluations import Evaluations
 from fedmq.protocol.events import Command
-from fedmq.protocol.grouping import automatic, chunks
 from fedmq.protocol.jobs import Job, Status, parse_task
 from fedmq.protocol.phases import PHASES, Phase, Progress
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.protocol.roster import Roster
 from fedmq.protocol.round_clock import RoundClock
+from fedmq.protocol.trainings import Trainings
 
 
 @dataclass
@@ -41,7 +43,7 @@ class CoordinatorState:
       expected: number of distinct clients that the run starts with.
       named: the clients' ids where they are known beforehand; otherwise whoever joins counts.
       generates: whether texts are wanted at the end.
-      clock, accepted: of the round in work; its updates that are durable, by client, with their digests.
+      clock, trainings: of the round in work.
     """
 
     policy: RoundPolicy
@@ -54,17 +56,17 @@ class CoordinatorState:
     phase: Phase = Phase.WAITING
     version: int = -1
     clock: RoundClock = field(init=False)
-    accepted: dict[str, str] = field(init=False)
-    unscored: set[int] = field(default_factory=set)
     roster: Roster = field(init=False)
+    trainings: Trainings = field(init=False)
+    evaluations: Evaluations = field(init=False)
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.timers, self.policy.max_attempts, self.progress)
+        self.evaluations = Evaluations(self.roster)
         self.version = -1 if self.progress.version is None else self.progress.version
         self.clock = RoundClock(self.policy, draw=self.progress.draw)
-        self.accepted = dict(self.progress.accepted)
         # Known from the start: workers go on with the open round, or offer what they finished, before all are there.
-        self._add_trainings(self.progress.selected)
+        self.trainings = Trainings(self.policy, self.roster, self.progress)
 
     @property
     def round(self) -> int:
@@ -91,16 +93,19 @@ class CoordinatorState:
         """Whether a result for `task` would still be used: asked before it is made durable."""
         return self.roster.open(parse_task(task)[0]) and not self.ended
 
-    def in_evaluation(self) -> set[int]:
-        """Versions whose evaluation is still to come: their adapters must stay."""
-        return self.unscored | {s.job.round for s in self.roster.of_kind("evaluate") if s.unfinished}
+    def in_use(self) -> set[int]:
+        """Versions whose adapters must stay: their evaluation is still to come, or a training that began from them."""
+        return self.evaluations.pending() | self.trainings.bases()
 
     def _react(self, event: ev.Event, now: float) -> list[Command]:
         match event:
             case ev.WorkerGreeted(worker, restarted):
                 return self.roster.greeted(worker, restarted, now)
             case ev.WorkerReady():
-                return self.roster.joined(event, now) + self._evaluate_late()
+                notes = self.roster.joined(event, now)
+                if self.phase is not Phase.WAITING:
+                    self.evaluations.late()
+                return notes
             case ev.WorkerGone(worker, reason):
                 return self.roster.lost(worker, reason, now)
             case ev.Heard():
@@ -110,7 +115,7 @@ class CoordinatorState:
             case ev.ResultStored(worker, task, digest):
                 job, _ = parse_task(task)
                 if job.kind == "train" and self.roster.open(job):
-                    self.accepted[job.unit] = digest
+                    self.trainings.accepted[job.unit] = digest
                 return self.roster.done(worker, task, digest)
             case ev.TaskFailed(worker, task, code, text):
                 return self.roster.failed(worker, task, code, text, now)
@@ -171,7 +176,7 @@ class CoordinatorState:
             self._move(Phase.INITIALISING)
             self.roster.add([[Job("init", 0, "adapter")]])
             return notes
-        self.roster.add(self._evaluations(self.progress.unevaluated))
+        self.evaluations.want(self.progress.unevaluated)
         if self.version >= self.policy.num_rounds:
             return notes + self._finishing()
         if self.progress.selected:
@@ -182,39 +187,29 @@ class CoordinatorState:
 
     def _select(self) -> list[Command]:
         self._move(Phase.SELECTING)
-        eligible = sorted((self.roster.sizes.keys() | self.named) - self.roster.gone)
-        if len(eligible) < self.policy.cohort:
+        within_reach = self.trainings.within_reach(self.named)
+        if within_reach < self.policy.cohort:
             lost = ", ".join(sorted(self.roster.gone))
-            text = f"round {self.round} needs {self.policy.cohort} clients, {len(eligible)} are left"
-            return self._end("failed", f"{text} (no worker hosts {lost})")
-        return [ev.Select(self.round, tuple(eligible), self.policy.drawn(len(eligible)), self.clock.draw)]
+            text = f"round {self.round} needs {self.policy.cohort} clients, {within_reach} are left"
+            return self._end("failed", f"{text} (no worker hosts {lost})" if lost else text)
+        eligible = self.trainings.eligible(self.named)
+        count = min(self.trainings.places(), len(eligible))
+        return [ev.Select(self.round, tuple(eligible), count, self.clock.draw)]
 
     def _open_round(self, round: int, clients: tuple[str, ...], now: float) -> list[Command]:
         if round != self.round:
             raise LocalProtocolError(f"selection for round {round} while round {self.round} is open")
         self._move(Phase.COLLECTING)
-        self.clock.open(now)
-        groups = self._groups(clients)
-        self._add_trainings(groups)
-        return [ev.OpenRound(round, groups)]
-
-    def _groups(self, clients: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        size, sizes = self.policy.clients_per_batch, self.roster.sizes
-        if size is None:
-            known = [sizes[client] for client in clients if client in sizes]
-            size = automatic(known, self.policy.batch_size, self.policy.cohort)
-        return tuple(chunks(clients, self.roster.hosts, size))
-
-    def _add_trainings(self, groups: Iterable[Iterable[str]]) -> None:
-        self.roster.add([Job("train", self.round, client) for client in group] for group in groups)
-        for state in self.roster.of_kind("train"):
-            if state.job.unit in self.accepted:
-                state.status, state.digest = Status.DONE, self.accepted[state.job.unit]
+        if not self.policy.asynchronous or not self.clock.draw:
+            self.clock.open(now)
+        return [self.trainings.begin(round, clients)]
 
     def _close_if_full(self, now: float) -> list[Command]:
-        jobs = self.roster.of_kind("train")
+        jobs = self.trainings.jobs()
         accepted = tuple(sorted(s.job.unit for s in jobs if s.status is Status.DONE))
         full, late = len(accepted) >= self.policy.cohort, self.clock.late(now)
+        if self.policy.asynchronous:
+            return self._aggregate(accepted, self.trainings.stop_outdated(self.round), now) if full else self._refill()
         if not full and not late and any(s.unfinished for s in jobs):
             return []
         why = "the round is full" if full else f"not there at the deadline of {self.clock.deadline_s() or 0:.3g} s"
@@ -225,37 +220,34 @@ class CoordinatorState:
         if short and (not late or self.clock.draw + 1 >= self.policy.max_abandoned):
             failures = "; ".join(f"{s.job.unit}: {s.failure}" for s in jobs if s.status is Status.FAILED)
             return commands + self._end("failed", f"{text} ({failures})")
+        if not short:
+            return self._aggregate(accepted, commands, now)
         self.roster.drop("train")
-        if short:
-            self.clock.draw += 1
-            note = ev.Note("warning", f"{text}: abandoned, clients are drawn anew (time {self.clock.draw})")
-            return [*commands, note, *self._select()]
+        self.clock.draw += 1
+        note = ev.Note("warning", f"{text}: abandoned, clients are drawn anew (time {self.clock.draw})")
+        return [*commands, note, *self._select()]
+
+    def _aggregate(self, accepted: tuple[str, ...], before: list[Command], now: float) -> list[Command]:
+        self.roster.drop("train")
         self.clock.full(now)
         self._move(Phase.AGGREGATING)
-        return [*commands, ev.Aggregate(self.round, accepted)]
+        return [*before, ev.Aggregate(self.round, accepted)]
+
+    def _refill(self) -> list[Command]:
+        """Clients take the places that have become free in an asynchronous round, and the round fails without any."""
+        if not self.trainings.places() or (not self.trainings.eligible(self.named) and self.trainings.under_way()):
+            return []
+        self.clock.draw += 1
+        return self._select()
 
     def _committed(self, version: int) -> list[Command]:
         if version != self.round or self.phase is Phase.COLLECTING:
             raise LocalProtocolError(f"version {version} committed while round {self.round} is open")
-        self.version, self.accepted = version, {}
+        self.version, self.trainings.accepted = version, {}
         self.roster.drop("init")
         self.roster.drop("evaluate")
-        self.roster.add(self._evaluations([version]))
+        self.evaluations.want([version])
         return self._finishing() if version >= self.policy.num_rounds else self._select()
-
-    def _evaluations(self, versions: Iterable[int]) -> list[list[Job]]:
-        units = ["test"] if self.roster.test_seen else sorted(self.roster.held_out - self.roster.gone)
-        if not units:
-            # Whoever can evaluate may come later; of the versions that wait for that, the first and the newest stay.
-            waiting = self.unscored | set(versions)
-            self.unscored = {version for version in waiting if version in (0, max(waiting))}
-        return [[Job("evaluate", version, unit)] for version in versions for unit in units]
-
-    def _evaluate_late(self) -> list[Command]:
-        if self.unscored and self.phase is not Phase.WAITING and (self.roster.test_seen or self.roster.held_out):
-            versions, self.unscored = sorted(self.unscored), set()
-            self.roster.add(self._evaluations(versions))
-        return []
 
     def _finishing(self) -> list[Command]:
         self._move(Phase.FINISHING)
@@ -284,11 +276,9 @@ class CoordinatorState:
         Raises:
           LocalProtocolError: naming the first that does not hold.
         """
-        train = self.roster.of_kind("train")
-        checks = {
-            "trainings are of the open round": all(s.job.round == self.round for s in train),
-            "at most those that are drawn are in training": len(train) <= self.policy.drawn(len(train)),
-            "nobody trains outside an open round": not train
+        training = self.trainings.under_way() and not self.policy.asynchronous
+        checks = self.trainings.invariants(self.round) | {
+            "nobody trains outside an open round": not training
             or self.phase in (Phase.WAITING, Phase.COLLECTING, Phase.ENDED),
             "evaluations are of versions": all(s.job.round <= self.version for s in self.roster.of_kind("evaluate")),
             "no version beyond the last round": self.version <= self.policy.num_rounds,

@@ -146,7 +146,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Select:
-    """Draw `count` of `eligible` for this round, and answer Selected. `draw` counts the times that it was drawn."""
+    """Draw `count` of `eligible` for this round, and answer Selected. `draw` counts the times that it was drawn.
+
+    `count` is 0 where all places of an asynchronous run are taken.
+    """
 
     round: int
     eligible: tuple[str, ...]
@@ -156,10 +159,14 @@ class Select:
 
 @dataclass(frozen=True)
 class OpenRound:
-    """Make the round durable, before anything that follows: who was selected, in groups that are trained together."""
+    """Make the round durable, before anything that follows: who was selected, in groups that are trained together.
+
+    `started` holds the clients whose training began in an earlier round, with that round: of an asynchronous run.
+    """
 
     round: int
     groups: tuple[tuple[str, ...], ...]
+    started: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

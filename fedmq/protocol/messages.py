@@ -40,7 +40,7 @@ from fedmq.protocol.records import HostedClient as HostedClient
 from fedmq.protocol.work import Work
 from fedmq.recipe import RunSpec
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -221,9 +221,10 @@ class Cancel:
 
 @dataclass(frozen=True, config=CLOSED)
 class Committed:
-    """Round `round` is durable: outbox entries up to it may be deleted."""
+    """Round `round` is durable: accepted updates up to it may be deleted, and results from before `wanted_from`."""
 
     round: Count
+    wanted_from: Count
 
 
 @dataclass(frozen=True, config=CLOSED)

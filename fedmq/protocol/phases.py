@@ -41,10 +41,11 @@ class Progress(NamedTuple):
       selected: clients of the round that was open, in the groups that are trained together; () when none was.
       accepted: clients whose updates of that round are durable, with the digests of these.
       unevaluated: committed versions that still have no evaluation.
-      draw: how often that round was abandoned and its clients drawn anew.
+      draw: how often that round was abandoned and its clients drawn anew; or places in it were filled.
       hosts: of every client that was announced so far, the workers that host it, also those that are away.
       sizes: of the same clients.
       gone: those of them that were given up, as nobody had hosted them for too long.
+      started: of the `selected`, whose training began in an earlier round, with that round: of an asynchronous run.
     """
 
     version: int | None = None
@@ -55,3 +56,4 @@ class Progress(NamedTuple):
     hosts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     sizes: Mapping[str, Size] = MappingProxyType({})
     gone: tuple[str, ...] = ()
+    started: tuple[tuple[str, int], ...] = ()

@@ -14,7 +14,7 @@ class RoundPolicy:
 
     Attributes:
       num_rounds: committed rounds that end the run.
-      cohort: updates that make a round full; it closes with them.
+      cohort: updates that make a round full; it closes with them. Of an asynchronous run it is the buffer.
       quorum: updates without which a round never commits; 1 <= quorum <= cohort.
       deadline_s: seconds after which a round closes with its quorum, or is abandoned; None waits for everyone.
       automatic_deadline: the deadline follows from the rounds before (`RoundClock`).
@@ -23,6 +23,9 @@ class RoundPolicy:
       max_attempts: failures of one task before its client is given up for the round.
       clients_per_batch: clients trained in one step; None = as many as `grouping.automatic` finds.
       batch_size: examples of one client in one step.
+      concurrency: clients in training at a time, whatever the round: the run is asynchronous (FedBuff; FedAsync with a
+        cohort of 1). None: clients are drawn for a round, and train for that round only.
+      max_staleness: of an asynchronous run: an update counts in a round if its training began at most so many before.
     """
 
     num_rounds: int
@@ -35,6 +38,8 @@ class RoundPolicy:
     max_attempts: int = 2
     clients_per_batch: int | None = 1
     batch_size: int = 8
+    concurrency: int | None = None
+    max_staleness: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.quorum <= self.cohort:
@@ -44,9 +49,29 @@ class RoundPolicy:
         if self.clients_per_batch is not None and not 1 <= self.clients_per_batch <= MAX_GROUP:
             raise ValueError(f"need 1 <= clients_per_batch <= {MAX_GROUP}, got {self.clients_per_batch=}")
 
-    def drawn(self, eligible: int) -> int:
-        """How many of `eligible` clients are drawn for a round."""
-        return min(eligible, math.ceil(self.cohort * self.over_selection))
+        if self.concurrency is not None and not self.cohort <= self.concurrency:
+            raise ValueError(f"need cohort <= concurrency, got {self.cohort=} {self.concurrency=}")
+        if self.max_staleness < 0:
+            raise ValueError(f"need max_staleness >= 0, got {self.max_staleness=}")
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether trainings outlive the round that they began in."""
+        return self.concurrency is not None
+
+    def places(self, taken: int) -> int:
+        """How many clients may begin to train when `taken` do already."""
+        return (self.concurrency or math.ceil(self.cohort * self.over_selection)) - taken
+
+    def oldest_wanted(self, round: int) -> int:
+        """The oldest round whose trainings an open `round` takes.
+
+        Example:
+          >>> policy = RoundPolicy(9, 2, 2, concurrency=4, max_staleness=3)
+          >>> policy.oldest_wanted(5)
+          2
+        """
+        return max(1, round - self.max_staleness) if self.asynchronous else round
 
 
 @dataclass(frozen=True)

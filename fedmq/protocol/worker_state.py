@@ -153,8 +153,9 @@ class WorkerState:
                 return self._drop(task)
             case m.Verdict(task, code):
                 return self._judged(task, code)
-            case m.Committed(round):
-                over = [task for task in self.outbox if parse_task(task)[0].round <= round]
+            case m.Committed(round, wanted_from):
+                rounds = {task: parse_task(task)[0].round for task in self.outbox}
+                over = [t for t, of in rounds.items() if of < wanted_from or (of <= round and t in self.settled)]
                 return [command for task in over for command in self._drop(task) or self._forget(task)]
         return []
 

@@ -13,7 +13,7 @@ from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.jobs import in_words
 from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import readable
-from fedmq.storage.metrics import readable_size
+from fedmq.storage.metrics import lateness, readable_size
 
 #: Rounds with more clients than this are summed up in one line.
 _CLIENTS_SHOWN = 10
@@ -111,6 +111,7 @@ class ConsoleView:
             self.say(
                 f"    {client['client_id']:<12} {client['train_samples']:>6} texts"
                 f"  train loss {client['train_loss']:.4f}  {client['train_seconds']:.1f} s on {client['worker_id']}"
+                f"{lateness(client['staleness'])}"
             )
         if len(clients) > _CLIENTS_SHOWN:
             self.say(f"    ... and {len(clients) - _CLIENTS_SHOWN} more clients")

@@ -24,6 +24,7 @@ from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import escaped
 from fedmq.recipe import RunSpec
 from fedmq.runtime.admission import Admission
+from fedmq.runtime.answers import record_evaluation, record_texts
 from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.intake import Intake, Stored
 from fedmq.runtime.links import Links
@@ -180,9 +181,9 @@ class Coordinator:
     def _answered(self, worker: str, message: m.Evaluated | m.Generated) -> None:
         if self.state.wants(message.task):
             if isinstance(message, m.Generated):
-                self.server.generated(message, self.spec.generation.prompts)
+                record_texts(self._journal, message, self.spec.generation.prompts)
             else:
-                self.server.evaluated(message, worker)
+                record_evaluation(self._journal, message, worker)
         self._events.append(ev.ResultStored(worker, message.task))
 
     def _settle(self) -> None:
@@ -193,7 +194,7 @@ class Coordinator:
             if isinstance(event, ev.Committed):
                 self._unscored.add(event.version)
         if self.state.phase is not Phase.WAITING:
-            self._show_scored(self._unscored - self.state.in_evaluation())
+            self._show_scored(self._unscored - self.state.evaluations.pending())
 
     def _show_scored(self, versions: set[int]) -> None:
         for version in sorted(versions):
@@ -218,8 +219,8 @@ class Coordinator:
                 self._verdict(worker, task, code, text)
             case ev.Select(round, eligible, count, draw):
                 self._events.append(ev.Selected(round, self.server.select(round, eligible, count, draw)))
-            case ev.OpenRound(round, groups):
-                self.server.open_round(round, groups, self.state.clock.draw)
+            case ev.OpenRound(round, groups, started):
+                self.server.open_round(round, groups, self.state.clock.draw, started)
             case ev.LeaveOut(client):
                 self._admission.leave_out(client)
             case ev.Aggregate(round, clients):
@@ -234,16 +235,17 @@ class Coordinator:
     def _aggregate(self, round: int, clients: Sequence[str]) -> None:
         self._tidy()
         self.server.aggregate(round, clients)
-        self._intake.forget(round)
+        wanted_from = self.state.policy.oldest_wanted(round + 1)
+        self._intake.forget_before(wanted_from)
         self._untidy = True
-        self._links.tell_all(m.Committed(round))
+        self._links.tell_all(m.Committed(round, wanted_from))
         self._events.append(ev.Committed(round))
         self.view.committed(self.server.rounds(round)[-1])
 
     def _tidy(self) -> None:
         if self._untidy:
             self._untidy = False
-            self.server.tidy(self.state.in_evaluation())
+            self.server.tidy(self.state.in_use())
 
     def _finish(self, finish: ev.Finish) -> None:
         self._tidy()

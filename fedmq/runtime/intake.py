@@ -112,9 +112,9 @@ class Intake:
             return []
         return self._put(incoming, message, payload)
 
-    def forget(self, round: int) -> None:
-        """No upload of this round or an earlier one is wanted any more."""
-        self._keep({key: offer for key, offer in self._uploads.items() if parse_task(key[1])[0].round > round})
+    def forget_before(self, round: int) -> None:
+        """No upload of an earlier round is wanted any more."""
+        self._keep({key: offer for key, offer in self._uploads.items() if parse_task(key[1])[0].round >= round})
         # Also those of an earlier process of this run, which nobody has offered again.
         self._blobs.discard_partials({part.path for part in self._parts.values()})
 

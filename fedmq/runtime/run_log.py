@@ -8,6 +8,7 @@ from pathlib import Path
 
 def start(path: Path) -> logging.Handler:
     """Write what this package logs to a file, and nowhere else, until `stop`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logger = logging.getLogger("fedmq")

@@ -55,12 +55,14 @@ class ClientSelection:
         Args:
           round: from 1; all rounds before it are committed.
           eligible: their ids.
-          count: at most as many.
-          attempt: how often this round was drawn before and then abandoned.
+          count: at most as many; 0 where all places of an asynchronous run are taken.
+          attempt: how often this round was drawn before: it was abandoned, or places in it became free.
 
         Raises:
           RunError: the rule failed, or gave something else than `count` of these clients.
         """
+        if not count:
+            return Selected((), None)
         candidates = self.candidates(round, eligible)
         generator = rng.derive(self._seed, f"select-{attempt}" if attempt else "select", round)
         try:

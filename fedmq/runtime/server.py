@@ -11,12 +11,13 @@ from typing import Any
 from fedmq import atomic, tensors
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
+from fedmq.algorithms.staleness import Discount
 from fedmq.codec import raw
 from fedmq.codec.update import UpdateCodec
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
-from fedmq.protocol.messages import BlobRef, Evaluated, Generated, Offer
+from fedmq.protocol.messages import BlobRef, Offer
 from fedmq.protocol.phases import Progress
 from fedmq.runtime.aggregation import NOTHING, Remembered, fold, require_enough, step
 from fedmq.runtime.bias import record_bias
@@ -24,6 +25,7 @@ from fedmq.runtime.client_adapters import keep_client_adapters
 from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.screening import UpdateLimits, screen, screen_first
 from fedmq.runtime.selection import ClientSelection, Weighting, weigher
+from fedmq.runtime.updates import Updates
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
 from fedmq.storage.journal import Journal
@@ -43,6 +45,7 @@ class FederatedServer:
       aggregator, server_optimizer, weighting: the algorithm (see `fedmq.algorithms`).
       selection: draws the clients of each round.
       upload: how updates come.
+      discount: of updates that were trained from an older version than the round's, by how many.
       limits: of what an update may claim and be.
       num_rounds: the last round, whose model is also kept as round_final.
       save_every: rounds between kept global checkpoints.
@@ -59,6 +62,7 @@ class FederatedServer:
         selection: ClientSelection,
         weighting: Weighting,
         upload: UpdateCodec,
+        discount: Discount,
         limits: UpdateLimits,
         num_rounds: int,
         save_every: int,
@@ -67,9 +71,9 @@ class FederatedServer:
         self.run_dir, self.journal = run_dir, journal
         self.aggregator, self.server_optimizer = aggregator, server_optimizer
         self.selection, self.weighting, self.limits = selection, weighting, limits
-        self.upload, self.num_rounds = upload, num_rounds
-        self.save_every, self.save_client_adapters = save_every, save_client_adapters
+        self.num_rounds, self.save_every, self.save_client_adapters = num_rounds, save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
+        self._updates = Updates(journal, self.blobs, upload, discount)
         self._adapter_config = run_dir / "blobs" / CONFIG
         #: the newest version's adapter, so that a round reads from disk only what clients sent
         self._params: tuple[int, NamedTensors] | None = None
@@ -98,7 +102,7 @@ class FederatedServer:
         if not committed:
             return progress
         self._keep_client_adapters(committed[-1]["round"], again=True)
-        record_bias(self.journal, self.blobs, self.upload, self.weighting, committed[-1]["round"])
+        record_bias(self.journal, self.blobs, self._updates, self.weighting, committed[-1]["round"])
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
@@ -108,6 +112,7 @@ class FederatedServer:
         return progress._replace(
             version=committed[-1]["round"],
             selected=groups,
+            started=tuple(opened[0]["started"].items()) if opened else (),
             accepted=tuple((row["client"], row["digest"]) for row in accepted),
             draw=opened[0]["draw"] if opened else 0,
             unevaluated=tuple(missing),
@@ -125,12 +130,11 @@ class FederatedServer:
         clients, self._weights = self.selection.select(round, eligible, count, draw)
         return clients
 
-    def open_round(self, round: int, groups: Sequence[Sequence[str]], draw: int = 0) -> None:
+    def open_round(
+        self, round: int, groups: Sequence[Sequence[str]], draw: int = 0, started: Sequence[tuple[str, int]] = ()
+    ) -> None:
         """Make the selection durable, and who is trained together: a resumed run must not compute it anew."""
-        if draw:
-            self.journal.draw_anew(round, groups, draw, self._weights)
-        else:
-            self.journal.open_round(round, groups, self._weights)
+        self.journal.open_round(round, groups, self._weights, draw, dict(started))
 
     def start(self, offer: Offer, content: bytes) -> None:
         """Take the first adapter (version 0) and its adapter_config.json, or refuse them as `screen_first` does."""
@@ -143,10 +147,11 @@ class FederatedServer:
         Raises:
           RemoteProtocolError: with the first thing that is wrong.
         """
-        params = self._newest()
-        hosted = self.journal.hosted(parse_task(offer.task)[0].unit)
+        job, _ = parse_task(offer.task)
+        hosted = self.journal.hosted(job.unit)
         announced = hosted.num_examples if hosted else 0
-        update, remark = screen(offer, content, params, announced, self.limits, self.upload.decode)
+        base = self._version(job.round - 1)
+        update, remark = screen(offer, content, base, announced, self.limits, self._updates.codec.decode)
         if sum(value.nbytes for value in update.values()) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
             self._decoded[offer.blob.digest] = update
         return remark
@@ -154,9 +159,12 @@ class FederatedServer:
     def accept(self, offer: Offer, worker: str, nbytes_up: int) -> None:
         """An update whose blob is durable and checked, `nbytes_up` on the wire, counts: once for round and client."""
         job, _ = parse_task(offer.task)
+        last = self.journal.last_committed()
+        assert last is not None
         self.journal.add_update(
-            round=job.round,
+            round=last + 1,
             client=job.unit,
+            started=job.round,
             worker=worker,
             digest=offer.blob.digest,
             num_examples=offer.num_examples,
@@ -178,62 +186,39 @@ class FederatedServer:
         """
         require_enough(self.aggregator, round, len(clients))
         self.journal.freeze_round(round, sorted(clients))
-        params, before = self._newest(), self._remembered(round - 1)
-        delta = fold(self.aggregator, params, self._updates(round, clients, params), round, before.aggregate)
+        params, before = self._version(round - 1), self._remembered(round - 1)
+        delta = fold(self.aggregator, params, self._deltas(round, clients, params), round, before.aggregate)
         adapter, optimizer = step(self.server_optimizer, params, delta, before.optimizer, round)
         memory, self._decoded = Remembered(optimizer, delta if self.aggregator.after else {}), {}
         self._commit(round, raw.encode(adapter), memory)
         self._params, self._memory = (round, adapter), (round, memory)
 
-    def _updates(self, round: int, clients: Collection[str], params: NamedTensors) -> Iterator[tuple[Update, float]]:
+    def _deltas(self, round: int, clients: Collection[str], params: NamedTensors) -> Iterator[tuple[Update, float]]:
         """Each client's update and weight, in client-id order; the next one's delta takes the place of the last."""
         self._delta = self._delta or tensors.zeros_like(params)
         rows = {row["client"]: row for row in self.journal.updates(round)}
         weigh = weigher(self.journal, self.weighting, round)
         for client in sorted(clients):
             row = rows[client]
-            local = self._decoded.get(row["digest"]) or self.upload.decode(self.blobs.read(row["digest"]), params)
-            delta = tensors.subtract(local, params, out=self._delta)
-            update = Update(client, round - 1, row["num_examples"], row["num_tokens"], delta)
-            yield update, weigh(row)
-
-    def evaluated(self, result: Evaluated, worker: str) -> None:
-        """A version was scored on one unit. RemoteProtocolError EMPTY: on no target."""
-        if result.num_tokens < 1:
-            raise RemoteProtocolError("EMPTY", "an evaluation without targets")
-        job, _ = parse_task(result.task)
-        self.journal.add_evaluation(
-            version=job.round,
-            unit=job.unit,
-            worker=worker,
-            loss_sum=result.loss_sum,
-            num_tokens=result.num_tokens,
-            num_examples=result.num_examples,
-            seconds=result.seconds,
-        )
-
-    def generated(self, result: Generated, prompts: Sequence[str]) -> None:
-        """A version continued the prompts.
-
-        Raises:
-          RemoteProtocolError: not one text for each.
-        """
-        if len(result.texts) != len(prompts):
-            raise RemoteProtocolError("INVALID", f"{len(result.texts)} texts for {len(prompts)} prompts")
-        self.journal.add_generations(parse_task(result.task)[0].round, prompts, result.texts)
+            base = params if row["started"] == round else self._version(row["started"] - 1)
+            local = self._decoded.get(row["digest"]) or self._updates.adapter(row, base)
+            delta = self._updates.discounted(row, tensors.subtract(local, base, out=self._delta))
+            yield Update(client, row["started"] - 1, row["num_examples"], row["num_tokens"], delta), weigh(row)
 
     def tidy(self, pinned_versions: Collection[int]) -> None:
         """What a commit leaves to be done while the next round trains: clients' checkpoints, bias, old blobs deleted.
 
         A crash in between loses nothing: `progress` does the first two, from blobs that are deleted after that. Those
-        of `pinned_versions`, whose evaluation is pending, are kept.
+        of `pinned_versions`, which somebody is still to evaluate or trains from, are kept.
         """
         last = self.journal.last_committed()
         assert last is not None
         self._keep_client_adapters(last)
-        record_bias(self.journal, self.blobs, self.upload, self.weighting, last)
-        keep = {self.journal.digest(version) for version in {*pinned_versions, last}} | {self.journal.optimizer(last)}
-        keep |= {row["digest"] for row in self.journal.updates(last + 1)}
+        record_bias(self.journal, self.blobs, self._updates, self.weighting, last)
+        waiting = self.journal.updates(last + 1)
+        versions = {*pinned_versions, last, *(row["started"] - 1 for row in waiting)}
+        keep = {self.journal.digest(version) for version in versions} | {self.journal.optimizer(last)}
+        keep |= {row["digest"] for row in waiting}
         for path in self.blobs.folder.iterdir():
             if path.suffix == "" and not path.name.startswith(".") and path.name not in keep:
                 self.blobs.remove(path.name)
@@ -264,7 +249,7 @@ class FederatedServer:
     def _keep_client_adapters(self, round: int, again: bool = False) -> None:
         if self.save_client_adapters:
             keep_client_adapters(
-                self.run_dir, self.journal, self.blobs, self._adapter_config, self.upload, round, again
+                self.run_dir, self.journal, self.blobs, self._adapter_config, self._updates, round, again
             )
 
     def _commit(self, round: int, content: bytes, memory: Remembered) -> None:
@@ -287,11 +272,15 @@ class FederatedServer:
             self._memory = (version, Remembered.decoded(None if digest is None else self.blobs.read(digest)))
         return self._memory[1]
 
-    def _newest(self) -> NamedTensors:
+    def _version(self, version: int) -> NamedTensors:
+        """A committed adapter that is in use: the newest is held."""
         last = self.journal.last_committed()
         if last is None:
             raise RemoteProtocolError("EARLY", "an update before the first adapter")
-        if self._params is None or self._params[0] != last:
-            content = self.blobs.read(self.journal.digest(last))
-            self._params = (last, raw.decode(content, raw.read_spec(content)))
-        return self._params[1]
+        if self._params is not None and self._params[0] == version:
+            return self._params[1]
+        found = self._updates.version(version)
+        assert found is not None
+        if version == last:
+            self._params = (version, found)
+        return found

@@ -1,103 +1,30 @@
 """run.db: the journal of a run, and the single source of truth about it.
 
-SQLite in WAL mode with synchronous=FULL: what a method has written when it returns survives a power
-cut. A row names a blob only after that blob is durable. One writer, kept out by a lock file.
+What a method has written when it returns is durable. A row names a blob only after that blob is durable. One writer,
+kept out by a lock file.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from fedmq import atomic
-from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
+from fedmq.storage.database import Database
 from fedmq.storage.hosted import Hosted
-from fedmq.storage.schema import SCHEMA, SCHEMA_VERSION
 
 
-def _connect(path: Path, options: str) -> tuple[sqlite3.Connection, int]:
-    database = sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True, isolation_level=None)
-    try:
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError:
-        database.close()
-        raise
-    return database, version
+class Journal(Database):
+    """Typed reads and durable writes on run.db.
 
+    Attributes:
+      clock: seconds, for the times of rounds and notes: the time of day, unless time is virtual.
+    """
 
-class Journal:
-    """Typed reads and durable writes on run.db."""
-
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
-        self.path = path
-        self._db = connection
-        self._db.row_factory = sqlite3.Row
-
-    @classmethod
-    def create(cls, path: Path, meta: dict[str, str]) -> Journal:
-        """A new run.db with these meta values. The file appears whole or not at all."""
-        temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temp.unlink(missing_ok=True)
-        try:
-            with closing(sqlite3.connect(temp, isolation_level=None)) as database:
-                database.executescript(f"PRAGMA synchronous=FULL; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
-                database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        except sqlite3.OperationalError as error:
-            temp.unlink()
-            raise StorageError(f"{path} cannot be written ({error}): {atomic.REMEDY}") from None
-        atomic.rename(temp, path)
-        atomic.fsync(path.parent)
-        return cls.open(path)
-
-    @classmethod
-    def open(cls, path: Path, read_only: bool = False) -> Journal:
-        """An existing run.db.
-
-        Raises:
-          StorageError: there is none, it is damaged, or a newer fedmq wrote it.
-        """
-        if not path.is_file():
-            raise StorageError(f"{path.parent} is not a run's folder: it has no {path.name}")
-        try:
-            try:
-                database, version = _connect(path, "mode=ro" if read_only else "mode=rw")
-            except sqlite3.OperationalError:
-                # Even a reader needs the files beside run.db, and where nobody may make them it is as good as carved.
-                log = path.with_name(f"{path.name}-wal")
-                if not read_only or (log.exists() and log.stat().st_size):
-                    raise
-                database, version = _connect(path, "mode=ro&immutable=1")
-            if not read_only:
-                database.execute("PRAGMA journal_mode=WAL")
-                database.execute("PRAGMA synchronous=FULL")
-                database.execute("PRAGMA foreign_keys=ON")
-                (verdict,) = database.execute("PRAGMA quick_check").fetchone()
-                if verdict != "ok":
-                    raise StorageError(f"{path} is damaged ({verdict}): restore it from a copy, or start anew")
-        except sqlite3.DatabaseError as error:
-            raise StorageError(f"{path} cannot be read ({error}): restore it from a copy, or start anew") from None
-        if version != SCHEMA_VERSION:
-            raise StorageError(
-                f"{path} has format {version}, this fedmq reads {SCHEMA_VERSION}: use the version it is from"
-            )
-        journal = cls(path, database)
-        if not read_only:
-            # A process that ended on a failed fsync may have left in the log what is in the kernel's memory only: at a
-            # power cut, all that had been appended to it would be lost with it. So the log begins anew.
-            with journal._disk("written"):
-                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return journal
-
-    def close(self) -> None:
-        """Close the file; the journal ends as one plain file, without a write-ahead log beside it."""
-        self._db.close()
+    clock: Callable[[], float] = staticmethod(time.time)
 
     # --- meta ----------------------------------------------------------------------------------
 
@@ -136,23 +63,37 @@ class Journal:
 
     # --- rounds --------------------------------------------------------------------------------
 
-    def open_round(self, round: int, groups: Iterable[Sequence[str]], weights: dict[str, float] | None = None) -> None:
-        """The selection is fixed: clients, in the groups that are trained together, and what each counts if it is."""
-        with self._written():
-            self._db.execute(
-                "INSERT INTO rounds (round, state, groups, weights, opened_at) VALUES (?, 'open', ?, ?, ?)",
-                (round, json.dumps([list(group) for group in groups]), json.dumps(weights), time.time()),
-            )
-
-    def draw_anew(
-        self, round: int, groups: Iterable[Sequence[str]], draw: int, weights: dict[str, float] | None = None
+    def open_round(
+        self,
+        round: int,
+        groups: Iterable[Sequence[str]],
+        weights: dict[str, float] | None = None,
+        draw: int = 0,
+        started: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """The open round was abandoned, for the `draw`-th time: another selection takes the place of the old one."""
+        """The selection is fixed.
+
+        Args:
+          round: that it is of.
+          groups: clients, in the groups that are trained together.
+          weights: what each counts, if it is fixed.
+          draw: how often there was another selection, whose place this one takes.
+          started: clients whose training began in an earlier round, with that round.
+        """
+        drawn = (json.dumps([list(group) for group in groups]), json.dumps(weights), json.dumps(dict(started)), draw)
         with self._written():
-            self._db.execute(
-                "UPDATE rounds SET draw = ?, groups = ?, weights = ? WHERE round = ? AND state = 'open'",
-                (draw, json.dumps([list(group) for group in groups]), json.dumps(weights), round),
-            )
+            if draw:
+                self._db.execute(
+                    "UPDATE rounds SET groups = ?, weights = ?, started = ?, draw = ? "
+                    "WHERE round = ? AND state = 'open'",
+                    (*drawn, round),
+                )
+            else:
+                self._db.execute(
+                    "INSERT INTO rounds (groups, weights, started, draw, round, state, opened_at) "
+                    "VALUES (?, ?, ?, ?, ?, 'open', ?)",
+                    (*drawn, round, self.clock()),
+                )
 
     def weights(self, round: int) -> dict[str, float] | None:
         """What each client of a round counts in the mean; None where that follows from its size."""
@@ -174,7 +115,7 @@ class Journal:
                 "INSERT INTO rounds (round, state, groups, digest, optimizer, opened_at, committed_at) "
                 "VALUES (?, 'committed', '[]', ?, ?, ?, ?) ON CONFLICT (round) DO UPDATE SET state = 'committed', "
                 "digest = excluded.digest, optimizer = excluded.optimizer, committed_at = excluded.committed_at",
-                (round, digest, optimizer, time.time(), time.time()),
+                (round, digest, optimizer, self.clock(), self.clock()),
             )
 
     def bias(self, round: int) -> float | None:
@@ -188,12 +129,13 @@ class Journal:
             self._db.execute("UPDATE rounds SET bias = ? WHERE round = ?", (bias, round))
 
     def rounds(self, first: int = 0) -> list[dict[str, Any]]:
-        """The rounds from `first` on, oldest first; `groups`, the clients in them (`selected`), `frozen` as lists."""
+        """The rounds from `first` on, oldest first, with what is JSON in them parsed; `selected`: the clients."""
         found = []
         for row in self._rows("SELECT * FROM rounds WHERE round >= ? ORDER BY round", first):
             groups = json.loads(row["groups"])
             selected = sorted(client for group in groups for client in group)
-            parsed = {"groups": groups, "selected": selected, "frozen": json.loads(row["frozen"] or "[]")}
+            parsed = {"groups": groups, "selected": selected}
+            parsed |= {"frozen": json.loads(row["frozen"] or "[]"), "started": json.loads(row["started"] or "{}")}
             found.append(dict(row) | parsed)
         return found
 
@@ -217,7 +159,10 @@ class Journal:
     # --- what came in --------------------------------------------------------------------------
 
     def add_update(self, **fields: Any) -> None:
-        """An update was accepted. A second one of the same round and client is an error of ours."""
+        """An update was accepted in a round, of a training `started` in that one or before.
+
+        A second one of the same round and client is an error of ours.
+        """
         self._insert("updates", fields)
 
     def updates(self, round: int | None = None) -> list[dict[str, Any]]:
@@ -232,9 +177,9 @@ class Journal:
         return [update for update in self.updates(round) if update["client"] in row["frozen"]]
 
     def last_folded(self, client: str, before: int) -> tuple[int, str] | None:
-        """Round and digest of the client's newest update, of a round before `before`, that a model is made of."""
+        """The client's newest update that a model of a round before `before` is made of: in which it began, digest."""
         rows = self._rows(
-            "SELECT round, updates.digest, frozen FROM updates JOIN rounds USING (round) "
+            "SELECT updates.started, updates.digest, frozen FROM updates JOIN rounds USING (round) "
             "WHERE client = ? AND round < ? AND state = 'committed' ORDER BY round DESC",
             *(client, before),
         )
@@ -264,37 +209,8 @@ class Journal:
     def add_note(self, level: str, text: str) -> None:
         """Something that a person should be able to read later."""
         with self._written():
-            self._db.execute("INSERT INTO notes VALUES (?, ?, ?)", (time.time(), level, text))
+            self._db.execute("INSERT INTO notes VALUES (?, ?, ?)", (self.clock(), level, text))
 
     def notes(self) -> list[dict[str, Any]]:
         """All notes, oldest first."""
         return [dict(row) for row in self._rows("SELECT * FROM notes ORDER BY rowid")]
-
-    def _insert(self, table: str, fields: dict[str, Any], conflict: str = "") -> None:
-        names, marks = ", ".join(fields), ", ".join("?" * len(fields))
-        with self._written():
-            self._db.execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", tuple(fields.values()))  # noqa: S608
-
-    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._disk("read"):
-            return self._db.execute(query, values).fetchall()
-
-    @contextmanager
-    def _written(self) -> Iterator[None]:
-        """One transaction, durable when the block ends.
-
-        Raises:
-          StorageError: the disk is full, read-only or failing. Nothing of the transaction is there; or the whole, at
-            the next start, if the last that failed was to make it durable.
-        """
-        with self._disk("written"), durable_step():
-            self._db.execute("BEGIN IMMEDIATE")
-            with self._db:
-                yield
-
-    @contextmanager
-    def _disk(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise StorageError(f"{self.path} cannot be {what} ({error}): {atomic.REMEDY}") from None

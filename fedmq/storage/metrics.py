@@ -33,6 +33,16 @@ def readable_size(nbytes: int) -> str:
     return f"{nbytes / 1e6:.2f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
 
 
+def lateness(staleness: int) -> str:
+    """What is said of an update that was trained from an older version than its round's; nothing of others.
+
+    Example:
+      >>> lateness(2)
+      '  2 versions late'
+    """
+    return f"  {staleness} version{'s' if staleness > 1 else ''} late" if staleness else ""
+
+
 def total_bytes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """What crossed the wire for these updates or rounds, by direction."""
     counted = list(rows)
@@ -108,6 +118,7 @@ def _client_row(update: dict[str, Any]) -> dict[str, Any]:
     return {
         "client_id": update["client"],
         "round": update["round"],
+        "staleness": update["round"] - update["started"],
         "train_loss": update["train_loss"],
         "train_samples": update["num_examples"],
         "num_tokens": update["num_tokens"],

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
     draw INTEGER NOT NULL DEFAULT 0,
-    groups TEXT NOT NULL, weights TEXT, frozen TEXT, digest TEXT, optimizer TEXT, bias REAL, opened_at REAL NOT NULL,
-    committed_at REAL);
+    groups TEXT NOT NULL, started TEXT, weights TEXT, frozen TEXT, digest TEXT, optimizer TEXT, bias REAL,
+    opened_at REAL NOT NULL, committed_at REAL);
 CREATE TABLE updates (
-    round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, worker TEXT NOT NULL, digest TEXT NOT NULL,
+    round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, started INTEGER NOT NULL, worker TEXT NOT NULL,
+    digest TEXT NOT NULL,
     num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
     train_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, state_lost INTEGER NOT NULL,
     PRIMARY KEY (round, client));

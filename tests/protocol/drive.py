@@ -37,11 +37,15 @@ class Drive:
         named: tuple[str, ...] = (),
         generates: bool = False,
         together: int | None = 1,
+        concurrency: int | None = None,
+        max_staleness: int = 0,
         progress: Progress = Progress(),
     ) -> None:
         policy = RoundPolicy(
             *(rounds, cohort, quorum or cohort, deadline_s, automatic_deadline, over_selection),
             clients_per_batch=together,
+            concurrency=concurrency,
+            max_staleness=max_staleness,
         )
         timers = replace(TIMERS, stall_s=stall_s)
         self.state = CoordinatorState(policy, timers, expected, frozenset(named), generates, progress)

@@ -166,9 +166,9 @@ def test_lists_that_are_too_long() -> None:
     assert code(codec, msgpack.packb(hello | {"versions": [1] * 4097})) == "MALFORMED"
 
 
-COMMITTED = {"v": 4, "t": "committed", "round": 7}
-_PREFIX = b"\x83\xa1v\x04\xa1t\xa9committed\xa5round"
-assert msgpack.packb(COMMITTED) == _PREFIX + b"\x07"
+ALIVE = {"v": 5, "t": "heartbeat_ack", "epoch": 7}
+_PREFIX = b"\x83\xa1v\x05\xa1t\xadheartbeat_ack\xa5epoch"
+assert msgpack.packb(ALIVE) == _PREFIX + b"\x07"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_msgpack_that_is_not_ours(value: bytes, expected: str) -> None:
 
 def test_a_duplicate_key() -> None:
     for value in (b"\x07", b"\x08"):
-        header = b"\x84" + _PREFIX[1:] + b"\x07" + b"\xa5round" + value
+        header = b"\x84" + _PREFIX[1:] + b"\x07" + b"\xa5epoch" + value
         assert code(CODECS["control to worker"], header) == "NONCANONICAL"
 
 
@@ -212,10 +212,10 @@ def test_a_million_empty_maps_are_refused_by_size() -> None:
 
 
 @pytest.mark.parametrize("depth", [100, 990, 1000, 1020])
-@pytest.mark.parametrize("name", ["v", "t", "round"])
+@pytest.mark.parametrize("name", ["v", "t", "epoch"])
 def test_deep_nesting_overflows_no_stack(name: str, depth: int) -> None:
     deep = b"\x91" * depth + b"\x90"
-    values = {"v": b"\x01", "t": b"\xa9committed", "round": b"\x07"} | {name: deep}
+    values = {"v": b"\x01", "t": b"\xadheartbeat_ack", "epoch": b"\x07"} | {name: deep}
     header = b"\x83" + b"".join(msgpack.packb(key) + value for key, value in values.items())
     assert code(CODECS["control to worker"], header) in ("VERSION", "MALFORMED", "INVALID")
 
@@ -224,6 +224,6 @@ def test_the_message_does_not_repeat_the_peers_text() -> None:
     secret = "\u202e\x1b[31mremote text"
     for fields in ({"round": secret}, {secret: 1}):
         with pytest.raises(RemoteProtocolError) as caught:
-            CODECS["control to worker"].decode(msgpack.packb(COMMITTED | fields))
+            CODECS["control to worker"].decode(msgpack.packb(ALIVE | fields))
         text = str(caught.value)
         assert text.isascii() and text.isprintable() and len(text) < 200

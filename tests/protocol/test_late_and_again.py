@@ -26,11 +26,11 @@ def test_a_test_shard_that_comes_late_scores_the_first_and_the_newest_version() 
     drive.say(ev.Selected(2, ("client_0",)))
     drive.stored("a", "train-2-client_0-0", "d")
     drive.say(ev.Committed(2))
-    assert drive.state.in_evaluation() == {0, 2}, "their adapters must stay"
+    assert drive.state.evaluations.pending() == {0, 2}, "their adapters must stay"
     assert dispatched(drive.say(ready("b", test=True))) == ["evaluate-0-test-0"]
     assert dispatched(drive.stored("b", "evaluate-0-test-0")) == ["evaluate-2-test-0"]
     drive.stored("b", "evaluate-2-test-0")
-    assert drive.state.in_evaluation() == set()
+    assert drive.state.evaluations.pending() == set()
 
 
 def test_a_client_that_is_gone_is_not_evaluated() -> None:

@@ -40,7 +40,7 @@ def test_the_life_of_a_group() -> None:
     assert agent.hear(tasks(*NEXT)) == [failed("CANCELLED", f"busy with {G3}", name) for name in NEXT]
     assert agent.hear(verdict("ACCEPTED", G3)) == []
     assert agent.state.hand.activity == "idle"
-    assert agent.hear(m.Committed(1)) == [we.Forget(G2), we.Forget(G1), we.Forget(G3)]
+    assert agent.hear(m.Committed(1, 2)) == [we.Forget(G2), we.Forget(G1), we.Forget(G3)]
 
 
 def test_a_download_counts_once() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from agent import E1, PREPARED, RUN, T1, T2, WELCOME, Agent, announced, evaluated, offer, task, tasks, verdict
+from agent import E1, PREPARED, RUN, T1, T2, WELCOME, Agent, announced, evaluated, failed, offer, task, tasks, verdict
 
 from fedmq.protocol import messages as m
 from fedmq.protocol import worker_events as we
@@ -20,7 +20,7 @@ def test_what_is_not_judged_is_offered_on_every_new_link() -> None:
     agent.hear(verdict("ACCEPTED"))
     agent.hear(m.Reject("REHELLO", "", ()))
     assert agent.hear(WELCOME) == [announced()], "accepted: not offered again, kept until its commit"
-    assert agent.hear(m.Committed(1)) == [we.Forget(T1)]
+    assert agent.hear(m.Committed(1, 2)) == [we.Forget(T1)]
 
 
 def test_an_answer_that_is_not_judged_is_given_on_every_new_link() -> None:
@@ -68,7 +68,7 @@ def test_another_run_starts_from_nothing(state: str) -> None:
 def test_a_commit_forgets_only_what_it_covers() -> None:
     agent = Agent(outbox={T1: offer(), T2: offer(T2)}, outbox_run=RUN).ready()
     agent.hear(verdict("ACCEPTED"))
-    assert agent.hear(m.Committed(1)) == [we.Forget(T1)]
+    assert agent.hear(m.Committed(1, 2)) == [we.Forget(T1)]
     assert list(agent.state.outbox) == [T2]
 
 
@@ -112,3 +112,18 @@ def test_the_first_adapter_needs_no_commit() -> None:
 
 def test_a_grant_for_what_is_not_there_is_ignored() -> None:
     assert Agent().ready().hear(verdict("UPLOAD")) == []
+
+
+def test_a_result_outlives_the_commit_of_its_round_while_it_is_wanted() -> None:
+    """An asynchronous run: round 1 is committed without it, and it counts in a later one."""
+    agent = Agent().uploading()
+    assert agent.hear(m.Committed(1, 1)) == []
+    assert agent.hear(verdict("UPLOAD")) == [we.Upload(offer())]
+    agent.hear(verdict("ACCEPTED"))
+    assert agent.hear(m.Committed(2, 1)) == [we.Forget(T1)], "it is in the model"
+
+
+def test_a_result_that_became_too_old_is_given_up() -> None:
+    agent = Agent().uploading()
+    agent.hear(m.Committed(1, 1))
+    assert agent.hear(m.Committed(2, 2)) == [we.Forget(T1), failed("CANCELLED", "on request")]

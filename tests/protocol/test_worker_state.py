@@ -43,7 +43,7 @@ def test_a_whole_life() -> None:
     assert agent.hear(verdict("UPLOAD")) == [we.Upload(offer())]
     assert agent.hear(verdict("ACCEPTED")) == []
     assert agent.state.outbox == {T1: offer()}, "accepted is not committed"
-    assert agent.hear(m.Committed(1)) == [we.Forget(T1)]
+    assert agent.hear(m.Committed(1, 2)) == [we.Forget(T1)]
     assert agent.state.outbox == {}
     assert agent.hear(tasks(E1)) == [we.Fetch(m.BlobRef("ab" * 32, 100))]
     assert agent.say(we.Fetched("ab" * 32, 0)) == [we.Run((task(E1),))]
@@ -206,7 +206,7 @@ def test_cancel_of_an_update_that_only_waits_to_be_judged() -> None:
 
 def test_a_commit_without_an_update_that_is_not_judged() -> None:
     for agent in (Agent().uploading(), Agent(outbox={T1: offer()}, outbox_run=RUN).ready()):
-        assert agent.hear(m.Committed(1)) == [we.Forget(T1), failed("CANCELLED", "on request")]
+        assert agent.hear(m.Committed(1, 2)) == [we.Forget(T1), failed("CANCELLED", "on request")]
         assert not agent.state.hand.tasks
 
 

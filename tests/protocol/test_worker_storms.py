@@ -31,7 +31,7 @@ EVENTS: list[Any] = [
     *[we.Linked()] * 8,
     *[we.Received(dataclasses.replace(WELCOME, run=digit * 32)) for digit in "01"],
     *[we.Prepared(LOADED)] * 20,
-    *[we.Received(m.Committed(round)) for round in (0, 1, 2)] * 3,
+    *[we.Received(m.Committed(round, round + 1)) for round in (0, 1, 2)] * 3,
     *[we.Broke(code, "in words") for code in ("CRASHED", "CANCELLED", "OOM", "NONFINITE")] * 6,  # type: ignore[arg-type]
     *[we.Received(m.HeartbeatAck(1)), we.Received(m.Reject("REHELLO", "", ())), we.Stepped(1, 2)] * 8,
 ]

@@ -216,7 +216,7 @@ class World:
                 self.journal.version, self.journal.folded[round] = round, clients
                 self.journal.selected, self.journal.accepted, self.journal.draw = (), {}, 0
                 for name in self.peers:
-                    self.tell(name, m.Committed(round))
+                    self.tell(name, m.Committed(round, round + 1))
                 self.events.append(ev.Committed(round))
             case ev.Note(text=text):
                 self.parted |= "each goes by itself" in text

@@ -14,6 +14,7 @@ STATE = CoordinatorState(RoundPolicy(num_rounds=2, cohort=1, quorum=1), Timers()
 CLIENT = {
     "client_id": "client_0",
     "train_samples": 12,
+    "staleness": 0,
     "train_loss": 1.5,
     "train_seconds": 2.0,
     "worker_id": "worker_0",
@@ -76,3 +77,10 @@ def test_without_a_terminal_the_wait_for_workers_is_said_from_time_to_time() -> 
         "waiting for 1 more client to join, for 11 s",
         "waiting for 1 more client to join, for 25 s",
     ]
+
+
+def test_an_update_that_is_late_is_shown_as_such() -> None:
+    view, out = printed()
+    view.committed(ROW | {"client_metrics": [CLIENT | {"staleness": 2}]})
+    view.scored(1, SCORE)
+    assert out.getvalue().splitlines()[-1].endswith("2.0 s on worker_0  2 versions late")

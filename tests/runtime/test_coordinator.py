@@ -172,7 +172,7 @@ def test_another_version_is_told_so(bench: Bench) -> None:
     assert bench.coordinator.state.roster.workers == {}
 
 
-@pytest.mark.parametrize("header", [b"", b"\xff" * 50, DOWN.encode(m.Committed(1)), b"\x80" * 1000])
+@pytest.mark.parametrize("header", [b"", b"\xff" * 50, DOWN.encode(m.Committed(1, 2)), b"\x80" * 1000])
 def test_bytes_that_are_no_message_change_nothing(bench: Bench, header: bytes) -> None:
     hand = bench.hand()
 

@@ -236,7 +236,7 @@ def test_parts_of_an_earlier_process_that_nobody_offers_again_go_with_their_roun
     left.append(0, b"x")
     left.close()
     bench.granted(task="train-2-client_1-0")
-    bench.intake.forget(1)
+    bench.intake.forget_before(2)
     (kept,) = bench.server.blobs.folder.glob("*.part")
     assert kept.name.startswith(DIGEST)
 

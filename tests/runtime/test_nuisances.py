@@ -108,7 +108,7 @@ def test_uploads_of_a_round_that_is_over_leave_nothing(tmp_path: Path) -> None:
         intake.offered("w", update)
         assert intake.expect("w", update.task) is None
     fds = len(os.listdir("/proc/self/fd"))
-    intake.forget(1)
+    intake.forget_before(2)
     assert len(os.listdir("/proc/self/fd")) == fds - 1
     (left,) = server.blobs.folder.glob("*.part")
     assert left.name.startswith(offer("train-2-client_0-0", contents[2]).blob.digest)

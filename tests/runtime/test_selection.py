@@ -130,7 +130,7 @@ def test_drawn_by_size_and_not_weighted_by_it_again(tmp_path: Path) -> None:
     # 2100 examples, 3 draws: nobody has more than 700, so all count alike, whatever their sizes.
     assert set(weights.values()) == {700.0}
     expected = weighted_mean(server, 1, dict.fromkeys(chosen, 1.0))
-    for name, value in server._newest().items():
+    for name, value in server._version(1).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-6)
 
 
@@ -142,7 +142,7 @@ def test_a_large_client_counts_its_own_weight(tmp_path: Path) -> None:
     # The other five have 1500 examples, for two draws.
     assert weights == {client: 6000.0 if client == "client_5" else 750.0 for client in chosen}
     expected = weighted_mean(server, 1, weights)
-    for name, value in server._newest().items():
+    for name, value in server._version(1).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-6)
 
 
@@ -166,7 +166,7 @@ def test_weights_outlive_a_crash_and_a_draw_anew_replaces_them(tmp_path: Path) -
     assert again.journal.weights(1) == dict.fromkeys(chosen, 700.0)
     before = adapter(0)
     deltas = [tensors.subtract(adapter(SIZES[client]), before) for client in chosen]
-    for name, value in again._newest().items():
+    for name, value in again._version(1).items():
         expected = before[name] + sum(delta[name] for delta in deltas) / 3
         np.testing.assert_allclose(value, expected, rtol=1e-6)
 
@@ -177,7 +177,7 @@ def test_without_weights_the_weighting_counts(tmp_path: Path) -> None:
     chosen = play(server, 1)
     assert server.journal.weights(1) is None
     expected = weighted_mean(server, 1, {client: float(SIZES[client]) for client in chosen})
-    for name, value in server._newest().items():
+    for name, value in server._version(1).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-6)
 
 

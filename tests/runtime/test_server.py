@@ -19,6 +19,7 @@ from fedmq.errors import RemoteProtocolError, RunError, StorageError
 from fedmq.protocol import messages as m
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.phases import Progress
+from fedmq.runtime.answers import record_evaluation, record_texts
 from fedmq.storage.hosted import Hosted
 
 CLIENTS = ("client_1", "client_10", "client_2")
@@ -146,14 +147,14 @@ def test_tidying_keeps_what_is_still_needed(tmp_path: Path) -> None:
 
 def test_evaluations_and_texts_are_kept_by_version(tmp_path: Path) -> None:
     server = started(tmp_path)
-    server.evaluated(m.Evaluated("evaluate-0-test-0", "cd" * 16, 40.0, 10, 2, 0.5), "w0")
-    server.generated(m.Generated("generate-0-prompts-0", "cd" * 16, ("a x", "b y")), ["a", "b"])
+    record_evaluation(server.journal, m.Evaluated("evaluate-0-test-0", "cd" * 16, 40.0, 10, 2, 0.5), "w0")
+    record_texts(server.journal, m.Generated("generate-0-prompts-0", "cd" * 16, ("a x", "b y")), ["a", "b"])
     assert server.scores()[0]["eval_loss"] == 4.0
     assert [row["text"] for row in server.journal.generations()] == ["a x", "b y"]
     with pytest.raises(RemoteProtocolError, match="1 texts for 2 prompts"):
-        server.generated(m.Generated("generate-0-prompts-0", "cd" * 16, ("a x",)), ["a", "b"])
+        record_texts(server.journal, m.Generated("generate-0-prompts-0", "cd" * 16, ("a x",)), ["a", "b"])
     with pytest.raises(RemoteProtocolError, match="EMPTY"):
-        server.evaluated(m.Evaluated("evaluate-0-test-0", "cd" * 16, 0.0, 0, 0, 0.5), "w0")
+        record_evaluation(server.journal, m.Evaluated("evaluate-0-test-0", "cd" * 16, 0.0, 0, 0, 0.5), "w0")
 
 
 # --- going on after a crash ------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_client_checkpoints_that_a_crash_left_out_are_written_on_resume(tmp_path
 
 def test_what_is_evaluated_is_not_evaluated_again(tmp_path: Path) -> None:
     server = started(tmp_path)
-    server.evaluated(m.Evaluated("evaluate-0-test-0", "cd" * 16, 40.0, 10, 2, 0.5), "w0")
+    record_evaluation(server.journal, m.Evaluated("evaluate-0-test-0", "cd" * 16, 40.0, 10, 2, 0.5), "w0")
     play(server, 1)
     server.aggregate(1, CLIENTS)
     assert make_server(tmp_path).progress() == Progress(version=1, unevaluated=(1,), **KNOWN)

@@ -50,6 +50,7 @@ class Budget:
         """Look at all that grows, after a turn."""
         workers, names = self._workers, self._workers + len(STRANGERS)
         intake, links, state = coordinator._intake, coordinator._links, coordinator.state
+        evaluations = state.evaluations
         guard, roster, server = coordinator._reception.guard, coordinator.state.roster, coordinator.server
         # What is left of the first adapter's goes with the first round.
         over = sum(0 < parse_task(task)[0].round <= state.version for _, task in intake._uploads)
@@ -87,8 +88,8 @@ class Budget:
                 "tasks in a hand": (max((len(w.hand) for w in roster.workers.values()), default=0), self._together),
                 "jobs": (len(roster.jobs), self._clients + self._versions + 2),
                 "clients": (max(len(roster.sizes), len(roster.hosts)), self._clients),
-                "accepted": (len(state.accepted), self._clients),
-                "versions to be scored": (max(len(state.unscored), len(coordinator._unscored)), self._versions),
+                "accepted": (len(state.trainings.accepted), self._clients),
+                "versions to be scored": (max(len(evaluations.unscored), len(coordinator._unscored)), self._versions),
                 "decoded updates": (len(server._decoded), self._clients),
                 "decoded bytes": (decoded, self._clients * self._nbytes),
                 # Of two rounds, of the versions that wait for their scores, each with what its optimiser remembers.

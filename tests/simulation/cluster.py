@@ -28,7 +28,7 @@ from virtual_time import VirtualTime
 from witness import Witness
 from worker_host import WorkerHost
 
-from fedmq.algorithms import aggregate, sampling, server_opt, weighting
+from fedmq.algorithms import aggregate, sampling, server_opt, staleness, weighting
 from fedmq.codec.update import update_codec
 from fedmq.config import get_default_config
 from fedmq.protocol.coordinator_state import CoordinatorState
@@ -90,6 +90,7 @@ class Shape:
             aggregator=aggregate.fedavg(),
             server_optimizer=optimizer,
             upload=update_codec(self.spec.upload),
+            discount=staleness.constant(),
             limits=UpdateLimits(max_norm=1000.0, max_tokens_per_example=128),
             selection=ClientSelection(journal, sampler, weighting.by_examples, 42, self.selection),
             weighting=weighting.by_examples,

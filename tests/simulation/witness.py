@@ -69,7 +69,7 @@ class Witness:
         if job.kind == "init":
             final = (*_REFUSED, "ACCEPTED", "DUPLICATE")
         match event:
-            case we.Received(m.Committed(round)) if round >= job.round:
+            case we.Received(m.Committed(round=round)) if round >= job.round:
                 return
             case we.Received(m.Tasks((first, *_))) if _begins_from(first.task) >= job.round:
                 return

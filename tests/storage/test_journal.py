@@ -27,6 +27,7 @@ UPDATE: dict[str, Any] = {
     "client": "client_1",
     "worker": "w",
     "digest": "ab" * 32,
+    "started": 1,
     "num_examples": 8,
     "num_tokens": 200,
     "num_steps": 3,
@@ -111,7 +112,7 @@ def test_updates_come_by_round_and_client(journal: Journal) -> None:
     for round in (2, 1):
         journal.open_round(round, [])
         for client in ("client_2", "client_10", "client_1"):
-            journal.add_update(**UPDATE | {"round": round, "client": client})
+            journal.add_update(**UPDATE | {"round": round, "started": round, "client": client})
     names = [(row["round"], row["client"]) for row in journal.updates()]
     assert names == sorted(names)
 

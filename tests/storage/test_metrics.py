@@ -30,6 +30,7 @@ def update(round: int, client: str, loss: float) -> dict[str, Any]:
     return {
         "round": round,
         "client": client,
+        "started": round,
         "worker": "w7",
         "digest": "ab" * 32,
         "num_examples": 8,
@@ -79,6 +80,7 @@ def test_one_row_per_committed_round(journal: Journal) -> None:
         {
             "client_id": "client_1",
             "round": 1,
+            "staleness": 0,
             "train_loss": 2.5,
             "train_samples": 8,
             "num_tokens": 200,
