@@ -167,10 +167,10 @@ class Coordinator:
             if job.kind == "init":
                 self.server.start(offer, content)
             else:
-                remark = self.server.check(offer, content)
-                self.server.accept(offer, worker, stored.nbytes)
-                if remark is not None:
-                    self._note("warning", f"{remark} from {worker}")
+                screened = self.server.check(offer, content)
+                self.server.accept(offer, worker, stored.nbytes, screened.norm)
+                if screened.remark is not None:
+                    self._note("warning", f"{screened.remark} from {worker}")
         except RemoteProtocolError as error:
             self._reception.refuse(worker, offer.task, error)
             return

@@ -28,9 +28,16 @@ class UpdateLimits(NamedTuple):
 
 
 class Screened(NamedTuple):
-    """An update that may count; `remark` for people, or None."""
+    """An update that may count.
 
-    update: dict[str, np.ndarray]
+    Attributes:
+      adapter: what the client made of its base, float32.
+      norm: L2 norm of the difference.
+      remark: for people, or None.
+    """
+
+    adapter: dict[str, np.ndarray]
+    norm: float
     remark: str | None
 
 
@@ -69,7 +76,7 @@ def screen(
     remarks = [] if norm else ["the update is zero, the adapter came back as it went"]
     if offer.state_lost:
         remarks.append("what the client remembered of its last update is not there, it began anew")
-    return Screened(update, f"{offer.task}: {'; '.join(remarks)}" if remarks else None)
+    return Screened(update, norm, f"{offer.task}: {'; '.join(remarks)}" if remarks else None)
 
 
 def screen_first(offer: Offer, content: bytes) -> str:

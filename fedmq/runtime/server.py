@@ -23,7 +23,7 @@ from fedmq.runtime.aggregation import NOTHING, Remembered, fold, require_enough,
 from fedmq.runtime.bias import record_bias
 from fedmq.runtime.client_adapters import keep_client_adapters
 from fedmq.runtime.client_states import FOLDER
-from fedmq.runtime.screening import UpdateLimits, screen, screen_first
+from fedmq.runtime.screening import Screened, UpdateLimits, screen, screen_first
 from fedmq.runtime.selection import ClientSelection, Weighting, weigher
 from fedmq.runtime.updates import Updates
 from fedmq.storage.blobs import BlobStore
@@ -141,8 +141,8 @@ class FederatedServer:
         atomic.write_bytes(self._adapter_config, screen_first(offer, content).encode())
         self._commit(0, content, NOTHING)
 
-    def check(self, offer: Offer, content: bytes) -> str | None:
-        """Refuse an update that is not one of this run. Returns what people should know of one that is, or None.
+    def check(self, offer: Offer, content: bytes) -> Screened:
+        """Refuse an update that is not one of this run.
 
         Raises:
           RemoteProtocolError: with the first thing that is wrong.
@@ -151,13 +151,20 @@ class FederatedServer:
         hosted = self.journal.hosted(job.unit)
         announced = hosted.num_examples if hosted else 0
         base = self._version(job.round - 1)
-        update, remark = screen(offer, content, base, announced, self.limits, self._updates.codec.decode)
-        if sum(value.nbytes for value in update.values()) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
-            self._decoded[offer.blob.digest] = update
-        return remark
+        screened = screen(offer, content, base, announced, self.limits, self._updates.codec.decode)
+        if sum(value.nbytes for value in screened.adapter.values()) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
+            self._decoded[offer.blob.digest] = screened.adapter
+        return screened
 
-    def accept(self, offer: Offer, worker: str, nbytes_up: int) -> None:
-        """An update whose blob is durable and checked, `nbytes_up` on the wire, counts: once for round and client."""
+    def accept(self, offer: Offer, worker: str, nbytes_up: int, norm: float) -> None:
+        """An update whose blob is durable and checked counts: once for round and client.
+
+        Args:
+          offer: of it.
+          worker: whose.
+          nbytes_up: on the wire.
+          norm: as `check` found it.
+        """
         job, _ = parse_task(offer.task)
         last = self.journal.last_committed()
         assert last is not None
@@ -172,6 +179,7 @@ class FederatedServer:
             num_steps=offer.num_steps,
             train_loss=offer.train_loss,
             train_seconds=offer.train_seconds,
+            norm=norm,
             bytes_up=nbytes_up,
             bytes_down=offer.nbytes_down,
             state_lost=offer.state_lost,

@@ -228,12 +228,12 @@ class VirtualRun:
             self._events.extend([ev.ResultStored(worker, task.task, trained.digest), ev.Committed(0)])
             return
         try:
-            self.server.check(offer, content)
+            screened = self.server.check(offer, content)
         except RemoteProtocolError as error:
             self._events.append(ev.TaskFailed(worker, task.task, "INVALID", str(error)))
             return
         self.server.blobs.add(content)
-        self.server.accept(offer, worker, len(content))
+        self.server.accept(offer, worker, len(content), screened.norm)
         self._events.append(ev.ResultStored(worker, task.task, trained.digest))
 
     def _ask(self, message: link.Setup | link.Begin) -> Any:

@@ -124,6 +124,7 @@ def _client_row(update: dict[str, Any]) -> dict[str, Any]:
         "num_tokens": update["num_tokens"],
         "num_steps": update["num_steps"],
         "train_seconds": update["train_seconds"],
+        "update_norm": update["norm"],
         "bytes_up": update["bytes_up"],
         "bytes_down": update["bytes_down"],
         "worker_id": update["worker"],

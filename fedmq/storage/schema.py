@@ -14,7 +14,8 @@ CREATE TABLE updates (
     round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, started INTEGER NOT NULL, worker TEXT NOT NULL,
     digest TEXT NOT NULL,
     num_examples INTEGER NOT NULL, num_tokens INTEGER NOT NULL, num_steps INTEGER NOT NULL, train_loss REAL NOT NULL,
-    train_seconds REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL, state_lost INTEGER NOT NULL,
+    train_seconds REAL NOT NULL, norm REAL NOT NULL, bytes_up INTEGER NOT NULL, bytes_down INTEGER NOT NULL,
+    state_lost INTEGER NOT NULL,
     PRIMARY KEY (round, client));
 CREATE INDEX updates_by_client ON updates (client, round);
 CREATE TABLE evaluations (

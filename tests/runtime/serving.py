@@ -93,6 +93,5 @@ def bring(server: FederatedServer, task: str, content: bytes, **fields: Any) -> 
     """The same with the update's bytes, in whatever codec."""
     update = offer(task, content, **fields)
     server.blobs.add(content)
-    server.check(update, content)
-    server.accept(update, "w0", len(content))
+    server.accept(update, "w0", len(content), server.check(update, content).norm)
     return update

@@ -180,8 +180,7 @@ def test_updates_kept_decoded_and_updates_read_again_fold_to_the_same(
             content = raw.encode(adapter(k + 1))
             update = offer(f"train-1-client_{k}-0", content, num_examples=10 + k)
             server.blobs.add(content)
-            server.check(update, content)
-            server.accept(update, "w", len(content))
+            server.accept(update, "w", len(content), server.check(update, content).norm)
         assert len(server._decoded) == (2 if nbytes else 0)
         server.aggregate(1, ["client_0", "client_1"])
         assert server._decoded == {}

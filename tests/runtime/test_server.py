@@ -331,3 +331,13 @@ def test_derived_files(tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "training_metrics.json").read_text())
     assert metrics["round_metrics"] == server.rounds()
     assert [row["client_id"] for row in server.rounds()[0]["client_metrics"]] == sorted(CLIENTS)
+
+
+def test_the_norm_of_each_update_is_in_the_metrics(tmp_path: Path) -> None:
+    server = started(tmp_path)
+    play(server, 1)
+    server.aggregate(1, CLIENTS)
+    norms = {row["client_id"]: row["update_norm"] for row in server.rounds(1)[0]["client_metrics"]}
+    for client in CLIENTS:
+        delta = tensors.subtract(adapter(100 + len(client)), adapter(0))
+        assert norms[client] == pytest.approx(tensors.l2_norm(delta), rel=1e-12)

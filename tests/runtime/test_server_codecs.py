@@ -133,7 +133,7 @@ def test_a_lost_state_is_a_warning_and_in_the_metrics(tmp_path: Path) -> None:
     content = update(base, "sign", 1)
     offer = bring(server, "train-1-client_1-0", content, state_lost=True)
     remark = "train-1-client_1-0: what the client remembered of its last update is not there, it began anew"
-    assert server.check(offer, content) == remark
+    assert server.check(offer, content).remark == remark
     bring(server, "train-1-client_2-0", update(base, "sign", 2))
     server.aggregate(1, CLIENTS)
     assert [row["state_lost"] for row in server.rounds()[0]["client_metrics"]] == [True, False]

@@ -33,6 +33,7 @@ UPDATE: dict[str, Any] = {
     "num_steps": 3,
     "train_loss": 2.5,
     "train_seconds": 1.25,
+    "norm": 14.5,
     "bytes_up": 100,
     "bytes_down": 50,
     "state_lost": False,
