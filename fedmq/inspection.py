@@ -70,8 +70,8 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
             sent = f"up {readable_size(client['bytes_up'])}  down {readable_size(client['bytes_down'])}"
             yield (
                 f"  round {row['round']:>3}  {client['client_id']:<14} {client['train_samples']:>6} texts  train loss "
-                f"{client['train_loss']:.4f}  {client['train_seconds']:7.1f} s  norm {client['update_norm']:.3g}  {sent}"
-                f"  {client['worker_id']}{lateness(client['staleness'])}"
+                f"{client['train_loss']:.4f}  {client['train_seconds']:7.1f} s  norm {client['update_norm']:.3g}  "
+                f"{sent}  {client['worker_id']}{lateness(client['staleness'])}"
             )
     if found["rounds"]:
         yield f"in all  up {readable_size(found['bytes_up'])}  down {readable_size(found['bytes_down'])}"
