@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment and runs the tests, two at a time. Arguments go to pytest, as from the checkout's folder.
+# Makes the environment and runs the tests, three at a time: they wait a lot. Arguments go to pytest, as from the checkout's folder.
 # --nightly, first: also the tests that take long, and many more seeds and examples of the others; hours.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,4 +9,4 @@ if [[ "${1-}" == --nightly ]]; then
     shift
     export FEDMQ_NIGHTLY=1
 fi
-exec python -m pytest -n 2 "$@"
+exec python -m pytest -n 3 "$@"

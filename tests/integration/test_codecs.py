@@ -36,7 +36,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Setting
     return folder / "run"
 
 
-@pytest.mark.parametrize("name", BY_NAME)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("int4", "sign") else pytest.mark.nightly) for name in BY_NAME]
+)
 def test_a_run_with_each(federation: Federation, tiny_settings: Settings, name: str) -> None:
     config = federation.config(**tiny_settings(upload_codec=name))
     run = federation.fedmq("run", config, "--workers", 1)
@@ -69,10 +71,12 @@ def test_whichever_worker_trains_a_client_it_goes_on_from_its_state(
     assert digest_of(federation.folder / "run") == digest_of(undisturbed)
 
 
-def test_a_coordinator_that_is_killed(federation: Federation, tiny_settings: Settings, undisturbed: Path) -> None:
+def test_a_coordinator_that_is_killed(
+    federation: Federation, tiny_settings: Settings, undisturbed: Path, nightly: bool
+) -> None:
     """Its workers end with it; the next ones find what the clients remember."""
     config = federation.config(**tiny_settings(**SIGN))
-    for round in (1, 2):
+    for round in (1, 2) if nightly else (2,):
         run = federation.fedmq("run", config, "--workers", 2, "--resume")
         wait_round(federation.folder / "run", round)
         run.kill()

@@ -126,7 +126,7 @@ def test_a_worker(tmp_path: Path, free_port: int, undisturbed: Result, point: in
     assert check(tmp_path, free_port, "worker", point, undisturbed), "the fault fired"
 
 
-@pytest.mark.parametrize("point", [3, 10])
+@pytest.mark.parametrize("point", [pytest.param(3, marks=pytest.mark.nightly), 10])
 def test_a_trainer(finished: Path, federation: Federation, point: int) -> None:
     """In the middle of writing an adapter: the first one, then a client's; its worker starts another trainer."""
     settings = json.loads((finished / "config.json").read_text())

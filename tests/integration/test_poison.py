@@ -56,7 +56,7 @@ def play(federation: Federation, tiny_settings: Callable[..., dict[str, Any]]) -
     return run
 
 
-@pytest.mark.parametrize("method", ["krum", "median"])
+@pytest.mark.parametrize("method", ["krum", pytest.param("median", marks=pytest.mark.nightly)])
 def test_a_robust_rule_learns_beside_a_worker_that_lies(play: Callable[[str], list[float]], method: str) -> None:
     before, first, second = play(method)
     assert second < first < before

@@ -33,7 +33,7 @@ def test_one_line_and_exit_code_2(
     assert words in line
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 def test_the_preparation_of_data_ends_with_the_run(
     federation: Federation, tiny_settings: Callable[..., dict[str, Any]], number: int
 ) -> None:
