@@ -94,7 +94,9 @@ class Bench:
         self.server.journal.put(run="ab" * 16, epoch="0", secret="s", status="running", config=CONFIG_TEXT)
         self.listener, self.view = listener or MemoryCoordinatorTransport(), view or Watcher()
         policy = RoundPolicy(1, cohort=clients, quorum=clients)
-        state = CoordinatorState(policy, Timers(), expected=clients, generates=generates, started_at=time.monotonic())
+        # A machine that is held up must not count as a worker that is: nobody here beats by himself.
+        timers = Timers(suspect_s=600.0, dead_s=600.0)
+        state = CoordinatorState(policy, timers, expected=clients, generates=generates, started_at=time.monotonic())
         self.coordinator = Coordinator(state, self.server, self.listener, SPEC, self.view)
 
     def play(self, script: Script) -> None:
