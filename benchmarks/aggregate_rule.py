@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from aggregate_updates import adapter, adapters
 
 from fedmq import build, tensors
@@ -23,7 +24,7 @@ from fedmq.storage.spill import SpilledRows
 
 def main() -> None:
     name, count, layers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    params = adapter(-1, layers)
+    params = tensors.astype(adapter(-1, layers), np.float64)
     memory, spent = tensors.zeros_like(params), 0.0
     with tempfile.TemporaryDirectory(dir=sys.argv[4] if len(sys.argv) > 4 else None) as folder:
         rule = kept_in(build.aggregator(name), lambda: SpilledRows(Path(folder)))

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedmq import atomic, tensors
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
@@ -205,12 +207,13 @@ class FederatedServer:
         """Each client's update and weight, in client-id order; the next one's delta takes the place of the last."""
         self._delta = self._delta or tensors.zeros_like(params)
         rows = {row["client"]: row for row in self.journal.updates(round)}
-        weigh = weigher(self.journal, self.weighting, round)
+        weigh, wide = weigher(self.journal, self.weighting, round), tensors.astype(params, np.float64)
         for client in sorted(clients):
             row = rows[client]
-            base = params if row["started"] == round else self._version(row["started"] - 1)
+            fresh = row["started"] == round
+            base = params if fresh else self._version(row["started"] - 1)
             local = self._decoded.get(row["digest"]) or self._updates.adapter(row, base)
-            delta = self._updates.discounted(row, tensors.subtract(local, base, out=self._delta))
+            delta = self._updates.discounted(row, tensors.subtract(local, wide if fresh else base, out=self._delta))
             yield Update(client, row["started"] - 1, row["num_examples"], row["num_tokens"], delta), weigh(row)
 
     def tidy(self, pinned_versions: Collection[int]) -> None:
