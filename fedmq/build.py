@@ -20,8 +20,7 @@ from fedmq.algorithms.candidates import Sampler
 from fedmq.algorithms.partition_shares import Partitioner
 from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
-from fedmq.codec import update as updates
-from fedmq.codec.delta import Codec
+from fedmq.codec import delta, download, update
 from fedmq.config import ExperimentConfig
 from fedmq.config_federated import FederatedConfig
 from fedmq.errors import ConfigError
@@ -45,7 +44,7 @@ T = TypeVar("T")
 AGGREGATORS = aggregators.BY_NAME
 LORA_AGGREGATORS = lora_aggregate.BY_NAME
 SERVER_OPTIMIZERS = server_opt.BY_NAME
-CODECS = updates.BY_NAME
+CODECS = update.BY_NAME
 SAMPLERS = sampling.BY_NAME
 PARTITIONERS = partitions.BY_NAME
 WEIGHTINGS: Mapping[str, Weighting] = {
@@ -99,7 +98,7 @@ def server_optimizer(name: str, **params: Any) -> ServerOptimizer:
     return _pick("server optimizer", SERVER_OPTIMIZERS, name)(**params)
 
 
-def codec(name: str, **params: Any) -> Codec:
+def codec(name: str, **params: Any) -> delta.Codec:
     """A codec of deltas by name.
 
     Example:
@@ -160,7 +159,8 @@ def server(
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         selection=ClientSelection(journal, drawing, weigh, config.seed, name),
         weighting=weigh,
-        upload=updates.update_codec(federated.upload_spec()),
+        upload=update.update_codec(federated.upload_spec()),
+        download=download.download_codec(federated.download_spec()),
         discount=_buffer(federated).discount,
         limits=UpdateLimits(federated.max_update_norm, config.model.max_length * config.training.num_epochs),
         num_rounds=federated.num_rounds,

@@ -176,6 +176,7 @@ class ExperimentConfig(Section):
                 temperature=self.generation.temperature,
             ),
             upload=self.federated.upload_spec(),
+            download=self.federated.download_spec(),
         )
 
 

@@ -32,6 +32,7 @@ def _known_or_reference(known: tuple[str, ...]) -> AfterValidator:
 
 
 Distribution = Literal["iid", "non_iid", "by_author", "by_brand", "dirichlet", "quantity", "length"]
+CodecName = Literal["fp32", "bf16", "fp16", "int8", "int4", "sign", "topk"]
 
 
 class FederatedConfig(RoundsConfig):
@@ -65,11 +66,19 @@ class FederatedConfig(RoundsConfig):
     server_optimizer_options: Options = described(
         {}, "its options by name, such as lr and momentum; what is missing takes its default"
     )
-    upload_codec: Literal["fp32", "bf16", "fp16", "int8", "int4", "sign", "topk"] = described(
+    upload_codec: CodecName = described(
         "fp32", "how an update travels: fp32 = the whole adapter, else its delta, in fewer bytes; docs/algorithms.md"
     )
     upload_codec_options: Options = described(
         {}, "its options by name, such as block and error_feedback; what is missing takes its default"
+    )
+    download_codec: CodecName = described(
+        "fp32",
+        "how the global adapter travels: fp32 = whole; else as its delta, in fewer bytes, to a worker that holds the "
+        "version before, and whole to any other; docs/algorithms.md",
+    )
+    download_codec_options: Options = described(
+        {}, "its options by name, such as block; error_feedback, at the server, is true unless false"
     )
     min_samples_per_client: int = described(
         100, "by_author and by_brand: fewest training rows of a client", "rows", ge=1
@@ -89,12 +98,11 @@ class FederatedConfig(RoundsConfig):
 
     def upload_spec(self) -> CodecSpec:
         """How updates travel, as workers are told."""
-        given: dict[str, Any] = {
-            field.name: self.upload_codec_options.get(field.name) for field in fields(CodecSpec) if field.name != "name"
-        }
-        if given["fraction"] is not None:
-            given["fraction"] = float(given["fraction"])
-        return CodecSpec(self.upload_codec, **given)
+        return _spec(self.upload_codec, self.upload_codec_options)
+
+    def download_spec(self) -> CodecSpec:
+        """How the global adapter travels, likewise."""
+        return _spec(self.download_codec, self.download_codec_options)
 
     def conflict(self) -> str | None:
         return (
@@ -105,7 +113,8 @@ class FederatedConfig(RoundsConfig):
             or self._aggregation_conflict()
             or self._lora_aggregation_conflict()
             or self._server_optimizer_conflict()
-            or self._upload_codec_conflict()
+            or _codec_conflict("upload_codec", self.upload_codec, self.upload_codec_options)
+            or _codec_conflict("download_codec", self.download_codec, self.download_codec_options)
         )
 
     def _aggregation_conflict(self) -> str | None:
@@ -207,10 +216,17 @@ class FederatedConfig(RoundsConfig):
             "federated.server_optimizer_options", self.server_optimizer, self.server_optimizer_options, factory
         )
 
-    def _upload_codec_conflict(self) -> str | None:
-        if not self.upload_codec_options:
-            return None
-        from fedmq.codec import update  # and numpy, likewise
 
-        factory = update.BY_NAME[self.upload_codec]
-        return options_conflict("federated.upload_codec_options", self.upload_codec, self.upload_codec_options, factory)
+def _spec(name: str, options: Options) -> CodecSpec:
+    given: dict[str, Any] = {field.name: options.get(field.name) for field in fields(CodecSpec) if field.name != "name"}
+    if given["fraction"] is not None:
+        given["fraction"] = float(given["fraction"])
+    return CodecSpec(name, **given)
+
+
+def _codec_conflict(field: str, name: str, options: Options) -> str | None:
+    if not options:
+        return None
+    from fedmq.codec import update  # and numpy, likewise
+
+    return options_conflict(f"federated.{field}_options", name, options, update.BY_NAME[name])

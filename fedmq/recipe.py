@@ -105,3 +105,4 @@ class RunSpec:
     data: DataSpec
     generation: GenerationSpec
     upload: CodecSpec
+    download: CodecSpec

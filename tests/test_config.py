@@ -81,6 +81,8 @@ DEFAULTS = {
         "server_optimizer_options": {},
         "upload_codec": "fp32",
         "upload_codec_options": {},
+        "download_codec": "fp32",
+        "download_codec_options": {},
         "min_samples_per_client": 100,
         "num_workers": None,
         "weighting": "examples",

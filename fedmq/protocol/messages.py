@@ -35,6 +35,7 @@ from fedmq.protocol.fields import (
     WorkerName,
 )
 from fedmq.protocol.records import BlobRef as BlobRef
+from fedmq.protocol.records import DeltaRef as DeltaRef
 from fedmq.protocol.records import Folded as Folded
 from fedmq.protocol.records import HostedClient as HostedClient
 from fedmq.protocol.work import Work
@@ -117,6 +118,7 @@ class Task:
     """One piece of work. It carries all that it depends on: any worker that has the data gives the same result.
 
     `follows`: of a training, the client's last update that counted. What the client remembers is as it was after that.
+    `delta`: what makes `adapter` of the version before, for a worker that has that; nobody has to use it.
     """
 
     task: TaskId
@@ -127,6 +129,13 @@ class Task:
     adapter: BlobRef | None
     work: Work
     follows: Folded | None
+    delta: DeltaRef | None
+
+    @model_validator(mode="after")
+    def _delta_of_something(self) -> Self:
+        if self.delta is not None and self.adapter is None:
+            raise ValueError("a delta of no adapter")
+        return self
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -144,7 +153,8 @@ class Tasks:
         if len(self.tasks) > 1 and first.work.kind != "train":
             raise ValueError("only trainings are done together")
         if any(
-            (task.round, task.adapter, task.work) != (first.round, first.adapter, first.work) for task in self.tasks
+            (task.round, task.adapter, task.delta, task.work) != (first.round, first.adapter, first.delta, first.work)
+            for task in self.tasks
         ):
             raise ValueError("trainings that differ in more than the client")
         return self

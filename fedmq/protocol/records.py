@@ -1,4 +1,4 @@
-"""Parts of messages that several of them have: blobs, clients, updates."""
+"""Parts of messages that several of them have: blobs, deltas, clients, updates."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ class BlobRef:
 
     digest: Digest
     nbytes: Count
+
+
+@dataclass(frozen=True, config=CLOSED)
+class DeltaRef:
+    """What makes an adapter of the one before it: an encoded delta, and the digest of what that applies to."""
+
+    base: Digest
+    blob: BlobRef
 
 
 @dataclass(frozen=True, config=CLOSED)

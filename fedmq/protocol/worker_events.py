@@ -90,9 +90,10 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Get this blob, and answer Fetched."""
+    """Get this adapter, by its delta where that is of use, and answer Fetched."""
 
     blob: m.BlobRef
+    delta: m.DeltaRef | None = None
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,12 @@ class Remembered(NamedTuple):
     Attributes:
       optimizer: the server optimiser's state.
       aggregate: what the aggregation rule gave, if it wants to know (`Aggregator.after`).
+      residual: what the adapter is short of (`fedmq.codec.download.Published`).
     """
 
     optimizer: NamedTensors
     aggregate: NamedTensors
+    residual: NamedTensors
 
     def encoded(self) -> bytes | None:
         """As one file; None when there is nothing."""
@@ -42,7 +44,7 @@ class Remembered(NamedTuple):
         return cls(**found)
 
 
-NOTHING = Remembered({}, {})
+NOTHING = Remembered({}, {}, {})
 
 
 def require_enough(rule: Aggregator, round: int, count: int) -> None:

@@ -129,7 +129,12 @@ class Intake:
                 self._transport.send("data", peer, self._out.encode(m.NotFound(get.digest)))
                 return
             self._cached = ("", b"")  # the old one is let go before the new one is read
-            self._cached = (get.digest, self._blobs.read(get.digest))
+            try:
+                self._cached = (get.digest, self._blobs.read(get.digest))
+            except RemoteProtocolError:
+                # It is told, so that it does not wait for ever: of a delta it needs no more than that.
+                self._transport.send("data", peer, self._out.encode(m.NotFound(get.digest)))
+                raise
         content = self._cached[1]
         piece = memoryview(content)[get.offset : get.offset + min(get.nbytes, self.chunk_nbytes)]
         self._transport.send("data", peer, self._out.encode(m.Chunk(get.digest, get.offset, len(content))), piece)

@@ -15,6 +15,7 @@ from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.algorithms.staleness import Discount
 from fedmq.codec import raw
+from fedmq.codec.download import DownloadCodec
 from fedmq.codec.update import UpdateCodec
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol.grouping import Size
@@ -25,6 +26,8 @@ from fedmq.runtime.aggregation import NOTHING, Remembered, fold, require_enough,
 from fedmq.runtime.bias import record_bias
 from fedmq.runtime.client_adapters import keep_client_adapters
 from fedmq.runtime.client_states import FOLDER
+from fedmq.runtime.downloads import publish
+from fedmq.runtime.needed_blobs import delete_unneeded
 from fedmq.runtime.screening import Screened, UpdateLimits, screen, screen_first
 from fedmq.runtime.selection import ClientSelection, Weighting, weigher
 from fedmq.runtime.updates import Updates
@@ -46,7 +49,7 @@ class FederatedServer:
       journal: the run's journal, writable.
       aggregator, server_optimizer, weighting: the algorithm (see `fedmq.algorithms`).
       selection: draws the clients of each round.
-      upload: how updates come.
+      upload, download: how updates come, and how versions go to who has the one before.
       discount: of updates that were trained from an older version than the round's, by how many.
       limits: of what an update may claim and be.
       num_rounds: the last round, whose model is also kept as round_final.
@@ -64,6 +67,7 @@ class FederatedServer:
         selection: ClientSelection,
         weighting: Weighting,
         upload: UpdateCodec,
+        download: DownloadCodec,
         discount: Discount,
         limits: UpdateLimits,
         num_rounds: int,
@@ -73,7 +77,8 @@ class FederatedServer:
         self.run_dir, self.journal = run_dir, journal
         self.aggregator, self.server_optimizer = aggregator, server_optimizer
         self.selection, self.weighting, self.limits = selection, weighting, limits
-        self.num_rounds, self.save_every, self.save_client_adapters = num_rounds, save_every, save_client_adapters
+        self.download, self.num_rounds = download, num_rounds
+        self.save_every, self.save_client_adapters = save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
         self._updates = Updates(journal, self.blobs, upload, discount)
         self._adapter_config = run_dir / "blobs" / CONFIG
@@ -198,10 +203,11 @@ class FederatedServer:
         self.journal.freeze_round(round, sorted(clients))
         params, before = self._version(round - 1), self._remembered(round - 1)
         delta = fold(self.aggregator, params, self._deltas(round, clients, params), round, before.aggregate)
-        adapter, optimizer = step(self.server_optimizer, params, delta, before.optimizer, round)
-        memory, self._decoded = Remembered(optimizer, delta if self.aggregator.after else {}), {}
-        self._commit(round, raw.encode(adapter), memory)
-        self._params, self._memory = (round, adapter), (round, memory)
+        stepped, optimizer = step(self.server_optimizer, params, delta, before.optimizer, round)
+        new = publish(self.download, stepped, params, before.residual, round)
+        memory, self._decoded = Remembered(optimizer, delta if self.aggregator.after else {}, new.residual), {}
+        self._commit(round, raw.encode(new.adapter), memory, new.delta)
+        self._params, self._memory = (round, new.adapter), (round, memory)
 
     def _deltas(self, round: int, clients: Collection[str], params: NamedTensors) -> Iterator[tuple[Update, float]]:
         """Each client's update and weight, in client-id order; the next one's delta takes the place of the last."""
@@ -226,13 +232,7 @@ class FederatedServer:
         assert last is not None
         self._keep_client_adapters(last)
         record_bias(self.journal, self.blobs, self._updates, self.weighting, last)
-        waiting = self.journal.updates(last + 1)
-        versions = {*pinned_versions, last, *(row["started"] - 1 for row in waiting)}
-        keep = {self.journal.digest(version) for version in versions} | {self.journal.optimizer(last)}
-        keep |= {row["digest"] for row in waiting}
-        for path in self.blobs.folder.iterdir():
-            if path.suffix == "" and not path.name.startswith(".") and path.name not in keep:
-                self.blobs.remove(path.name)
+        delete_unneeded(self.journal, self.blobs, {*pinned_versions, last})
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -263,15 +263,15 @@ class FederatedServer:
                 self.run_dir, self.journal, self.blobs, self._adapter_config, self._updates, round, again
             )
 
-    def _commit(self, round: int, content: bytes, memory: Remembered) -> None:
-        digest, remembered = self.blobs.add(content), memory.encoded()
-        optimizer = None if remembered is None else self.blobs.add(remembered)
+    def _commit(self, round: int, content: bytes, memory: Remembered, delta: bytes | None = None) -> None:
+        digest = self.blobs.add(content)
+        optimizer, leads = (None if part is None else self.blobs.add(part) for part in (memory.encoded(), delta))
         if round % self.save_every == 0 or round == self.num_rounds:
             self._checkpoint(f"round_{round}", digest)
         if round == self.num_rounds:
             self._checkpoint("round_final", digest)
         # Last: a round is committed only when all that it promises is on disk.
-        self.journal.commit_round(round, digest, optimizer)
+        self.journal.commit_round(round, digest, optimizer, leads)
 
     def _checkpoint(self, name: str, digest: str) -> None:
         write_checkpoint(self.run_dir / "global_model" / name, self.blobs.path(digest), self._adapter_config)

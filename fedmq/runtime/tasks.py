@@ -12,6 +12,7 @@ from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
 from fedmq.recipe import RunSpec
 from fedmq.rng import derive_seed
+from fedmq.runtime.downloads import delta_to
 from fedmq.runtime.server import FederatedServer
 
 
@@ -44,9 +45,10 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
     seed = derive_seed(spec.seed, job.kind, job.round, client or "")
     version = {"init": None, "train": job.round - 1}.get(job.kind, job.round)
     adapter = None if version is None else server.adapter(version)
+    delta = None if version is None else delta_to(server.journal, server.blobs, version)
     folded = server.journal.last_folded(client, job.round) if job.kind == "train" and client else None
     follows = None if folded is None else m.Folded(*folded)
-    return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work, follows)
+    return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work, follows, delta)
 
 
 def check_task(message: m.Offer | m.Evaluated | m.Generated | m.TaskFailed, secret: str) -> None:

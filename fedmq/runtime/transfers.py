@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections import Counter
@@ -10,20 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedmq.codec.download import DownloadCodec, download_codec
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
 from fedmq.protocol.pace import Pace
 from fedmq.protocol.window import Window
+from fedmq.recipe import CodecSpec
+from fedmq.runtime.held_adapters import HeldAdapters
 from fedmq.storage.blobs import BlobStore, PartialBlob
 from fedmq.transport.base import Payload, WorkerTransport
 
+log = logging.getLogger("fedmq.worker")
 #: What could not be queued is tried again after this.
 _RETRY_S = 0.2
 #: A transfer that nothing moved for so many times the patience for one piece has lost its link, whatever that says.
 _STUCK = 3
-#: Adapters kept on disk: the one in hand and the one before.
-_KEPT = 2
 
 
 @dataclass(kw_only=True)
@@ -38,8 +41,12 @@ class _Transfer:
 
 @dataclass(kw_only=True)
 class _Download(_Transfer):
+    """`blob` is on its way in: that of `delta`, which `adapter` is then made of; or the adapter itself."""
+
     blob: m.BlobRef
     part: PartialBlob
+    adapter: m.BlobRef
+    delta: m.DeltaRef | None = None
 
 
 @dataclass(kw_only=True)
@@ -64,6 +71,8 @@ class Transfers:
         self._transport, self._blobs, self._clock = transport, BlobStore(folder, durable=False), clock
         self._in, self._out = Codec(m.DATA_TO_WORKER), Codec(m.DATA_TO_COORDINATOR)
         self._pace = Pace(1 << 20, 8)
+        self._adapters = HeldAdapters(self._blobs)
+        self._codec: DownloadCodec | None = None
         self._download: _Download | None = None
         self._uploads: dict[str, _Upload] = {}
         self._fetched: tuple[str, int] | None = None
@@ -71,10 +80,14 @@ class Transfers:
         self._came: Counter[str] = Counter()
         self._missing = False
         self._stuck = False
-        self._recent: list[str] = []
 
-    def configure(self, chunk_nbytes: int, credits: int) -> None:
-        """Take the coordinator's largest piece (bytes) and window (pieces); what the link can do stays known."""
+    def configure(self, chunk_nbytes: int, credits: int, download: CodecSpec) -> None:
+        """Take the coordinator's largest piece (bytes) and window (pieces), and the codec that its deltas are in.
+
+        What the link can do stays known.
+        """
+        codec = download_codec(download)
+        self._codec = None if codec.whole else codec
         if (chunk_nbytes, credits) != (self._pace.max_nbytes, self._pace.max_credits):
             self._pace = Pace(max(1, chunk_nbytes), max(1, credits))
 
@@ -82,23 +95,18 @@ class Transfers:
         """Where a fetched adapter is."""
         return self._blobs.path(digest)
 
-    def fetch(self, blob: m.BlobRef) -> None:
-        """Get an adapter, unless it is here already."""
+    def fetch(self, blob: m.BlobRef, delta: m.DeltaRef | None = None) -> None:
+        """Get an adapter, unless it is here already: by its delta, if what that applies to is here."""
         if self._download is not None:
             self._download.part.close()
             self._download = None
-        if self._blobs.has(blob.digest):
-            try:
-                if blob.digest not in self._blobs.checked:
-                    self._blobs.read(blob.digest)
-                self._done(blob.digest)
-                return
-            except RemoteProtocolError:
-                self._blobs.remove(blob.digest)
-        part = self._blobs.partial(blob.digest, blob.nbytes)
-        window = Window(blob.nbytes, self._pace, part.offset)
-        self._download = _Download(blob=blob, part=part, window=window, moved_at=self._clock())
-        self._advance(self._download)
+        if self._adapters.holds(blob.digest):
+            self._done(blob.digest)
+            return
+        if self._codec and delta and delta.blob.nbytes < blob.nbytes and self._adapters.holds(delta.base):
+            self._begin(delta.blob, blob, delta)
+        else:
+            self._begin(blob, blob)
 
     def fetched(self) -> tuple[str, int] | None:
         """(digest, bytes received, headers and repeats among them) of a download that is complete; said once."""
@@ -172,9 +180,15 @@ class Transfers:
                     elif upload.look_at < math.inf:
                         self._go_on(upload)
             case m.NotFound(digest):
-                if self._download is not None and self._download.blob.digest == digest:
-                    self._download.part.close()
-                    self._download, self._missing = None, True
+                download = self._download
+                if download is not None and download.blob.digest == digest:
+                    self._download = None
+                    if download.delta is not None:
+                        download.part.discard()
+                        self._without(download, "the coordinator does not have it")
+                    else:
+                        download.part.close()
+                        self._missing = True
 
     def tick(self) -> None:
         """Send again what nobody answered."""
@@ -205,16 +219,35 @@ class Transfers:
         self._download = None
         try:
             download.part.finish()
-        except RemoteProtocolError:
-            return self.fetch(download.blob)
-        return self._done(download.blob.digest)
+            if download.delta is not None:
+                assert self._codec is not None
+                self._adapters.rebuild(download.adapter, download.delta, self._codec)
+        except RemoteProtocolError as error:
+            return self._without(download, str(error))
+        self._charge(download)
+        return self._done(download.adapter.digest)
+
+    def _without(self, download: _Download, why: str) -> None:
+        """What came is of no use: the whole adapter is asked for, from the start."""
+        if download.delta is not None:
+            log.warning("the delta of an adapter is of no use (%s): the whole is downloaded", why)
+            self._charge(download)
+        self._begin(download.adapter, download.adapter)
+
+    def _charge(self, download: _Download) -> None:
+        """What came of a delta came for its adapter."""
+        if download.delta is not None:
+            self._came[download.adapter.digest] += self._came.pop(download.blob.digest, 0)
+
+    def _begin(self, blob: m.BlobRef, adapter: m.BlobRef, delta: m.DeltaRef | None = None) -> None:
+        part = self._blobs.partial(blob.digest, blob.nbytes)
+        window, now = Window(blob.nbytes, self._pace, part.offset), self._clock()
+        self._download = _Download(blob=blob, part=part, adapter=adapter, delta=delta, window=window, moved_at=now)
+        self._advance(self._download)
 
     def _done(self, digest: str) -> None:
         self._fetched = (digest, self._came.pop(digest, 0))
-        self._recent = [*(d for d in self._recent if d != digest), digest]
-        for old in self._recent[:-_KEPT]:
-            self._blobs.remove(old)
-        self._recent = self._recent[-_KEPT:]
+        self._adapters.used(digest)
 
     def _confirm(self, transfer: _Transfer, offset: int) -> None:
         now = self._clock()

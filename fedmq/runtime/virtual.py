@@ -186,6 +186,15 @@ class VirtualRun:
         assert hosted is not None
         return task.work.recipe.num_epochs * hosted.num_examples / self._speeds.get(task.client or "", 1.0)
 
+    def _downloaded(self, worker: str, task: m.Task) -> int:
+        """Bytes of the adapter that a task starts from: none if it is held, its delta's if the one before is."""
+        if task.adapter is None:
+            return 0
+        held, self._held[worker] = self._held.get(worker), task.adapter.digest
+        if held == task.adapter.digest:
+            return 0
+        return task.adapter.nbytes if task.delta is None or task.delta.base != held else task.delta.blob.nbytes
+
     def _done(self, worker: str, task: m.Task) -> None:
         """A task's time is over: now it is done, and nothing of it before, as it may have been cancelled."""
         base = task.adapter
@@ -207,7 +216,6 @@ class VirtualRun:
                 self._events.append(ev.TaskFailed(worker, task.task, code, text))
 
     def _trained(self, worker: str, task: m.Task, trained: link.Trained, content: bytes) -> None:
-        known = task.adapter is None or self._held.get(worker) == task.adapter.digest
         offer = m.Offer(
             task=task.task,
             nonce=task.nonce,
@@ -217,12 +225,10 @@ class VirtualRun:
             num_steps=trained.num_steps,
             train_loss=trained.train_loss,
             train_seconds=self._seconds(task),
-            nbytes_down=0 if known or task.adapter is None else task.adapter.nbytes,
+            nbytes_down=self._downloaded(worker, task),
             adapter_config=trained.adapter_config,
             state_lost=trained.state_lost,
         )
-        if task.adapter is not None:
-            self._held[worker] = task.adapter.digest
         if parse_task(task.task)[0].kind == "init":
             self.server.start(offer, content)
             self._events.extend([ev.ResultStored(worker, task.task, trained.digest), ev.Committed(0)])

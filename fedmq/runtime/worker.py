@@ -137,7 +137,7 @@ class WorkerAgent:
                 message = self._in.decode(bytes(frames[0]))
                 if isinstance(message, m.Welcome):
                     self.transport.dial_data(message.data_port)
-                    self._transfers.configure(message.chunk_nbytes, message.credits)
+                    self._transfers.configure(message.chunk_nbytes, message.credits, message.spec.download)
                 self._say(message)
                 self._handle(we.Received(message))
         except VersionMismatch as error:
@@ -162,8 +162,8 @@ class WorkerAgent:
                 self.transport.send("control", self._out.encode(message))
             case we.Prepare(welcome):
                 self._prepare(welcome)
-            case we.Fetch(blob):
-                self._transfers.fetch(blob)
+            case we.Fetch(blob, delta):
+                self._transfers.fetch(blob, delta)
             case we.Run(tasks):
                 self._run(tasks)
             case we.Halt():

@@ -108,14 +108,14 @@ class Journal(Database):
                 (json.dumps(list(clients)), round),
             )
 
-    def commit_round(self, round: int, digest: str, optimizer: str | None = None) -> None:
-        """The round's model is durable under `digest`, and what the next one starts from under `optimizer`."""
+    def commit_round(self, round: int, digest: str, optimizer: str | None = None, delta: str | None = None) -> None:
+        """The model is durable under `digest`, what the next round starts from and the delta under the others."""
         with self._written():
             self._db.execute(
-                "INSERT INTO rounds (round, state, groups, digest, optimizer, opened_at, committed_at) "
-                "VALUES (?, 'committed', '[]', ?, ?, ?, ?) ON CONFLICT (round) DO UPDATE SET state = 'committed', "
-                "digest = excluded.digest, optimizer = excluded.optimizer, committed_at = excluded.committed_at",
-                (round, digest, optimizer, self.clock(), self.clock()),
+                "INSERT INTO rounds (round, state, groups, digest, optimizer, delta, opened_at, committed_at) VALUES "
+                "(:round, 'committed', '[]', :digest, :optimizer, :delta, :at, :at) ON CONFLICT (round) DO UPDATE SET "
+                "state = 'committed', digest = :digest, optimizer = :optimizer, delta = :delta, committed_at = :at",
+                {"round": round, "digest": digest, "optimizer": optimizer, "delta": delta, "at": self.clock()},
             )
 
     def bias(self, round: int) -> float | None:

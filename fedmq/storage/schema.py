@@ -8,7 +8,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
     draw INTEGER NOT NULL DEFAULT 0,
-    groups TEXT NOT NULL, started TEXT, weights TEXT, frozen TEXT, digest TEXT, optimizer TEXT, bias REAL,
+    groups TEXT NOT NULL, started TEXT, weights TEXT, frozen TEXT, digest TEXT, delta TEXT, optimizer TEXT, bias REAL,
     opened_at REAL NOT NULL, committed_at REAL);
 CREATE TABLE updates (
     round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, started INTEGER NOT NULL, worker TEXT NOT NULL,

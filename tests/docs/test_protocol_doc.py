@@ -30,7 +30,7 @@ DIRECTIONS = {
     "Pipe, trainer to agent": trainer_link.TO_AGENT,
 }
 RECORDS = (
-    *(messages.BlobRef, messages.Folded, messages.HostedClient, messages.Task),
+    *(messages.BlobRef, messages.DeltaRef, messages.Folded, messages.HostedClient, messages.Task),
     *(work.InitWork, work.TrainWork, work.EvaluateWork, work.GenerateWork),
     trainer_link.Source,
 )

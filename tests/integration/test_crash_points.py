@@ -1,8 +1,8 @@
 """Killed right before or right after a durable step: the same command with --resume ends with the same models.
 
 By day a slice of the points, at night all of them. The run has all that is durable: a first adapter, two rounds of two
-clients that remember what their updates lost, a server optimiser that remembers, checkpoints of each round and client,
-evaluations, texts.
+clients that remember what their updates lost, a server optimiser and a download codec that remember, checkpoints of
+each round and client, evaluations, texts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from running import PATIENCE_S, Running, children, kill_pid
 from fedmq.storage.journal import Journal
 
 SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 2, "save_every": 1, "server_optimizer": "nesterov"}
-SETTINGS |= {"upload_codec": "sign"}
+SETTINGS |= {"upload_codec": "sign", "download_codec": "int4"}
 #: Some of the points of a coordinator and of a worker, spread over the run; there are about 190 and 50.
 COORDINATOR = [*range(1, 20, 6), *range(24, 180, 17)]
 WORKER = range(2, 50, 9)

@@ -53,7 +53,9 @@ def test_optional_fields_travel_as_nil() -> None:
 
 def test_every_task_kind_travels() -> None:
     for work in (InitWork, TrainWork, EvaluateWork, GenerateWork):
-        task = dataclasses.replace(example(m.Task), work=example(work), client=None, adapter=None, follows=None)
+        task = dataclasses.replace(
+            example(m.Task), work=example(work), client=None, adapter=None, follows=None, delta=None
+        )
         assert DOWN.decode(DOWN.encode(m.Tasks((task,)))) == m.Tasks((task,))
 
 

@@ -75,7 +75,7 @@ def test_values_of_another_type(direction: str, kind: type) -> None:
     codec, header = CODECS[direction], fields_of(direction, kind)
     others = (True, False, 1, 0, 1.0, 0.0, "1", "", b"1", b"", None, [], [1], {}, {"a": 1})
     optional = {"task", "client", "adapter", "max_samples_per_client", "num_threads", "cache_dir", "model"}
-    optional |= {"log_dir", "layers_to_transform", "left_s", "follows", "block", "fraction", "error_feedback"}
+    optional |= {"log_dir", "layers_to_transform", "left_s", "follows", "delta", "block", "fraction", "error_feedback"}
     for path, value in paths(header):
         if path and path[-1] not in ("v", "t"):
             for other in others:
@@ -145,7 +145,9 @@ def test_tasks_that_do_not_go_together() -> None:
     for other in (
         {"client": "client_3"},
         {"round": 8},
-        {"adapter": None},
+        {"adapter": None, "delta": None},
+        {"delta": None},
+        {"delta": header["tasks"][0]["delta"] | {"base": "cd" * 32}},
         {"adapter": {"digest": "cd" * 32, "nbytes": 7}},
         {"work": {"kind": "init"}},
         {"work": {"kind": "train", "recipe": header["tasks"][0]["work"]["recipe"] | {"num_epochs": 5}}},
@@ -154,6 +156,15 @@ def test_tasks_that_do_not_go_together() -> None:
     scoring = [task | {"work": {"kind": "evaluate", "unit": "test", "batch_size": 1}} for task in header["tasks"]]
     for tasks in ([], scoring, [dict(header["tasks"][0], client=f"client_{k}") for k in range(65)]):
         assert code(codec, msgpack.packb(header | {"tasks": tasks})) == "INVALID"
+
+
+def test_a_delta_of_no_adapter() -> None:
+    codec, header = CODECS["control to worker"], fields_of("control to worker", m.Tasks)
+    for other in ({"adapter": None}, {"delta": {}}, {"delta": header["tasks"][0]["adapter"]}):
+        with pytest.raises(RemoteProtocolError, match="INVALID"):
+            codec.decode(msgpack.packb(put(header, ("tasks", 0), header["tasks"][0] | other)))
+    without = put(header, ("tasks", 0), header["tasks"][0] | {"adapter": None, "delta": None})
+    assert codec.decode(msgpack.packb(without)).tasks[0].delta is None
 
 
 def test_lists_that_are_too_long() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
+from fedmq.recipe import CodecSpec
 from fedmq.runtime.transfers import Transfers
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
 
@@ -22,7 +23,8 @@ ASKED, ANSWERED = Codec(m.DATA_TO_COORDINATOR), Codec(m.DATA_TO_WORKER)
 class Bench:
     """Transfers under test, against a coordinator's end that a test plays by hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, codec: str = "fp32") -> None:
+        self.codec = CodecSpec(codec, None, None, None)
         self.folder, self.now = folder, 0.0
         self.listener = MemoryCoordinatorTransport()
         self.restart()
@@ -35,7 +37,7 @@ class Bench:
         self.worker = MemoryWorkerTransport(self.listener)
         self.worker.dial_data(1)
         self.transfers = Transfers(self.worker, self.folder / "blobs", lambda: self.now)
-        self.transfers.configure(CHUNK, CREDITS)
+        self.transfers.configure(CHUNK, CREDITS, self.codec)
         #: by digest, what this process was sent, headers among it
         self.nbytes: Counter[str] = Counter()
 

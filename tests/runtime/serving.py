@@ -10,6 +10,7 @@ import numpy as np
 
 from fedmq.algorithms import aggregate, sampling, server_opt, staleness, weighting
 from fedmq.codec import raw
+from fedmq.codec.download import download_codec
 from fedmq.codec.update import update_codec
 from fedmq.protocol import messages as m
 from fedmq.recipe import CodecSpec
@@ -65,6 +66,7 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
         "selection": ClientSelection(journal, sampler, weigh, seed, "of the test"),
         "weighting": weigh,
         "upload": update_codec(CodecSpec("fp32", None, None, None)),
+        "download": download_codec(CodecSpec("fp32", None, None, None)),
         "discount": staleness.polynomial(),
         "limits": UpdateLimits(max_norm=None, max_tokens_per_example=128),
         "num_rounds": 4,

@@ -63,7 +63,11 @@ def test_what_centered_clipping_starts_from_survives(tmp_path: Path, optimizer: 
 
 @pytest.mark.parametrize(
     "memory",
-    [NOTHING, Remembered({}, {"a/b": np.ones(2)}), Remembered({"m:a": np.ones(2), "round": np.zeros(())}, {})],
+    [
+        NOTHING,
+        Remembered({}, {"a/b": np.ones(2)}, {"c": np.ones(3, np.float32)}),
+        Remembered({"m:a": np.ones(2), "round": np.zeros(())}, {}, {}),
+    ],
 )
 def test_what_is_remembered_is_one_file_or_none(memory: Remembered) -> None:
     content = memory.encoded()

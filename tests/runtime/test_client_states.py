@@ -100,7 +100,9 @@ class Client:
         return {n: (v + draw.normal(0, 1e-3, v.shape)).astype(np.float32) for n, v in self.base.items()}
 
     def pack(self, round: int, follows: m.Folded | None, host: str = "a") -> Packed:
-        task = m.Task(f"train-{round}-client_1-0", "cd" * 16, round, "client_1", 7, None, InitWork("init"), follows)
+        task = m.Task(
+            f"train-{round}-client_1-0", "cd" * 16, round, "client_1", 7, None, InitWork("init"), follows, None
+        )
         self.count += 1
         path = self.folder / f"{self.count}.update"
         return pack(task, self.trained(round), self.base, self.codec, ClientStates(self.folder / host), path)

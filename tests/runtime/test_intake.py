@@ -289,13 +289,13 @@ def test_what_is_not_here(bench: Bench) -> None:
     assert bench.heard() == [(m.NotFound("ab" * 32), b"")]
 
 
-def test_an_adapter_that_rotted_is_not_sent(bench: Bench) -> None:
+def test_an_adapter_that_rotted_is_not_sent_and_who_asks_is_told(bench: Bench) -> None:
     digest = bench.server.journal.digest(0)
     bench.server.blobs.path(digest).write_bytes(b"rotten")
     again = Bench(make_server(bench.server.run_dir))
     with pytest.raises(RemoteProtocolError, match="BLOB"):
         again.say(m.Get(digest, 0, 10))
-    assert again.heard() == []
+    assert again.heard() == [(m.NotFound(digest), b"")]
 
 
 @pytest.mark.parametrize("frames", [(), (b"x",), (b"x", b"y", b"z"), (b"x", b"y")])

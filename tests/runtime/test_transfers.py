@@ -300,7 +300,7 @@ def test_pieces_follow_what_the_link_carries(bench: Bench) -> None:
     """256 kbit/s, then 100 Mbit/s: a piece takes 0.2 to 2 s, and each byte is sent once."""
     content = bytes(8 << 20)
     blob = m.BlobRef(hashlib.sha256(content).hexdigest(), len(content))
-    bench.transfers.configure(1 << 20, 8)
+    bench.transfers.configure(1 << 20, 8, bench.codec)
     bench.transfers.fetch(blob)
     sizes, asked, now = [], 0, 0.0
     queue = [message for message, _ in bench.asked()]
@@ -320,12 +320,12 @@ def test_pieces_follow_what_the_link_carries(bench: Bench) -> None:
 
 
 def test_the_next_transfer_knows_what_the_last_one_learnt(bench: Bench) -> None:
-    bench.transfers.configure(1 << 20, 8)
+    bench.transfers.configure(1 << 20, 8, bench.codec)
     bench.transfers.fetch(m.BlobRef("ab" * 32, 1 << 23))
     (first, _), _ = bench.asked()
     bench.tick(10.1)
     bench.asked()
-    bench.transfers.configure(1 << 20, 8)
+    bench.transfers.configure(1 << 20, 8, bench.codec)
     bench.transfers.fetch(m.BlobRef("cd" * 32, 1 << 23))
     (second, _), _ = bench.asked()
     assert (first.nbytes, second.nbytes) == (64 << 10, 32 << 10)

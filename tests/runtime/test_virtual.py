@@ -15,11 +15,13 @@ import pytest
 from rich.console import Console
 from serving import make_server
 
+from fedmq.codec.download import download_codec
 from fedmq.config import get_default_config
 from fedmq.errors import ConfigError, RunError
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.policy import RoundPolicy
 from fedmq.protocol.trainer_link import Setup
+from fedmq.recipe import CodecSpec
 from fedmq.runtime.child import TrainerProcess
 from fedmq.runtime.console import ConsoleView
 from fedmq.runtime.server import FederatedServer
@@ -145,3 +147,22 @@ def test_data_that_cannot_be_used(tmp_path: Path, noop: Callable[..., None]) -> 
     noop(clients=["client_9"])
     with pytest.raises(ConfigError, match="this run has no client_9"):
         play(tmp_path / "run", RoundPolicy(1, 4, 4), {})
+
+
+def test_downloads_are_counted_as_workers_would_ask_for_them(tmp_path: Path, noop: Callable[..., None]) -> None:
+    """The first adapter whole, then deltas; whole again for whoever was not in the round before."""
+    noop(shape=[2000])
+    codec = download_codec(CodecSpec("int4", None, None, None))
+    server = play(tmp_path / "run", RoundPolicy(3, 4, 4), {}, download=codec)
+    whole = server.adapter(3).nbytes
+    first, *others = [{client["bytes_down"] for client in row["client_metrics"]} for row in server.rounds(1)]
+    assert first == {whole}
+    assert all(0 < min(counted) <= max(counted) < whole / 5 for counted in others), others
+    server = play(tmp_path / "some", RoundPolicy(6, 2, 2), {}, download=codec)
+    seen: dict[str, int] = {}
+    for row in server.rounds(1):
+        for client in row["client_metrics"]:
+            held = seen.get(client["client_id"]) == row["round"] - 1
+            assert (client["bytes_down"] < whole / 5) is held, (row["round"], client)
+            seen[client["client_id"]] = row["round"]
+    assert len(set(seen.values())) > 1, "not all were in all rounds"

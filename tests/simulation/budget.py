@@ -101,7 +101,7 @@ class Budget:
         """Look at all that grows, after a turn."""
         state, transfers = agent.state, agent._transfers
         things = (state.outbox, state.settled, state.hand.tasks, state.hand.answers, transfers._uploads)
-        seen = tuple(map(len, (*things, transfers._recent, transfers._blobs.checked)))
+        seen = tuple(map(len, (*things, transfers._adapters._recent, transfers._blobs.checked)))
         if self._seen.get(name) == seen:
             return
         self._seen[name] = seen
@@ -116,7 +116,7 @@ class Budget:
                 "answers": (len(state.hand.answers), self._together),
                 "uploads": (len(uploads), len(state.outbox)),
                 "uploads' bytes": (sum(len(each.content) for each in uploads), len(state.outbox) * self._nbytes),
-                "kept adapters": (len(transfers._recent), _KEPT),
+                "kept adapters": (len(transfers._adapters._recent), _KEPT),
                 "checked blobs": (len(transfers._blobs.checked), _KEPT),
             },
         )

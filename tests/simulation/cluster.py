@@ -29,6 +29,7 @@ from witness import Witness
 from worker_host import WorkerHost
 
 from fedmq.algorithms import aggregate, sampling, server_opt, staleness, weighting
+from fedmq.codec.download import download_codec
 from fedmq.codec.update import update_codec
 from fedmq.config import get_default_config
 from fedmq.protocol.coordinator_state import CoordinatorState
@@ -58,6 +59,7 @@ class Shape:
       together: clients trained in one step.
       optimizer: of the server.
       codec: of updates. One that has clients remember needs one worker a site: what they remember is on its disk.
+      download: codec of the global adapter.
       selection: of the clients of a round.
     """
 
@@ -68,12 +70,14 @@ class Shape:
     rounds: int
     optimizer: str
     codec: str = "fp32"
+    download: str = "fp32"
     selection: str = "uniform"
 
     @functools.cached_property
     def spec(self) -> Any:
         """What workers are told of the run."""
-        return replace(get_default_config().to_run_spec(), upload=CodecSpec(self.codec, None, None, None))
+        up, down = (CodecSpec(name, None, None, None) for name in (self.codec, self.download))
+        return replace(get_default_config().to_run_spec(), upload=up, download=down)
 
     def hosted(self) -> dict[str, list[str]]:
         """Worker -> its clients."""
@@ -90,6 +94,7 @@ class Shape:
             aggregator=aggregate.fedavg(),
             server_optimizer=optimizer,
             upload=update_codec(self.spec.upload),
+            download=download_codec(self.spec.download),
             discount=staleness.constant(),
             limits=UpdateLimits(max_norm=1000.0, max_tokens_per_example=128),
             selection=ClientSelection(journal, sampler, weighting.by_examples, 42, self.selection),

@@ -13,9 +13,9 @@ from network import WAYS, Weather
 from violation import Violation
 
 SHAPES = (
-    Shape(sites=(1, 1), clients=2, cohort=4, together=1, rounds=3, optimizer="none", codec="sign"),
+    Shape(sites=(1, 1), clients=2, cohort=4, together=1, rounds=3, optimizer="none", codec="sign", download="int4"),
     Shape(sites=(2, 1), clients=2, cohort=3, together=1, rounds=3, optimizer="adam", selection="weighted"),
-    Shape(sites=(2, 2), clients=2, cohort=4, together=2, rounds=3, optimizer="avgm"),
+    Shape(sites=(2, 2), clients=2, cohort=4, together=2, rounds=3, optimizer="avgm", download="sign"),
     Shape(sites=(3,), clients=4, cohort=3, together=3, rounds=4, optimizer="none", selection="power_of_choice"),
 )
 #: Steps that are aimed at twice as often as others, so that the slice of a day has them all.

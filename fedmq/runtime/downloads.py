@@ -1,0 +1,35 @@
+"""Deltas of the global adapter at the coordinator: made once for each version, and told with tasks."""
+
+from __future__ import annotations
+
+from fedmq.codec.download import DownloadCodec, Published
+from fedmq.errors import RemoteProtocolError, RunError
+from fedmq.protocol.messages import BlobRef, DeltaRef
+from fedmq.storage.blobs import BlobStore
+from fedmq.storage.journal import Journal
+from fedmq.tensors import NamedTensors
+
+
+def publish(
+    codec: DownloadCodec, stepped: NamedTensors, before: NamedTensors, residual: NamedTensors, round: int
+) -> Published:
+    """What a round's model is, and how it travels; see `DownloadCodec`.
+
+    Raises:
+      RunError: what was decoded is beyond float32.
+    """
+    try:
+        return codec.publish(stepped, before, residual)
+    except RemoteProtocolError as error:
+        raise RunError(
+            f"round {round}: the download codec's {error}: lower the server's learning rate, or set "
+            'federated.download_codec to "fp32" in a new run'
+        ) from error
+
+
+def delta_to(journal: Journal, blobs: BlobStore, version: int) -> DeltaRef | None:
+    """What leads to a committed version from the one before; None where nothing does, or its blob is gone."""
+    digest = journal.rounds(version)[0]["delta"]
+    if digest is None or not blobs.has(digest):
+        return None
+    return DeltaRef(journal.digest(version - 1), BlobRef(digest, blobs.path(digest).stat().st_size))
