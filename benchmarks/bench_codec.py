@@ -72,7 +72,9 @@ def main() -> None:
         runs: dict[str, list[dict[str, Any]]] = {}
         for name in dict.fromkeys(["fp32", *arguments.ways]):
             rounds = arguments.rounds if name == "fp32" else arguments.most
-            runs[name] = [run(Path(scratch) / f"{name} {seed}", table, name, seed, rounds) for seed in arguments.seeds]
+            where = [Path(scratch) / f"{name} {seed}" for seed in arguments.seeds]
+            ways = zip(where, arguments.seeds, strict=True)
+            runs[name] = [run(folder, table, settings_of(name), seed, rounds) for folder, seed in ways]
             print(name, [[round(x, 4) for x in one["loss"]] for one in runs[name]], file=sys.stderr)
         targets = [one["loss"][arguments.rounds] for one in runs["fp32"]]
         to_target = {name: [reached(one, t) for one, t in zip(of, targets, strict=True)] for name, of in runs.items()}
@@ -95,9 +97,19 @@ def some_rows(path: Path, count: int) -> None:
     read_filtered(resolve_dataset_path("bundled"), spec).frame.head(count).to_csv(path, index=False)
 
 
-def run(folder: Path, table: Path, name: str, seed: int, rounds: int) -> dict[str, Any]:
-    """Loss by version, and upload bytes by round."""
+def settings_of(name: str) -> dict[str, str]:
+    """The settings of a way, as `--set` takes them."""
     codec, options, optimizer = WAYS[name]
+    return {
+        "upload_codec": codec,
+        "upload_codec_options": json.dumps(options),
+        "server_optimizer": optimizer,
+        "server_optimizer_options": json.dumps(NESTEROV if optimizer == "nesterov" else {}),
+    }
+
+
+def run(folder: Path, table: Path, federated: dict[str, str], seed: int, rounds: int) -> dict[str, Any]:
+    """Loss by version, and bytes by round, both ways."""
     settings = {
         "seed": seed,
         "log_dir": str(folder / "logs"),
@@ -107,19 +119,17 @@ def run(folder: Path, table: Path, name: str, seed: int, rounds: int) -> dict[st
         "federated.clients_per_round": 4,
         "federated.num_rounds": rounds,
         "federated.save_every": 1,
-        "federated.upload_codec": codec,
-        "federated.upload_codec_options": json.dumps(options),
-        "federated.server_optimizer": optimizer,
-        "federated.server_optimizer_options": json.dumps(NESTEROV if optimizer == "nesterov" else {}),
         "generation.prompts": "[]",
+        **{f"federated.{name}": value for name, value in federated.items()},
     }
     command = [sys.executable, "-m", "fedmq", "run", "--output-dir", str(folder), "--json"]
     for setting, value in settings.items():
         command += ["--set", f"{setting}={value}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     metrics = json.loads((folder / "training_metrics.json").read_text())
-    uploaded = [sum(client["bytes_up"] for client in row["client_metrics"]) for row in metrics["round_metrics"]]
-    return {"loss": metrics["training_history"]["global_loss"], "bytes_up": uploaded}
+    clients = [row["client_metrics"] for row in metrics["round_metrics"]]
+    nbytes = {way: [sum(client[way] for client in row) for row in clients] for way in ("bytes_up", "bytes_down")}
+    return {"loss": metrics["training_history"]["global_loss"], **nbytes}
 
 
 def reached(one: dict[str, Any], target: float) -> tuple[float, float] | None:
