@@ -168,7 +168,11 @@ class ExperimentConfig(Section):
             seed=self.seed,
             model=recipe.ModelSpec(name=self.model.model_name, max_length=self.model.max_length),
             lora=recipe.LoRASpec(**lora),
-            training=recipe.TrainingRecipe(**self.training.model_dump(exclude={"clients_per_batch"}), factors="both"),
+            training=recipe.TrainingRecipe(
+                **self.training.model_dump(exclude={"clients_per_batch"}),
+                factors="both",
+                method=self.federated.method_spec(),
+            ),
             data=recipe.DataSpec(**data),
             generation=recipe.GenerationSpec(
                 prompts=tuple(self.generation.prompts),

@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from fedmq import own_code
 from fedmq.config_rounds import RoundsConfig
 from fedmq.config_section import Options, Text, described, nearest, options_conflict
-from fedmq.recipe import CodecSpec
+from fedmq.recipe import CodecSpec, LocalMethodSpec
 
 AGGREGATIONS = (
     *("fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
@@ -56,6 +56,10 @@ class FederatedConfig(RoundsConfig):
         f"how updates become one: {', '.join(AGGREGATIONS)}, or module:attribute of your own; docs/algorithms.md",
     )
     aggregation_options: Options = described({}, "its options by name, such as f; what is missing takes its default")
+    local_method: Literal["fedavg", "fedprox"] = described(
+        "fedavg", "what local training does against drift, beside lowering its loss; docs/algorithms.md"
+    )
+    local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
     lora_aggregation: Literal["fedit", "ffa", "flexlora", "lora_fair", "rolora"] = described(
         "fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md"
     )
@@ -104,6 +108,11 @@ class FederatedConfig(RoundsConfig):
         """How the global adapter travels, likewise."""
         return _spec(self.download_codec, self.download_codec_options)
 
+    def method_spec(self) -> LocalMethodSpec:
+        """The local method, as workers are told."""
+        given: dict[str, Any] = {name: float(value) for name, value in self.local_method_options.items()}
+        return LocalMethodSpec(self.local_method, **{"mu": None} | given)
+
     def conflict(self) -> str | None:
         return (
             super().conflict()
@@ -111,6 +120,7 @@ class FederatedConfig(RoundsConfig):
             or self._distribution_conflict()
             or self._selection_conflict()
             or self._aggregation_conflict()
+            or self._local_method_conflict()
             or self._lora_aggregation_conflict()
             or self._server_optimizer_conflict()
             or _codec_conflict("upload_codec", self.upload_codec, self.upload_codec_options)
@@ -190,6 +200,14 @@ class FederatedConfig(RoundsConfig):
                     f"num_clients {self.num_clients}"
                 )
         return None
+
+    def _local_method_conflict(self) -> str | None:
+        if self.local_method == "fedavg" and not self.local_method_options:
+            return None
+        from fedmq.algorithms import local_methods  # and numpy, likewise
+
+        method, options = self.local_method, self.local_method_options
+        return options_conflict("federated.local_method_options", method, options, local_methods.BY_NAME[method])
 
     def _lora_aggregation_conflict(self) -> str | None:
         if self.lora_aggregation == "fedit" and not self.lora_aggregation_options:

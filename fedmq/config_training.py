@@ -51,8 +51,8 @@ class TrainingConfig(Section):
 
     num_epochs: int = described(3, "passes over a client's shard in each round", "epochs", ge=1)
     batch_size: int = described(8, "examples in one forward pass", "examples", ge=1)
-    learning_rate: float = described(5e-5, "AdamW's peak learning rate", gt=0)
-    weight_decay: float = described(0.01, "AdamW's decoupled weight decay", ge=0)
+    learning_rate: float = described(5e-5, "peak learning rate of local training", gt=0)
+    weight_decay: float = described(0.01, "weight decay: AdamW's is decoupled, SGD adds it to the gradient", ge=0)
     warmup_steps: int = described(100, "linear warm-up, anew in each round", "optimizer steps", ge=0)
     gradient_accumulation_steps: int = described(1, "batches in one optimizer step", "batches", ge=1)
     max_grad_norm: float = described(1.0, "gradients are clipped to this L2 norm; 0 = not clipped", ge=0)
@@ -77,7 +77,15 @@ class TrainingConfig(Section):
         None, "CPU threads of one worker; null = cores / workers. Results are bit-equal for equal num_threads", ge=1
     )
 
+    local_optimizer: Literal["adamw", "sgd"] = described("adamw", "what moves the weights; docs/algorithms.md")
+    sgd_momentum: float = described(0.0, "of local_optimizer sgd", ge=0, lt=1)
+
     def conflict(self) -> str | None:
+        if self.sgd_momentum and self.local_optimizer != "sgd":
+            return (
+                f'training.sgd_momentum: {self.sgd_momentum} is of SGD, and local_optimizer is "adamw"; leave it out, or set '
+                'local_optimizer "sgd" first'
+            )
         if self.fp16 and self.precision not in ("auto", "fp16"):
             return f'training.fp16: true contradicts precision "{self.precision}"; set fp16 false, or precision "auto"'
         return None

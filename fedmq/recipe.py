@@ -35,10 +35,19 @@ class LoRASpec:
 
 
 @dataclass(frozen=True)
-class TrainingRecipe:
-    """Local training of one client in one round: the fields of config section `training`, and `factors`.
+class LocalMethodSpec:
+    """A local method by name, and its options; None is the method's own default."""
 
-    `factors`: the LoRA factors that are trained; the aggregation decides it for each round.
+    name: str
+    mu: float | None
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """Local training of one client in one round: the fields of config section `training`, `factors` and `method`.
+
+    `factors`: the LoRA factors that are trained; the aggregation decides it for each round. `method`: as
+    `federated.local_method` says.
     """
 
     num_epochs: int
@@ -58,7 +67,10 @@ class TrainingRecipe:
     engine: str
     precision: str
     num_threads: int | None
+    local_optimizer: str
+    sgd_momentum: float
     factors: Factors
+    method: LocalMethodSpec
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,36 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
         ConfigError,
         "fedavg has no option 'f'",
     ),
+    "B59 a momentum of AdamW": (
+        settings(training={"sgd_momentum": 0.9}),
+        ConfigError,
+        'is of SGD, and local_optimizer is "adamw"',
+    ),
+    "B59 a momentum of 1": (
+        settings(training={"local_optimizer": "sgd", "sgd_momentum": 1.0}),
+        ConfigError,
+        "training.sgd_momentum: got 1.0, should be less than 1",
+    ),
+    "B59 an unknown local method": (
+        settings(federated={"local_method": "prox"}),
+        ConfigError,
+        "did you mean fedprox",
+    ),
+    "B59 a mu of fedavg": (
+        settings(federated={"local_method_options": {"mu": 0.1}}),
+        ConfigError,
+        "federated.local_method_options: fedavg has no option 'mu'; it has none",
+    ),
+    "B59 a mu below 0": (
+        settings(federated={"local_method": "fedprox", "local_method_options": {"mu": -0.1}}),
+        ConfigError,
+        "fedprox: need mu >= 0, got -0.1",
+    ),
+    "B59 a mu that is a name": (
+        settings(federated={"local_method": "fedprox", "local_method_options": {"mu": "small"}}),
+        ConfigError,
+        "fedprox: need mu >= 0, got 'small'",
+    ),
     "B60 an adapter edited by hand": (edited_blob, RemoteProtocolError, "BLOB"),
 }
 

@@ -62,6 +62,8 @@ DEFAULTS = {
         "precision": "auto",
         "clients_per_batch": "auto",
         "num_threads": None,
+        "local_optimizer": "adamw",
+        "sgd_momentum": 0.0,
     },
     "federated": {
         "num_clients": 10,
@@ -74,6 +76,8 @@ DEFAULTS = {
         "selection": "uniform",
         "selection_options": {},
         "aggregation_method": "fedavg",
+        "local_method": "fedavg",
+        "local_method_options": {},
         "aggregation_options": {},
         "lora_aggregation": "fedit",
         "lora_aggregation_options": {},

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from fedmq.learning.batching import SeededOrder, TextDataset, collate, lengths, token_nll, usable_texts
 from fedmq.learning.evaluate import evaluate
+from fedmq.learning.local_term import LocalTerm, method_of
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.outcome import Stopped, TrainResult, diverged, out_of_memory
 from fedmq.learning.precision import require_precision
@@ -118,6 +119,7 @@ class _Trainer(Trainer):
         self.remove_callback(PrinterCallback)  # it prints
         # A new accelerator has nothing to free, and its full garbage collection takes 0.4 s of every call.
         self.accelerator.free_memory = tuple  # type: ignore[method-assign]
+        self._term = LocalTerm(method_of(recipe.method), list(lm.weights().values()))
         self._batch_size = recipe.batch_size
         self._order = SeededOrder(len(dataset), derive(seed, "order") if recipe.shuffle_dataset else None)
         # Apple's GPUs have no float64.
@@ -127,6 +129,13 @@ class _Trainer(Trainer):
         return torch.utils.data.DataLoader(
             self.train_dataset, self._batch_size, sampler=self._order, collate_fn=collate
         )
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:  # the last batch of a step; clipping comes next
+            scaler = self.accelerator.scaler
+            self._term.add(1.0 if scaler is None else scaler.get_scale())
+        return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # counting them walks over all parameters in every step
@@ -210,7 +219,8 @@ def _arguments(recipe: TrainingRecipe, device: str, precision: str, seed: int) -
         num_train_epochs=recipe.num_epochs,
         per_device_train_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
-        optim="adamw_torch",
+        optim="sgd" if recipe.local_optimizer == "sgd" else "adamw_torch",
+        optim_args=f"momentum={recipe.sgd_momentum}" if recipe.local_optimizer == "sgd" else None,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         lr_scheduler_type="linear",

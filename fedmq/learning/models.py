@@ -154,6 +154,11 @@ class LanguageModel:
         """What is kept of these texts; see `keep_trunks`."""
         return None if self._trunks is None else self._trunks.of(texts)
 
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """What the adapter's names stand for in the model."""
+        by_place = {weight.data_ptr(): weight for weight in self.model.parameters()}
+        return {name: by_place[value.data_ptr()] for name, value in self._parameters()}
+
     def get_adapter(self) -> dict[str, np.ndarray]:
         """A copy of the adapter: float32, named as in adapter_model.safetensors, sorted."""
         return {name: value.float().cpu().numpy().copy() for name, value in self._parameters()}

@@ -16,7 +16,7 @@ from fedmq.learning.batching import collate
 from fedmq.learning.fast.packed import Packed, pack
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.tokenizer import load_tokenizer
-from fedmq.recipe import LoRASpec, TrainingRecipe
+from fedmq.recipe import LocalMethodSpec, LoRASpec, TrainingRecipe
 
 END = "<|endoftext|>"
 SENTENCES = [
@@ -138,7 +138,10 @@ def recipe() -> TrainingRecipe:
         engine="auto",
         precision="fp32",
         num_threads=1,
+        local_optimizer="adamw",
+        sgd_momentum=0.0,
         factors="both",
+        method=LocalMethodSpec("fedavg", mu=None),
     )
 
 

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,13 +113,13 @@ import sys, numpy as np
 from pathlib import Path
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.train import train
-from fedmq.recipe import LoRASpec, TrainingRecipe
+from fedmq.recipe import LocalMethodSpec, LoRASpec, TrainingRecipe
 from fedmq.tensors import digest
 folder = Path({str(tmp_path)!r})
 archive = np.load(folder / "texts.npz")
 options = {{"max_length": 32, "seed": 1, "device": "cpu", "engine": {engine!r}, "precision": "fp32"}}
-lm = LanguageModel.load({lm.name!r}, LoRASpec(**{asdict(lora)!r}), **options)
-train(lm, [archive[name] for name in archive.files], TrainingRecipe(**{asdict(recipe)!r}), seed=7)
+lm = LanguageModel.load({lm.name!r}, {lora!r}, **options)
+train(lm, [archive[name] for name in archive.files], {recipe!r}, seed=7)
 print(digest(lm.get_adapter()))
 """
     done = subprocess.run(

@@ -18,6 +18,8 @@ from fedmq.learning.fast.dropout import Dropout
 from fedmq.learning.fast.model import PackedModel
 from fedmq.learning.fast.schedule import Schedule
 from fedmq.learning.fast.trunk import Recomputed, Trunk
+from fedmq.learning.local_term import LocalTerm, method_of
+from fedmq.learning.optimizers import optimizer_of
 from fedmq.learning.outcome import Diverged, Stopped, TrainResult, diverged, out_of_memory
 from fedmq.recipe import TrainingRecipe
 from fedmq.rng import derive_seed
@@ -98,9 +100,8 @@ def train_group(
     schedules = [Schedule(m.texts, recipe, m.seed, m.subset_seed) for m in members]
     runs = [_Progress(m, s, s.steps()) for m, s in zip(members, schedules, strict=True)]
     rows = adapters.rows()
-    optimizer = torch.optim.AdamW(
-        [{"params": [row]} for row in rows], lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    optimizer = optimizer_of(recipe, rows)
+    terms = [LocalTerm(method_of(recipe.method), [row]) for row in rows]
     # What the optimiser does with a row is decided by whether the row has a gradient.
     grads = [row.grad for row in rows]
     frozen = adapters.frozen(recipe.factors)
@@ -124,6 +125,7 @@ def train_group(
             rows[k].grad = grads[k]
             if frozen is not None:
                 grads[k][frozen] = 0.0  # type: ignore[index]
+            terms[k].add()
             norm = float(torch.nn.utils.clip_grad_norm_([rows[k]], recipe.max_grad_norm or math.inf))
             if not math.isfinite(losses[k] + norm):
                 rows[k].grad = None
