@@ -20,6 +20,7 @@ from fedmq.algorithms.candidates import Sampler
 from fedmq.algorithms.partition_shares import Partitioner
 from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
+from fedmq.build_local import rule_of_method, update_limits
 from fedmq.codec import delta, download, update
 from fedmq.config import ExperimentConfig
 from fedmq.config_federated import FederatedConfig
@@ -29,7 +30,6 @@ from fedmq.protocol.messages import Shutdown
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.links import Links
-from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.selection import ClientSelection, Weighting
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.view import View
@@ -144,7 +144,7 @@ def server(
 ) -> FederatedServer:
     """The server of a run whose folder is open; own rules take the place of those that the config names."""
     federated = config.federated
-    rule = _rule(federated, own_aggregator)
+    rule = _rule(config, own_aggregator)
     if reason := federated.too_few(rule.fewest, f"{rule.label()} needs"):
         raise ConfigError(reason)
     weigh = weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples)
@@ -162,21 +162,29 @@ def server(
         upload=update.update_codec(federated.upload_spec()),
         download=download.download_codec(federated.download_spec()),
         discount=_buffer(federated).discount,
-        limits=UpdateLimits(federated.max_update_norm, config.model.max_length * config.training.num_epochs),
+        limits=update_limits(config),
         num_rounds=federated.num_rounds,
         save_every=federated.save_every,
         save_client_adapters=federated.save_client_adapters,
     )
 
 
-def _rule(federated: FederatedConfig, own: Aggregator | None) -> Aggregator:
+def _rule(config: ExperimentConfig, own: Aggregator | None) -> Aggregator:
+    federated, of_method = config.federated, rule_of_method(config)
     if own is not None:
+        if of_method is not None:
+            raise ConfigError(
+                f"federated.local_method {federated.local_method!r} averages by itself, and an aggregator was given: "
+                "leave one out"
+            )
         for name in ("aggregation_method", "lora_aggregation"):
             if getattr(federated, name) != FederatedConfig.model_fields[name].default:
                 raise ConfigError(
                     f"federated.{name} is {getattr(federated, name)!r}, and an aggregator was given: leave one out"
                 )
         return own
+    if of_method is not None:
+        return of_method
     if federated.lora_aggregation == "fedit":
         return aggregator(federated.aggregation_method, **federated.aggregation_options)
     return lora_aggregator(federated.lora_aggregation, **federated.lora_aggregation_options)

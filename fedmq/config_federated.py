@@ -56,7 +56,7 @@ class FederatedConfig(RoundsConfig):
         f"how updates become one: {', '.join(AGGREGATIONS)}, or module:attribute of your own; docs/algorithms.md",
     )
     aggregation_options: Options = described({}, "its options by name, such as f; what is missing takes its default")
-    local_method: Literal["fedavg", "fedprox"] = described(
+    local_method: Literal["fedavg", "fedprox", "fednova"] = described(
         "fedavg", "what local training does against drift, beside lowering its loss; docs/algorithms.md"
     )
     local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
@@ -156,6 +156,7 @@ class FederatedConfig(RoundsConfig):
         whole = {
             "aggregation_method": ("fedavg", "norm_clip"),
             "lora_aggregation": ("fedit",),
+            "local_method": ("fedavg", "fedprox"),
             "selection": tuple(name for name in SELECTIONS if name != "weighted"),
         }
         for name, known in whole.items():
@@ -204,9 +205,16 @@ class FederatedConfig(RoundsConfig):
     def _local_method_conflict(self) -> str | None:
         if self.local_method == "fedavg" and not self.local_method_options:
             return None
-        from fedmq.algorithms import local_methods  # and numpy, likewise
+        from fedmq.algorithms import local_aggregate, local_methods  # and numpy, likewise
 
         method, options = self.local_method, self.local_method_options
+        if method in local_aggregate.BY_NAME:
+            for name, needed in (("aggregation_method", "fedavg"), ("lora_aggregation", "fedit")):
+                if (value := getattr(self, name)) != needed:
+                    return (
+                        f'federated.local_method: "{method}" averages by itself, {name} "{value}" would not be used; '
+                        f'set {name} "{needed}", or local_method "fedavg" or "fedprox"'
+                    )
         return options_conflict("federated.local_method_options", method, options, local_methods.BY_NAME[method])
 
     def _lora_aggregation_conflict(self) -> str | None:

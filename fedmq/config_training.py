@@ -83,8 +83,8 @@ class TrainingConfig(Section):
     def conflict(self) -> str | None:
         if self.sgd_momentum and self.local_optimizer != "sgd":
             return (
-                f'training.sgd_momentum: {self.sgd_momentum} is of SGD, and local_optimizer is "adamw"; leave it out, or set '
-                'local_optimizer "sgd" first'
+                f'training.sgd_momentum: {self.sgd_momentum} is of SGD, and local_optimizer is "adamw"; leave it out, '
+                'or set local_optimizer "sgd" first'
             )
         if self.fp16 and self.precision not in ("auto", "fp16"):
             return f'training.fp16: true contradicts precision "{self.precision}"; set fp16 false, or precision "auto"'

@@ -148,6 +148,23 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
         ConfigError,
         "fedprox: need mu >= 0, got 'small'",
     ),
+    "B59 fednova with a median": (
+        settings(
+            federated={"local_method": "fednova", "aggregation_method": "median"},
+        ),
+        ConfigError,
+        r'"fednova" averages by itself, aggregation_method "median" would not be used; set aggregation_method "fedavg"',
+    ),
+    "B59 fednova with flexlora": (
+        settings(federated={"local_method": "fednova", "lora_aggregation": "flexlora"}),
+        ConfigError,
+        r'"fednova" averages by itself, lora_aggregation "flexlora" would not be used; set lora_aggregation "fedit"',
+    ),
+    "B59 fednova in mode async": (
+        settings(federated={"local_method": "fednova", "mode": "async"}),
+        ConfigError,
+        'federated.local_method: "fednova" needs a cohort that trained from one version',
+    ),
     "B60 an adapter edited by hand": (edited_blob, RemoteProtocolError, "BLOB"),
 }
 

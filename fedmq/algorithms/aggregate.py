@@ -20,6 +20,7 @@ class Update(NamedTuple):
       num_examples: training examples of the client.
       num_tokens: targets seen in training, over all epochs.
       delta: local minus global, float64; new_global = step(global, mean(delta)).
+      num_steps: optimiser steps of the training; 0 where no rule asks for them.
     """
 
     client_id: str
@@ -27,6 +28,7 @@ class Update(NamedTuple):
     num_examples: int
     num_tokens: int
     delta: NamedTensors
+    num_steps: int = 0
 
 
 class Aggregator(NamedTuple):

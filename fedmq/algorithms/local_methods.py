@@ -47,4 +47,9 @@ def fedprox(mu: float = 0.01) -> LocalMethod:
     return LocalMethod(float(mu))
 
 
-BY_NAME: Mapping[str, Callable[..., LocalMethod]] = {"fedavg": fedavg, "fedprox": fedprox}
+def fednova() -> LocalMethod:
+    """Nothing but f: the coordinator makes good for different numbers of steps (`fedmq.algorithms.local_aggregate`)."""
+    return LocalMethod(0.0)
+
+
+BY_NAME: Mapping[str, Callable[..., LocalMethod]] = {"fedavg": fedavg, "fedprox": fedprox, "fednova": fednova}

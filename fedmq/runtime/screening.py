@@ -21,10 +21,12 @@ class UpdateLimits(NamedTuple):
     Attributes:
       max_norm: L2 norm of delta = local - global, over all tensors; None = any.
       max_tokens_per_example: targets that one text gives in one training: max_length x num_epochs.
+      num_steps: examples of a client -> optimiser steps of a training; None where nothing depends on these.
     """
 
     max_norm: float | None
     max_tokens_per_example: int
+    num_steps: Callable[[int], int] | None = None
 
 
 class Screened(NamedTuple):
@@ -69,6 +71,8 @@ def screen(
     most = offer.num_examples * limits.max_tokens_per_example
     if offer.num_tokens > most:
         raise RemoteProtocolError("TOKENS", f"{offer.num_tokens} targets; {offer.num_examples} examples have {most}")
+    if limits.num_steps is not None and offer.num_steps != (steps := limits.num_steps(announced)):
+        raise RemoteProtocolError("EXAMPLES", f"{offer.num_steps} steps; {announced} examples make {steps}")
     update = decode(content, params)
     norm = _distance(update, params)
     if limits.max_norm is not None and norm > limits.max_norm:

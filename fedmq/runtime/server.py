@@ -220,7 +220,8 @@ class FederatedServer:
             base = params if fresh else self._version(row["started"] - 1)
             local = self._decoded.get(row["digest"]) or self._updates.adapter(row, base)
             delta = self._updates.discounted(row, tensors.subtract(local, wide if fresh else base, out=self._delta))
-            yield Update(client, row["started"] - 1, row["num_examples"], row["num_tokens"], delta), weigh(row)
+            sizes = (row["num_examples"], row["num_tokens"])
+            yield Update(client, row["started"] - 1, *sizes, delta, row["num_steps"]), weigh(row)
 
     def tidy(self, pinned_versions: Collection[int]) -> None:
         """What a commit leaves to be done while the next round trains: clients' checkpoints, bias, old blobs deleted.

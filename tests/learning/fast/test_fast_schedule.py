@@ -6,11 +6,13 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmq.algorithms.local_aggregate import LocalSteps
 from fedmq.learning.fast.schedule import Schedule
 from fedmq.recipe import TrainingRecipe
 
@@ -49,3 +51,10 @@ def test_learning_rates(recipe: TrainingRecipe, count: int, warmup: int) -> None
         assert math.isclose(ours.learning_rate(step), theirs.get_last_lr()[0], rel_tol=1e-12, abs_tol=1e-15)
         optimizer.step()
         theirs.step()
+
+
+@given(st.integers(1, 30), st.integers(0, 40))
+def test_the_coordinator_knows_the_rates(recipe: TrainingRecipe, count: int, warmup: int) -> None:
+    ours = schedule(count, recipe, warmup_steps=warmup)
+    rates = [ours.learning_rate(step) / recipe.learning_rate for step in range(ours.num_steps)]
+    assert LocalSteps(4, recipe.learning_rate, warmup).rates(ours.num_steps) == pytest.approx(rates)

@@ -1,0 +1,104 @@
+"""Aggregation that knows how the clients trained: their steps, and the rates of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from fedmq.algorithms.aggregate import Aggregator, MeanState, Update, fedavg
+from fedmq.tensors import NamedTensors
+
+
+class LocalSteps(NamedTuple):
+    """How the steps of every local training are made.
+
+    Attributes:
+      num_clients: N, of the run.
+      learning_rate: its peak, eta.
+      warmup_steps: in which it rises from 0; then it falls to 0.
+      momentum: of SGD, rho; 0 for AdamW.
+    """
+
+    num_clients: int
+    learning_rate: float
+    warmup_steps: int
+    momentum: float = 0.0
+
+    def rates(self, num_steps: int) -> np.ndarray:
+        """eta_t / eta of each step of a training of so many.
+
+        Example:
+          >>> LocalSteps(3, 0.1, 1).rates(3).tolist()
+          [0.0, 1.0, 0.5]
+        """
+        steps = np.arange(num_steps)
+        falling = (num_steps - steps) / max(1, num_steps - self.warmup_steps)
+        return np.where(steps < self.warmup_steps, steps / max(1, self.warmup_steps), falling)
+
+    def work(self, num_steps: int) -> float:
+        """|a|_1 = sum_t (eta_t / eta) (1 - rho^(t+1)) / (1 - rho): by how many gradients, at rate eta, y has moved.
+
+        Example:
+          >>> round(LocalSteps(3, 0.1, 0).work(3), 12)
+          2.0
+        """
+        counted = (1 - self.momentum ** np.arange(1, num_steps + 1)) / (1 - self.momentum)
+        return float(self.rates(num_steps) @ counted)
+
+
+class _NovaState(NamedTuple):
+    mean: MeanState
+    weight: float
+    work: float
+    unit: float
+
+
+def fednova(steps: LocalSteps) -> Aggregator:
+    """D = (sum_k p_k a_k) * sum_k p_k D_k / a_k, p_k the weights over their sum, a_k = `LocalSteps.work` of client k.
+
+    A client with many steps moves far, and pulls the mean towards its own optimum beyond its weight; per unit of work
+    it does not. Equal a_k give `fedavg`, to the bit. A client of which no step had a rate above 0 has moved nothing.
+
+    Args:
+      steps: how they are made.
+
+    Example:
+      >>> rule = fednova(LocalSteps(2, 0.1, 0))
+      >>> state = rule.init({"w": np.zeros(1)})
+      >>> for client, moved, num_steps in (("a", 1.0, 1), ("b", 6.0, 3)):
+      ...     state = rule.fold(state, Update(client, 0, 1, 1, {"w": np.array([moved])}, num_steps), 1)
+      >>> rule.finish(state)
+      {'w': array([3.])}
+
+    Reference:
+      Wang et al. 2020, FedNova (arXiv 2007.07481), equation 7; a_k with the rates of a schedule.
+    """
+    mean = fedavg()
+
+    def init(like: NamedTensors) -> _NovaState:
+        return _NovaState(mean.init(like), 0.0, 0.0, 0.0)
+
+    def fold(state: _NovaState, update: Update, weight: float) -> _NovaState:
+        if update.num_steps < 1:
+            raise ValueError(f"need the number of steps of client {update.client_id}, got {update.num_steps}")
+        work = steps.work(update.num_steps)
+        # Relative to the first client's, so that equal ones are exactly 1.
+        unit = state.unit or work
+        share = unit / work if work else 1.0
+        folded = mean.fold(state.mean, update, weight * share)
+        return _NovaState(folded, state.weight + weight, state.work + weight * (work / unit if unit else 0.0), unit)
+
+    def finish(state: _NovaState) -> NamedTensors:
+        if state.weight == 0:
+            raise ValueError("nothing to average: no update was folded")
+        found = mean.finish(state.mean._replace(weight=state.weight))
+        factor = state.work / state.weight
+        return {name: np.multiply(value, factor, out=value) for name, value in found.items()}
+
+    return Aggregator(init, fold, finish, name="fednova")
+
+
+#: what takes the place of the mean: how steps are made, and the method's options -> the rule
+BY_NAME: Mapping[str, Callable[..., Aggregator]] = {"fednova": fednova}

@@ -1,0 +1,62 @@
+"""The coordinator's part in a local method: the steps of an update, and what is durable of a round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serving import adapter, give, make_server, started
+
+from fedmq import build, tensors
+from fedmq.algorithms.local_aggregate import LocalSteps, fednova
+from fedmq.build_local import update_limits
+from fedmq.codec import raw
+from fedmq.config import ExperimentConfig
+from fedmq.errors import ConfigError, RemoteProtocolError
+from fedmq.runtime.server import FederatedServer
+
+CLIENTS = ("client_1", "client_2")
+
+
+def version(server: FederatedServer, number: int) -> dict[str, np.ndarray]:
+    content = server.blobs.read(server.journal.digest(number))
+    return raw.decode(content, raw.read_spec(content))
+
+
+def config(method: str, **training: object) -> ExperimentConfig:
+    return ExperimentConfig.from_dict({"federated": {"local_method": method}, "training": training})
+
+
+def test_the_steps_of_an_update_reach_the_rule(tmp_path: Path) -> None:
+    rule = fednova(LocalSteps(4, 0.1, 0))
+    server = started(tmp_path, aggregator=rule)
+    server.open_round(1, [CLIENTS])
+    base = adapter(0)
+    for k, num_steps in ((1, 1), (2, 3)):  # a_k of 1 and 2
+        give(server, f"train-1-client_{k}-0", adapter(k), num_examples=10, num_steps=num_steps)
+    server.aggregate(1, CLIENTS)
+    one, two = (tensors.subtract(adapter(k), base) for k in (1, 2))
+    for name, value in version(server, 1).items():
+        assert value == pytest.approx(base[name] + 1.5 * (one[name] + two[name] / 2) / 2, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 29, 31, 10**9])
+def test_steps_that_the_examples_do_not_make_are_refused(tmp_path: Path, num_steps: int) -> None:
+    limits = update_limits(config("fednova", batch_size=50, gradient_accumulation_steps=2, num_epochs=3))
+    server = started(tmp_path, limits=limits)  # each client announced 1000 examples
+    server.open_round(1, [CLIENTS])
+    with pytest.raises(RemoteProtocolError, match=f"EXAMPLES: {num_steps} steps; 1000 examples make 30"):
+        give(server, "train-1-client_1-0", adapter(1), num_steps=num_steps)
+    give(server, "train-1-client_1-0", adapter(1), num_steps=30)
+
+
+def test_steps_are_of_no_concern_to_other_methods() -> None:
+    assert update_limits(config("fedprox")).num_steps is None
+
+
+def test_a_rule_of_ones_own_and_one_of_the_method_are_refused(tmp_path: Path) -> None:
+    journal = make_server(tmp_path).journal
+    with pytest.raises(ConfigError, match="local_method 'fednova' averages by itself, and an aggregator was given"):
+        build.server(config("fednova"), tmp_path, journal, own_aggregator=build.aggregator("fedavg"))
+    assert build.server(config("fednova"), tmp_path, journal).aggregator.name == "fednova"
