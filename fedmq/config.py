@@ -97,6 +97,11 @@ class ExperimentConfig(Section):
                 f"training.clients_per_batch: {together} clients that are trained together begin and end together, "
                 'which federated.mode "async" is to avoid; set it to 1 or "auto"'
             )
+        if config.training.optimizer_state == "keep" and config.federated.lora_aggregation == "rolora":
+            raise ConfigError(
+                'training.optimizer_state: "keep" has one count of steps for all moments, and lora_aggregation '
+                '"rolora" trains the factors in turns; set optimizer_state "reset", or another lora_aggregation'
+            )
         return config
 
     @classmethod

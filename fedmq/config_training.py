@@ -79,12 +79,20 @@ class TrainingConfig(Section):
 
     local_optimizer: Literal["adamw", "sgd"] = described("adamw", "what moves the weights; docs/algorithms.md")
     sgd_momentum: float = described(0.0, "of local_optimizer sgd", ge=0, lt=1)
+    optimizer_state: Literal["reset", "keep"] = described(
+        "reset", "local_optimizer's moments at the start of a round: reset = 0, keep = as the client's last left them"
+    )
 
     def conflict(self) -> str | None:
         if self.sgd_momentum and self.local_optimizer != "sgd":
             return (
                 f'training.sgd_momentum: {self.sgd_momentum} is of SGD, and local_optimizer is "adamw"; leave it out, '
                 'or set local_optimizer "sgd" first'
+            )
+        if self.optimizer_state == "keep" and self.local_optimizer == "sgd" and not self.sgd_momentum:
+            return (
+                'training.optimizer_state: SGD without momentum has nothing to keep; set it to "reset", or '
+                "sgd_momentum above 0 first"
             )
         if self.fp16 and self.precision not in ("auto", "fp16"):
             return f'training.fp16: true contradicts precision "{self.precision}"; set fp16 false, or precision "auto"'

@@ -69,6 +69,7 @@ class TrainingRecipe:
     num_threads: int | None
     local_optimizer: str
     sgd_momentum: float
+    optimizer_state: str
     factors: Factors
     method: LocalMethodSpec
 

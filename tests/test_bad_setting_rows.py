@@ -165,6 +165,16 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
         ConfigError,
         'federated.local_method: "fednova" needs a cohort that trained from one version',
     ),
+    "B59 plain SGD is to keep its moments": (
+        settings(training={"local_optimizer": "sgd", "optimizer_state": "keep"}),
+        ConfigError,
+        'SGD without momentum has nothing to keep; set it to "reset"',
+    ),
+    "B59 moments are kept of factors that are trained in turns": (
+        settings(training={"optimizer_state": "keep"}, federated={"lora_aggregation": "rolora"}),
+        ConfigError,
+        '"keep" has one count of steps for all moments, and lora_aggregation "rolora" trains the factors in turns',
+    ),
     "B60 an adapter edited by hand": (edited_blob, RemoteProtocolError, "BLOB"),
 }
 

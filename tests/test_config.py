@@ -64,6 +64,7 @@ DEFAULTS = {
         "num_threads": None,
         "local_optimizer": "adamw",
         "sgd_momentum": 0.0,
+        "optimizer_state": "reset",
     },
     "federated": {
         "num_clients": 10,

@@ -74,6 +74,7 @@ class FederatedClient:
         *,
         seed: int,
         round: int,
+        memory: NamedTensors | None = None,
         on_step: Callable[[int, int], None] | None = None,
         stopping: Callable[[], bool] = never,
     ) -> TrainResult:
@@ -83,20 +84,23 @@ class FederatedClient:
           recipe: section `training` of the configuration.
           seed: 32 bits; decides order and dropout.
           round: for the records.
+          memory: of its last training (`TrainResult.memory`); None before its first.
           on_step: called with (steps done, steps in all).
           stopping: asked before every batch.
         """
-        (outcome,) = train_clients([self], recipe, seeds=[seed], round=round, on_step=on_step, stopping=stopping)
+        (outcome,) = train_clients(
+            [self], recipe, seeds=[seed], round=round, memories=[memory or {}], on_step=on_step, stopping=stopping
+        )
         if isinstance(outcome, Diverged):
             raise outcome
         result, adapter = outcome
         self.set_weights(adapter)
         return result
 
-    def share(self, seed: int, round: int) -> Share:
+    def share(self, seed: int, round: int, memory: NamedTensors) -> Share:
         """Its part in a training; see `fedmq.learning.share.Share`."""
         snapshots = None if self.log_dir is None else self.log_dir / f"round_{round}"
-        return Share(self._split("train"), seed, self.subset_seed, self.splits["val"], snapshots)
+        return Share(self._split("train"), seed, self.subset_seed, self.splits["val"], snapshots, memory)
 
     def record(self, round: int, result: TrainResult) -> None:
         """Keep what a training did in `history` and in the client's log."""
@@ -146,11 +150,12 @@ def train_clients(
     *,
     seeds: Sequence[int],
     round: int,
+    memories: Sequence[NamedTensors],
     on_step: Callable[[int, int], None] | None = None,
     stopping: Callable[[], bool] = never,
 ) -> list[Outcome]:
     """Train clients of one model together, each from the model's adapter; see `fedmq.learning.train.train_together`."""
-    shares = [client.share(seed, round) for client, seed in zip(clients, seeds, strict=True)]
+    shares = [client.share(seed, round, known) for client, seed, known in zip(clients, seeds, memories, strict=True)]
     outcomes = train_together(clients[0].model, shares, recipe, on_step=on_step, stopping=stopping)
     for client, outcome in zip(clients, outcomes, strict=True):
         if not isinstance(outcome, Diverged):

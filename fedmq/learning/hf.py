@@ -20,6 +20,7 @@ from fedmq.learning.batching import SeededOrder, TextDataset, collate, lengths, 
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.local_term import LocalTerm, method_of
 from fedmq.learning.models import LanguageModel
+from fedmq.learning.optimizers import kept, remembered, restore
 from fedmq.learning.outcome import Stopped, TrainResult, diverged, out_of_memory
 from fedmq.learning.precision import require_precision
 from fedmq.learning.share import Share
@@ -73,7 +74,7 @@ def _train(
     started = time.monotonic()
     with _own_random_state(lm), library_warnings_to_log(), _trained(lm, recipe.factors):
         arguments = _arguments(recipe, lm.device, precision, share.seed)
-        trainer = _Trainer(lm, TextDataset(share.texts, chosen), arguments, recipe, share.seed, watch)
+        trainer = _Trainer(lm, TextDataset(share.texts, chosen), arguments, recipe, share, watch)
         try:
             trainer.train()
         finally:
@@ -93,6 +94,7 @@ def _train(
         trainer.state.global_step,
         time.monotonic() - started,
         trainer.state.log_history,
+        trainer.memory() if recipe.optimizer_state == "keep" else {},
     )
 
 
@@ -105,7 +107,7 @@ class _Trainer(Trainer):
         dataset: TextDataset,
         arguments: TrainingArguments,
         recipe: TrainingRecipe,
-        seed: int,
+        share: Share,
         watch: _Watch,
     ) -> None:
         super().__init__(
@@ -119,9 +121,10 @@ class _Trainer(Trainer):
         self.remove_callback(PrinterCallback)  # it prints
         # A new accelerator has nothing to free, and its full garbage collection takes 0.4 s of every call.
         self.accelerator.free_memory = tuple  # type: ignore[method-assign]
-        self._term = LocalTerm(method_of(recipe.method), list(lm.weights().values()))
+        self._weights, self._memory = lm.weights(), share.memory
+        self._term = LocalTerm(method_of(recipe.method), list(self._weights.values()))
         self._batch_size = recipe.batch_size
-        self._order = SeededOrder(len(dataset), derive(seed, "order") if recipe.shuffle_dataset else None)
+        self._order = SeededOrder(len(dataset), derive(share.seed, "order") if recipe.shuffle_dataset else None)
         # Apple's GPUs have no float64.
         self.nll = torch.zeros((), device=lm.device, dtype=torch.float32 if lm.device == "mps" else torch.float64)
 
@@ -129,6 +132,21 @@ class _Trainer(Trainer):
         return torch.utils.data.DataLoader(
             self.train_dataset, self._batch_size, sampler=self._order, collate_fn=collate
         )
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        step, slots = remembered(self._memory)
+        for name, weight in self._weights.items():
+            if not weight.requires_grad:
+                continue
+            # Copies: the optimiser works in place, and a training that is begun anew needs what there was.
+            own = {slot: torch.tensor(named[name]).to(weight) for slot, named in slots.items() if name in named}
+            restore(weight, optimizer, step, own)
+        return optimizer
+
+    def memory(self) -> dict[str, np.ndarray]:
+        """What the optimiser would go on from."""
+        return kept(self._weights, self.optimizer.state, lambda name, value: {name: value.cpu().numpy().copy()})
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)

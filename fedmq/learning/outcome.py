@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fedmq.errors import FedmqError
+from fedmq.tensors import NamedTensors
 
 
 class Stopped(FedmqError):
@@ -28,6 +29,7 @@ class TrainResult(NamedTuple):
       train_seconds: wall time; of clients trained together, each one's share by targets.
       log_history: records as the Trainer of transformers keeps them: loss, grad_norm and learning_rate every
         `logging_steps`, eval_loss and eval_perplexity every `eval_steps`.
+      memory: what the client's next training is to go on from; empty where the recipe keeps nothing.
     """
 
     train_loss: float
@@ -36,6 +38,7 @@ class TrainResult(NamedTuple):
     num_steps: int
     train_seconds: float
     log_history: list[dict[str, Any]]
+    memory: NamedTensors
 
 
 def diverged(what: str, step: int, num_steps: int, learning_rate: float) -> Diverged:

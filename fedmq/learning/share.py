@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from fedmq.learning.batching import lengths
+from fedmq.tensors import NamedTensors
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Share:
       seed: 32 bits; order and dropout are drawn from it.
       subset_seed: decides which texts `max_samples_per_client` leaves; the same in all rounds of a client.
       val: scored every `eval_steps` steps, if there are any.
+      memory: what the client's last training gave as `TrainResult.memory`; empty before its first.
       snapshot_dir: every `save_steps` steps the adapter is written to snapshot_dir/step_N.
     """
 
@@ -28,6 +30,7 @@ class Share:
     subset_seed: int = 0
     val: Sequence[np.ndarray] | None = None
     snapshot_dir: Path | None = None
+    memory: NamedTensors = field(default_factory=dict)
 
     @property
     def scored(self) -> Sequence[np.ndarray] | None:

@@ -25,7 +25,7 @@ from fedmq.learning.share import Share
 from fedmq.recipe import TrainingRecipe
 from fedmq.tensors import NamedTensors
 
-__all__ = ["Diverged", "Share", "Stopped", "TrainResult", "train", "train_together"]
+__all__ = ["Diverged", "Share", "Stopped", "TrainResult", "remembers", "train", "train_together"]
 
 
 Outcome = tuple[TrainResult, dict[str, np.ndarray]] | Diverged
@@ -36,6 +36,11 @@ def never() -> bool:
     return False
 
 
+def remembers(recipe: TrainingRecipe) -> bool:
+    """Whether a client's training goes on from its last one's `TrainResult.memory`."""
+    return recipe.optimizer_state == "keep"
+
+
 def train(
     lm: LanguageModel,
     texts: Sequence[np.ndarray],
@@ -44,18 +49,19 @@ def train(
     seed: int,
     subset_seed: int = 0,
     val: Sequence[np.ndarray] | None = None,
+    memory: NamedTensors | None = None,
     on_step: Callable[[int, int], None] | None = None,
     stopping: Callable[[], bool] = never,
     snapshot_dir: Path | None = None,
 ) -> TrainResult:
-    """Train the adapter of `lm` from where it is, with a fresh optimiser, in place.
+    """Train the adapter of `lm` from where it is, in place; the optimiser is fresh, or goes on from the memory.
 
-    The result depends on the adapter, the texts, the recipe, the seeds, the engine and the number of
+    The result depends on the adapter, the texts, the memory, the recipe, the seeds, the engine and the number of
     threads alone; the process's own random state is left as it was.
 
     Args:
       lm: base and adapter; only the adapter changes.
-      texts, seed, subset_seed, val, snapshot_dir: as in `Share`.
+      texts, seed, subset_seed, val, memory, snapshot_dir: as in `Share`.
       recipe: `num_threads` holds during the call; None leaves torch's setting.
       on_step: called with (optimiser steps done, steps in all).
       stopping: asked before every batch.
@@ -67,7 +73,7 @@ def train(
       Stopped: `stopping` said so.
       MemoryError: a quarter of a batch does not fit (or the device's own error for that).
     """
-    share = Share(texts, seed, subset_seed, val, snapshot_dir)
+    share = Share(texts, seed, subset_seed, val, snapshot_dir, memory or {})
     (outcome,) = train_together(lm, [share], recipe, on_step=on_step, stopping=stopping)
     if isinstance(outcome, Diverged):
         raise outcome
@@ -152,6 +158,7 @@ def _member(lm: LanguageModel, share: Share) -> Member:
         share.texts,
         share.seed,
         share.subset_seed,
+        share.memory,
         lm.trunk(share.texts),
         None if val is None else score,
         None if folder is None else save,

@@ -31,7 +31,7 @@ from fedmq.learning.generate import encode_prompts, generate
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.outcome import out_of_memory
 from fedmq.learning.precision import require_precision
-from fedmq.learning.train import Diverged, Stopped
+from fedmq.learning.train import Diverged, Stopped, remembers
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol.fields import FailureCode
 from fedmq.protocol.messages import Task
@@ -39,7 +39,7 @@ from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
 from fedmq.recipe import TrainingRecipe
 from fedmq.runtime.client_states import ClientStates
 from fedmq.runtime.hosting import Hosted, evaluate_unit, host
-from fedmq.runtime.packing import pack
+from fedmq.runtime.packing import memory_of, pack
 from fedmq.runtime.pipe import Pipe, PipeClosed
 from fedmq.tensors import NamedTensors, spec
 
@@ -178,6 +178,7 @@ class Trainer:
             recipe,
             seeds=[task.seed for task in begin.tasks],
             round=begin.tasks[0].round,
+            memories=[memory_of(task, self._states) if remembers(recipe) else {} for task in begin.tasks],
             on_step=self._on_step,
             stopping=self._halt.is_set,
         )
@@ -192,7 +193,7 @@ class Trainer:
                 *(task.task, task.round, task.client, result.num_steps, result.num_examples),
                 *(result.train_loss, result.train_seconds),
             )
-            packed = pack(task, adapter, base, self._codec, self._states, Path(path))
+            packed = pack(task, adapter, base, result.memory, self._codec, self._states, Path(path))
             yield link.Trained(
                 task.task,
                 packed.digest,

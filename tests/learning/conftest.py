@@ -140,6 +140,7 @@ def recipe() -> TrainingRecipe:
         num_threads=1,
         local_optimizer="adamw",
         sgd_momentum=0.0,
+        optimizer_state="reset",
         factors="both",
         method=LocalMethodSpec("fedavg", mu=None),
     )

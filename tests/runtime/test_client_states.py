@@ -105,7 +105,7 @@ class Client:
         )
         self.count += 1
         path = self.folder / f"{self.count}.update"
-        return pack(task, self.trained(round), self.base, self.codec, ClientStates(self.folder / host), path)
+        return pack(task, self.trained(round), self.base, {}, self.codec, ClientStates(self.folder / host), path)
 
     def sent(self) -> dict[str, np.ndarray]:
         """What arrives of the update that was packed last, as a delta."""

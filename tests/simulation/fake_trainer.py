@@ -188,7 +188,7 @@ class FakeTrainer:
                 company = sorted(str(other.client) for other in begin.tasks)
                 assert self._setup is not None
                 codec, states = update_codec(self._setup.spec.upload), ClientStates(Path(self._setup.state_dir))
-                digest, nbytes, lost = pack(task, trained(task, start, company), start, codec, states, Path(path))
+                digest, nbytes, lost = pack(task, trained(task, start, company), start, {}, codec, states, Path(path))
                 # It is of the update, so a selection that follows losses depends on all that came before.
                 loss = 1 + int(digest[:8], 16) / 2**32
                 examples = num_examples(str(task.client))

@@ -63,12 +63,21 @@ class Adapters:
 
     def named(self, k: int) -> dict[str, np.ndarray]:
         """A copy of client k's adapter, named as in a PEFT state dict."""
-        row, named, start = self.flat[k].detach().cpu().numpy(), {}, 0
+        return self.split(self.flat[k])
+
+    def split(self, row: torch.Tensor) -> dict[str, np.ndarray]:
+        """A copy of P values, one for each of an adapter, by the adapter's names."""
+        values, named, start = row.detach().cpu().numpy(), {}, 0
         for name, shape in self._shapes.items():
             end = start + int(np.prod(shape))
-            named[name] = row[start:end].reshape(shape).copy()
+            named[name] = values[start:end].reshape(shape).copy()
             start = end
         return named
+
+    def joined(self, named: NamedTensors) -> torch.Tensor:
+        """The other way, float32 (P,); 0 for names that are missing."""
+        parts = [np.ravel(named.get(name, np.zeros(shape))) for name, shape in self._shapes.items()]
+        return torch.from_numpy(np.concatenate(parts, dtype=np.float32)).to(self.flat.device)
 
 
 def lora_linear(

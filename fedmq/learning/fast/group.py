@@ -19,7 +19,7 @@ from fedmq.learning.fast.model import PackedModel
 from fedmq.learning.fast.schedule import Schedule
 from fedmq.learning.fast.trunk import Recomputed, Trunk
 from fedmq.learning.local_term import LocalTerm, method_of
-from fedmq.learning.optimizers import optimizer_of
+from fedmq.learning.optimizers import kept, optimizer_of, remembered, restore
 from fedmq.learning.outcome import Diverged, Stopped, TrainResult, diverged, out_of_memory
 from fedmq.recipe import TrainingRecipe
 from fedmq.rng import derive_seed
@@ -37,6 +37,7 @@ class Member:
     Attributes:
       texts: 1-D integer arrays of token ids, EOS last.
       seed, subset_seed: as of `fedmq.learning.train.train`.
+      memory: what its last training left (`fedmq.learning.share.Share`).
       trunk: cache of its texts' frozen layers, if there is one.
       evaluate: from an adapter to a record for the log, every `eval_steps`; None does not.
       save: keeps an adapter of a step, every `save_steps`; None does not.
@@ -45,6 +46,7 @@ class Member:
     texts: Sequence[np.ndarray]
     seed: int
     subset_seed: int
+    memory: NamedTensors = field(default_factory=dict)
     trunk: Trunk | Recomputed | None = None
     evaluate: Callable[[NamedTensors], dict[str, Any]] | None = None
     save: Callable[[int, NamedTensors], None] | None = None
@@ -101,11 +103,14 @@ def train_group(
     runs = [_Progress(m, s, s.steps()) for m, s in zip(members, schedules, strict=True)]
     rows = adapters.rows()
     optimizer = optimizer_of(recipe, rows)
+    for row, member in zip(rows, members, strict=True):
+        number, slots = remembered(member.memory)
+        restore(row, optimizer, number, {slot: adapters.joined(named) for slot, named in slots.items()})
     terms = [LocalTerm(method_of(recipe.method), [row]) for row in rows]
     # What the optimiser does with a row is decided by whether the row has a gradient.
     grads = [row.grad for row in rows]
     frozen = adapters.frozen(recipe.factors)
-    kept = None if frozen is None else adapters.flat.detach()[:, frozen].clone()
+    as_it_was = None if frozen is None else adapters.flat.detach()[:, frozen].clone()
     worker = _Steps(model, adapters, [derive_seed(m.seed, "dropout") for m in members], recipe, stopping)
     num_steps = max(schedule.num_steps for schedule in schedules)
     for step in range(num_steps):
@@ -141,13 +146,16 @@ def train_group(
         optimizer.step()
         if frozen is not None:
             # Without a gradient the optimiser moves a weight by its decay only.
-            adapters.flat.detach()[:, frozen] = kept
+            adapters.flat.detach()[:, frozen] = as_it_was
         for k, run in enumerate(runs):
             if batches[k] and run.failure is None:
                 _look(run, step + 1, recipe, lambda k=k: adapters.named(k))  # type: ignore[misc]
         if on_step is not None:
             on_step(step + 1, num_steps)
-    return _results(runs, adapters, time.monotonic() - started)
+    memories: list[NamedTensors] = [{}] * len(rows)
+    if recipe.optimizer_state == "keep":
+        memories = [kept({"": row}, optimizer.state, lambda _, value: adapters.split(value)) for row in rows]
+    return _results(runs, adapters, memories, time.monotonic() - started)
 
 
 class _Steps:
@@ -245,7 +253,7 @@ def _look(run: _Progress, step: int, recipe: TrainingRecipe, adapter: Callable[[
 
 
 def _results(
-    runs: list[_Progress], adapters: Adapters, seconds: float
+    runs: list[_Progress], adapters: Adapters, memories: Sequence[NamedTensors], seconds: float
 ) -> list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged]:
     all_tokens = sum(run.schedule.num_tokens for run in runs)
     results: list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged] = []
@@ -261,6 +269,7 @@ def _results(
             run.schedule.num_steps,
             seconds * tokens / all_tokens,
             run.history,
+            memories[k],
         )
         results.append((result, adapters.named(k)))
     return results
