@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields
 from typing import Annotated, Any, Literal
@@ -56,7 +57,7 @@ class FederatedConfig(RoundsConfig):
         f"how updates become one: {', '.join(AGGREGATIONS)}, or module:attribute of your own; docs/algorithms.md",
     )
     aggregation_options: Options = described({}, "its options by name, such as f; what is missing takes its default")
-    local_method: Literal["fedavg", "fedprox", "fednova"] = described(
+    local_method: Literal["fedavg", "fedprox", "fednova", "feddyn"] = described(
         "fedavg", "what local training does against drift, beside lowering its loss; docs/algorithms.md"
     )
     local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
@@ -111,7 +112,7 @@ class FederatedConfig(RoundsConfig):
     def method_spec(self) -> LocalMethodSpec:
         """The local method, as workers are told."""
         given: dict[str, Any] = {name: float(value) for name, value in self.local_method_options.items()}
-        return LocalMethodSpec(self.local_method, **{"mu": None} | given)
+        return LocalMethodSpec(self.local_method, **{"mu": None, "alpha": None} | given)
 
     def conflict(self) -> str | None:
         return (
@@ -215,7 +216,29 @@ class FederatedConfig(RoundsConfig):
                         f'federated.local_method: "{method}" averages by itself, {name} "{value}" would not be used; '
                         f'set {name} "{needed}", or local_method "fedavg" or "fedprox"'
                     )
-        return options_conflict("federated.local_method_options", method, options, local_methods.BY_NAME[method])
+        return self._feddyn_conflict() or options_conflict(
+            "federated.local_method_options", method, options, local_methods.BY_NAME[method]
+        )
+
+    def _feddyn_conflict(self) -> str | None:
+        if self.local_method != "feddyn":
+            return None
+        reasons = {
+            "server_optimizer": ("none", "its own step at the coordinator is exact for the mean alone"),
+            "server_optimizer_options": ({}, "its own step at the coordinator is exact for the mean alone"),
+            "weighting": ("uniform", "its terms add up to 0 over clients that count the same"),
+            "upload_codec": (
+                "fp32",
+                "what an update loses on the way, client and coordinator would add up differently",
+            ),
+        }
+        for name, (needed, reason) in reasons.items():
+            if (value := getattr(self, name)) != needed:
+                return (
+                    f'federated.local_method: "feddyn" does not go with {name} {json.dumps(value)}: {reason}; set '
+                    f"{name} {json.dumps(needed)} first"
+                )
+        return None
 
     def _lora_aggregation_conflict(self) -> str | None:
         if self.lora_aggregation == "fedit" and not self.lora_aggregation_options:

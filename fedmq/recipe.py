@@ -40,6 +40,7 @@ class LocalMethodSpec:
 
     name: str
     mu: float | None
+    alpha: float | None
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,40 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
         ConfigError,
         '"keep" has one count of steps for all moments, and lora_aggregation "rolora" trains the factors in turns',
     ),
+    **{
+        f"B59 feddyn with {name} {value}": (
+            settings(federated={"local_method": "feddyn", "weighting": "uniform"} | {name: value}),
+            ConfigError,
+            f'"feddyn" does not go with {name} "{value}": .*; set {name} "{needed}" first',
+        )
+        for name, value, needed in (
+            ("server_optimizer", "nesterov", "none"),
+            ("weighting", "examples", "uniform"),
+            ("upload_codec", "int4", "fp32"),
+        )
+    },
+    "B59 feddyn with a step of another size": (
+        settings(federated={"local_method": "feddyn", "weighting": "uniform", "server_optimizer_options": {"lr": 1.5}}),
+        ConfigError,
+        '"feddyn" does not go with server_optimizer_options {"lr": 1.5}',
+    ),
+    "B59 feddyn with a median": (
+        settings(federated={"local_method": "feddyn", "weighting": "uniform", "aggregation_method": "median"}),
+        ConfigError,
+        '"feddyn" averages by itself',
+    ),
+    "B59 feddyn in mode async": (
+        settings(federated={"local_method": "feddyn", "weighting": "uniform", "mode": "async"}),
+        ConfigError,
+        '"feddyn" needs a cohort that trained from one version',
+    ),
+    "B59 an alpha of 0": (
+        settings(
+            federated={"local_method": "feddyn", "weighting": "uniform", "local_method_options": {"alpha": 0}},
+        ),
+        ConfigError,
+        "feddyn: need alpha > 0, got 0",
+    ),
     "B60 an adapter edited by hand": (edited_blob, RemoteProtocolError, "BLOB"),
 }
 

@@ -41,8 +41,9 @@ class Aggregator(NamedTuple):
       finish: state -> the mean delta, float64; uses the state up. ValueError when nothing was folded.
       trained: round (from 1) -> the LoRA factors that its clients train.
       fewest: updates without which `finish` raises ValueError; a round that may close with fewer is refused beforehand.
-      after: (state from `init`, what `finish` gave in the round before) -> state, for a rule that starts from there;
-        whoever drives it keeps that result. None: no round depends on another.
+      after: (state from `init`, what the round before left) -> state, for a rule that starts from there; whoever
+        drives it keeps what is left. None: no round depends on another.
+      left: state, before `finish` -> what the next round starts from, named tensors; None: what `finish` gives.
       name: of the rule and its options, for messages, and for knowing it again when a run is resumed.
     """
 
@@ -53,6 +54,7 @@ class Aggregator(NamedTuple):
     fewest: int = 1
     after: Callable[[Any, NamedTensors], Any] | None = None
     name: str = ""
+    left: Callable[[Any], NamedTensors] | None = None
 
     def label(self) -> str:
         """Its name; of a rule without one, where its function `finish` is defined.

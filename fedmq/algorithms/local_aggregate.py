@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fedmq.algorithms.aggregate import Aggregator, MeanState, Update, fedavg
-from fedmq.tensors import NamedTensors
+from fedmq.algorithms.options import require
+from fedmq.tensors import NamedTensors, require_same_shapes, zeros_like
 
 
 class LocalSteps(NamedTuple):
@@ -100,5 +101,59 @@ def fednova(steps: LocalSteps) -> Aggregator:
     return Aggregator(init, fold, finish, name="fednova")
 
 
+class _DynState(NamedTuple):
+    total: dict[str, np.ndarray]
+    num_updates: int
+    h: NamedTensors
+
+
+def feddyn(steps: LocalSteps, alpha: float = 0.01) -> Aggregator:
+    """h -= alpha/N * sum_k D_k over the round's clients, from h = 0; the next x is x + mean D_k - h / alpha.
+
+    h is the mean of all clients' h_k (`fedmq.algorithms.local_methods.feddyn`), and is left to the next round.
+
+    Args:
+      steps: of it, N.
+      alpha: > 0.
+
+    Example:
+      >>> rule = feddyn(LocalSteps(4, 0.1, 0), alpha=0.5)
+      >>> state = rule.init({"w": np.zeros(1)})
+      >>> for client, moved in (("a", 1.0), ("b", 3.0)):
+      ...     state = rule.fold(state, Update(client, 0, 1, 1, {"w": np.array([moved])}), 1)
+      >>> rule.left(state), rule.finish(state)
+      ({'w': array([-0.5])}, {'w': array([3.])})
+
+    Reference:
+      Acar et al. 2021, FedDyn (arXiv 2111.04263), Algorithm 1.
+    """
+    require("> 0", alpha=alpha)
+
+    def init(like: NamedTensors) -> _DynState:
+        return _DynState(zeros_like(like), 0, zeros_like(like))
+
+    def after(state: _DynState, left: NamedTensors) -> _DynState:
+        require_same_shapes(state.h, left)
+        return state._replace(h=left)
+
+    def fold(state: _DynState, update: Update, weight: float) -> _DynState:
+        if weight != 1:
+            raise ValueError(f"client {update.client_id} weighs {weight:g}: in FedDyn all weigh 1")
+        require_same_shapes(state.total, update.delta)
+        for name, total in state.total.items():
+            total += update.delta[name]
+        return state._replace(num_updates=state.num_updates + 1)
+
+    def left(state: _DynState) -> NamedTensors:
+        return {name: h - alpha / steps.num_clients * state.total[name] for name, h in state.h.items()}
+
+    def finish(state: _DynState) -> NamedTensors:
+        if state.num_updates == 0:
+            raise ValueError("nothing to average: no update was folded")
+        return {name: state.total[name] / state.num_updates - h / alpha for name, h in left(state).items()}
+
+    return Aggregator(init, fold, finish, after=after, name=f"feddyn with alpha {alpha:g}", left=left)
+
+
 #: what takes the place of the mean: how steps are made, and the method's options -> the rule
-BY_NAME: Mapping[str, Callable[..., Aggregator]] = {"fednova": fednova}
+BY_NAME: Mapping[str, Callable[..., Aggregator]] = {"fednova": fednova, "feddyn": feddyn}

@@ -1,6 +1,7 @@
 """Local methods: what a client's training does against drift, beside lowering its loss.
 
 x is the global adapter that a round starts from, y the client's as it is trained, f its loss, g the gradient of f at y.
+What a client remembers of a method is named tensors, as float32.
 """
 
 from __future__ import annotations
@@ -8,17 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from fedmq.algorithms.options import require
+from fedmq.tensors import NamedTensors
+
+_H = "h:"
+
+
+def _nothing(memory: NamedTensors) -> NamedTensors:
+    return {}
 
 
 class LocalMethod(NamedTuple):
-    """A term of the local loss, by its gradient: pull * (y - x).
+    """A term of the local loss, by its gradient pull * (y - x) + push, and what becomes of a client's memory.
 
     Attributes:
-      pull: >= 0; 0 leaves the gradient as it is, to the bit.
+      pull: >= 0.
+      push: memory -> what is added, by the adapter's names; {} is 0. The memory is empty before a client's first
+        training.
+      after: (memory, y - x at the end) -> memory; None where nothing is remembered.
     """
 
-    pull: float
+    pull: float = 0.0
+    push: Callable[[NamedTensors], NamedTensors] = _nothing
+    after: Callable[[NamedTensors, NamedTensors], NamedTensors] | None = None
 
 
 def fedavg() -> LocalMethod:
@@ -27,18 +42,18 @@ def fedavg() -> LocalMethod:
     Reference:
       McMahan et al. 2017 (arXiv 1602.05629), Algorithm 1.
     """
-    return LocalMethod(0.0)
+    return LocalMethod()
 
 
 def fedprox(mu: float = 0.01) -> LocalMethod:
     """f + mu/2 * |y - x|^2 in place of f, over all factors: the gradient is g + mu * (y - x).
 
     Args:
-      mu: >= 0; at 0 it is `fedavg`.
+      mu: >= 0; at 0 it is `fedavg`, to the bit.
 
     Example:
-      >>> fedprox(mu=0.5)
-      LocalMethod(pull=0.5)
+      >>> fedprox(mu=0.5).pull
+      0.5
 
     Reference:
       Li et al. 2020, Federated Optimization in Heterogeneous Networks (arXiv 1812.06127), equation 2.
@@ -49,7 +64,55 @@ def fedprox(mu: float = 0.01) -> LocalMethod:
 
 def fednova() -> LocalMethod:
     """Nothing but f: the coordinator makes good for different numbers of steps (`fedmq.algorithms.local_aggregate`)."""
-    return LocalMethod(0.0)
+    return LocalMethod()
 
 
-BY_NAME: Mapping[str, Callable[..., LocalMethod]] = {"fedavg": fedavg, "fedprox": fedprox, "fednova": fednova}
+def feddyn(alpha: float = 0.01) -> LocalMethod:
+    """f - <h_k, y> + alpha/2 * |y - x|^2 in place of f; then h_k -= alpha * (y - x), from h_k = 0.
+
+    Where y is an optimum of that, h_k becomes the gradient of f at y. The coordinator's part is
+    `fedmq.algorithms.local_aggregate.feddyn`.
+
+    Args:
+      alpha: > 0.
+
+    Example:
+      >>> method = feddyn(alpha=0.5)
+      >>> memory = method.after({}, {"w": np.array([4.0])})
+      >>> memory, method.push(memory)
+      ({'h:w': array([-2.], dtype=float32)}, {'w': array([2.], dtype=float32)})
+
+    Reference:
+      Acar et al. 2021, Federated Learning Based on Dynamic Regularization (arXiv 2111.04263), Algorithm 1.
+    """
+    require("> 0", alpha=alpha)
+
+    def push(memory: NamedTensors) -> NamedTensors:
+        return {name: -value for name, value in named(memory, _H).items()}
+
+    def after(memory: NamedTensors, moved: NamedTensors) -> NamedTensors:
+        before = named(memory, _H)
+        return {
+            f"{_H}{name}": np.asarray(before.get(name, 0.0) - alpha * value, np.float32)
+            for name, value in moved.items()
+        }
+
+    return LocalMethod(float(alpha), push, after)
+
+
+def named(tensors: NamedTensors, prefix: str) -> dict[str, np.ndarray]:
+    """Those whose names have the prefix, without it.
+
+    Example:
+      >>> named({"h:w": np.zeros(1), "c:w": np.ones(1)}, "c:")
+      {'w': array([1.])}
+    """
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+BY_NAME: Mapping[str, Callable[..., LocalMethod]] = {
+    "fedavg": fedavg,
+    "fedprox": fedprox,
+    "fednova": fednova,
+    "feddyn": feddyn,
+}

@@ -122,7 +122,10 @@ class _Trainer(Trainer):
         # A new accelerator has nothing to free, and its full garbage collection takes 0.4 s of every call.
         self.accelerator.free_memory = tuple  # type: ignore[method-assign]
         self._weights, self._memory = lm.weights(), share.memory
-        self._term = LocalTerm(method_of(recipe.method), list(self._weights.values()))
+        method = method_of(recipe.method)
+        push = {name: torch.tensor(value) for name, value in method.push(share.memory).items()}
+        pushes = [push[name].to(weight) if push else None for name, weight in self._weights.items()]
+        self._term = LocalTerm(method.pull, list(self._weights.values()), pushes)
         self._batch_size = recipe.batch_size
         self._order = SeededOrder(len(dataset), derive(share.seed, "order") if recipe.shuffle_dataset else None)
         # Apple's GPUs have no float64.

@@ -19,23 +19,26 @@ def method_of(spec: LocalMethodSpec) -> LocalMethod:
 
 
 class LocalTerm:
-    """The gradient of the method's term, for weights that are trained from where they are now.
+    """The gradient of the method's term, pull * (y - x) + push, for weights that are trained from where they are now.
 
     Args:
-      method: of the recipe.
+      pull: of the method.
       weights: float32, as the optimiser moves them.
+      pushes: for each weight, of its shape and on its device; None is 0.
     """
 
-    def __init__(self, method: LocalMethod, weights: Sequence[torch.Tensor]) -> None:
-        self._pull = method.pull
-        self._weights = list(weights)
-        self._start = [weight.detach().clone() for weight in self._weights] if self._pull else []
+    def __init__(self, pull: float, weights: Sequence[torch.Tensor], pushes: Sequence[torch.Tensor | None]) -> None:
+        self._pull, self._weights, self._pushes = pull, list(weights), list(pushes)
+        self._start = [weight.detach().clone() for weight in self._weights] if pull else []
 
     @torch.no_grad()
     def add(self, scale: float = 1.0) -> None:
         """Add it to the gradients, times `scale`, which these may have been multiplied by."""
-        if not self._pull:
-            return
-        for weight, start in zip(self._weights, self._start, strict=True):
-            if weight.grad is not None:
-                weight.grad.add_(weight.detach() - start, alpha=self._pull * scale)
+        for k, (weight, push) in enumerate(zip(self._weights, self._pushes, strict=True)):
+            if weight.grad is None:
+                continue
+            # Not even 0 is added: a method that does nothing leaves the bits alone.
+            if self._pull:
+                weight.grad.add_(weight.detach() - self._start[k], alpha=self._pull * scale)
+            if push is not None:
+                weight.grad.add_(push, alpha=scale)

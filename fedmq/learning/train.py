@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmq import tensors
 from fedmq.errors import ConfigError, DataError
 from fedmq.learning.adapter_folder import write_adapter
 from fedmq.learning.batching import lengths
@@ -18,6 +19,7 @@ from fedmq.learning.fast.group import Member, train_group
 from fedmq.learning.fast.model import PackedModel
 from fedmq.learning.fast.schedule import Schedule
 from fedmq.learning.hf import train_hf
+from fedmq.learning.local_term import method_of
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.outcome import Diverged, Stopped, TrainResult, diverged
 from fedmq.learning.precision import require_precision
@@ -38,7 +40,7 @@ def never() -> bool:
 
 def remembers(recipe: TrainingRecipe) -> bool:
     """Whether a client's training goes on from its last one's `TrainResult.memory`."""
-    return recipe.optimizer_state == "keep"
+    return recipe.optimizer_state == "keep" or method_of(recipe.method).after is not None
 
 
 def train(
@@ -108,14 +110,27 @@ def train_together(
     for share in shares:
         if not len(share.texts) or not (lengths(share.texts) >= 2).any():
             raise DataError(f"nothing to train on: none of the {len(share.texts)} texts has two tokens or more")
-    packed = _packed_for(lm, recipe)
+    packed, start = _packed_for(lm, recipe), lm.get_adapter()
     with _threads(recipe.num_threads):
         if packed is None:
             outcomes = _one_by_one(lm, shares, recipe, on_step, stopping)
         else:
             members = [_member(lm, share) for share in shares]
-            outcomes = train_group(packed, lm.get_adapter(), members, recipe, on_step=on_step, stopping=stopping)
-    return [_require_finite(share, recipe, outcome) for share, outcome in zip(shares, outcomes, strict=True)]
+            outcomes = train_group(packed, start, members, recipe, on_step=on_step, stopping=stopping)
+    return [
+        _with_memory(share, recipe, start, _require_finite(share, recipe, outcome))
+        for share, outcome in zip(shares, outcomes, strict=True)
+    ]
+
+
+def _with_memory(share: Share, recipe: TrainingRecipe, start: NamedTensors, outcome: Outcome) -> Outcome:
+    """The same, with what the local method remembers of it."""
+    after = method_of(recipe.method).after
+    if isinstance(outcome, Diverged) or after is None:
+        return outcome
+    result, adapter = outcome
+    memory = {**result.memory, **after(share.memory, tensors.subtract(adapter, start))}
+    return result._replace(memory=memory), adapter
 
 
 def _require_finite(share: Share, recipe: TrainingRecipe, outcome: Outcome) -> Outcome:

@@ -21,7 +21,7 @@ class Remembered(NamedTuple):
 
     Attributes:
       optimizer: the server optimiser's state.
-      aggregate: what the aggregation rule gave, if it wants to know (`Aggregator.after`).
+      aggregate: what the aggregation rule left, if it wants to know (`Aggregator.after`).
       residual: what the adapter is short of (`fedmq.codec.download.Published`).
     """
 
@@ -58,15 +58,15 @@ def require_enough(rule: Aggregator, round: int, count: int) -> None:
 
 def fold(
     rule: Aggregator, params: NamedTensors, updates: Iterable[tuple[Update, float]], round: int, last: NamedTensors
-) -> NamedTensors:
-    """The delta of a round.
+) -> tuple[NamedTensors, NamedTensors]:
+    """The delta of a round, and what the rule leaves for the next.
 
     Args:
       rule: of the run.
       params: the global adapter.
       updates: each with its weight, in the order of the client ids.
       round: for messages.
-      last: what the rule gave in the round before; empty when that is not known.
+      last: what the rule left in the round before; empty when that is not known.
 
     Raises:
       RunError: the rule failed, or gave something else than finite tensors of the adapter's names and shapes.
@@ -79,11 +79,12 @@ def fold(
         with _answerable(rule, round):
             state = rule.fold(state, update, weight)
     with _answerable(rule, round):
+        left = {} if rule.left is None else rule.left(state)
         found = rule.finish(state)
         tensors.require_same_shapes(params, found)
-        if not all(np.isfinite(value).all() for value in found.values()):
+        if not all(np.isfinite(value).all() for value in (*found.values(), *left.values())):
             raise ValueError("it gave NaN or infinity")
-    return found
+    return found, left if rule.left is not None else found if rule.after is not None else {}
 
 
 def step(

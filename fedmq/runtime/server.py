@@ -202,10 +202,10 @@ class FederatedServer:
         require_enough(self.aggregator, round, len(clients))
         self.journal.freeze_round(round, sorted(clients))
         params, before = self._version(round - 1), self._remembered(round - 1)
-        delta = fold(self.aggregator, params, self._deltas(round, clients, params), round, before.aggregate)
+        delta, left = fold(self.aggregator, params, self._deltas(round, clients, params), round, before.aggregate)
         stepped, optimizer = step(self.server_optimizer, params, delta, before.optimizer, round)
         new = publish(self.download, stepped, params, before.residual, round)
-        memory, self._decoded = Remembered(optimizer, delta if self.aggregator.after else {}, new.residual), {}
+        memory, self._decoded = Remembered(optimizer, left, new.residual), {}
         self._commit(round, raw.encode(new.adapter), memory, new.delta)
         self._params, self._memory = (round, new.adapter), (round, memory)
 

@@ -1,4 +1,4 @@
-"""FedNova: worked numbers, fedavg where steps are equal, and the optimum of the whole objective."""
+"""FedNova, FedDyn: worked numbers, fedavg where steps are equal, and the optimum of the whole objective."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedmq.algorithms import local_methods
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
-from fedmq.algorithms.local_aggregate import LocalSteps, fednova
+from fedmq.algorithms.local_aggregate import LocalSteps, feddyn, fednova
 
 EVEN = LocalSteps(num_clients=4, learning_rate=0.1, warmup_steps=0)
 
@@ -90,3 +91,46 @@ def test_consistent_where_fedavg_is_not(momentum: float) -> None:
 
     assert rounds(fednova(steps)) == pytest.approx(5.0, abs=0.1)
     assert rounds(fedavg()) > 9.0
+
+
+def test_feddyn_needs_equal_weights_and_updates() -> None:
+    with pytest.raises(ValueError, match="client client_0 weighs 2: in FedDyn all weigh 1"):
+        mean(feddyn(EVEN), [[1.0]], [1], [2])
+    with pytest.raises(ValueError, match="nothing to average"):
+        feddyn(EVEN).finish(feddyn(EVEN).init({"w": np.zeros(1)}))
+
+
+CURVES, CENTRES = np.array([1.0, 4.0, 0.5, 2.0]), np.array([0.0, 1.0, 8.0, -2.0])
+OPTIMUM = float(CURVES @ CENTRES / CURVES.sum())
+
+
+@pytest.mark.parametrize("per_round", [4, 2])
+def test_feddyn_finds_the_optimum_where_fedavg_does_not(per_round: int) -> None:
+    """f_k(y) = a_k (y - c_k)^2 / 2, each client going to its very optimum; all of four, or two drawn of them."""
+    alpha = 1.0
+    rule, method = feddyn(EVEN, alpha), local_methods.feddyn(alpha)
+    draw = np.random.default_rng(0)
+    x = 0.0
+    memories: list[dict[str, np.ndarray]] = [{} for _ in CURVES]
+    left: dict[str, np.ndarray] = {}
+    for _ in range(300):
+        state = rule.init({"w": np.zeros(1)})
+        if left:
+            assert rule.after is not None
+            state = rule.after(state, left)
+        chosen = sorted(int(k) for k in draw.choice(4, per_round, replace=False))
+        for k in chosen:
+            push = float(method.push(memories[k]).get("w", np.zeros(1))[0])
+            # The gradient a (y - c) + push + alpha (y - x) is 0 there.
+            y = (CURVES[k] * CENTRES[k] + alpha * x - push) / (CURVES[k] + alpha)
+            delta = {"w": np.array([y - x])}
+            assert method.after is not None
+            memories[k] = dict(method.after(memories[k], delta))
+            state = rule.fold(state, Update(f"client_{k}", 0, 1, 1, delta, 1), 1.0)
+        assert rule.left is not None
+        left = dict(rule.left(state))
+        x += float(rule.finish(state)["w"][0])
+    assert x == pytest.approx(OPTIMUM, abs=1e-4)
+    assert left["w"] == pytest.approx(np.mean([memory["h:w"] for memory in memories], axis=0), abs=1e-5)
+    # The mean of the clients' own optima is elsewhere.
+    assert abs(CENTRES.mean() - OPTIMUM) > 1

@@ -16,6 +16,7 @@ Make = Callable[[str], dict[str, Any]]
 #: every client is trained in every round, and remembers
 MEMORIES: dict[str, dict[str, dict[str, Any]]] = {
     "keep": {"training": {"optimizer_state": "keep"}},
+    "feddyn": {"federated": {"local_method": "feddyn", "weighting": "uniform"}},
 }
 
 

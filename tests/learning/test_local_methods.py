@@ -50,7 +50,7 @@ def of_sgd(recipe: TrainingRecipe) -> TrainingRecipe:
 
 
 def prox(mu: float) -> LocalMethodSpec:
-    return LocalMethodSpec("fedprox", mu=mu)
+    return LocalMethodSpec("fedprox", mu=mu, alpha=None)
 
 
 def optimizer_of(recipe: TrainingRecipe, weights: Named) -> torch.optim.Optimizer:
@@ -65,6 +65,7 @@ def plainly(
     recipe: TrainingRecipe,
     seed: int,
     mu: float = 0.0,
+    slope: Named | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Named:
     """What the recipe leaves: one loss a step, written out, its gradient clipped, torch's own optimiser."""
@@ -78,6 +79,8 @@ def plainly(
         labels = inputs.pop("labels")
         loss = token_nll(lm.model(**inputs).logits, labels).sum() / sum(len(text) - 1 for text in chosen)
         loss = loss + mu / 2 * sum(((weights[name] - start[name]) ** 2).sum() for name in weights)
+        if slope is not None:
+            loss = loss - sum((slope[name] * weights[name]).sum() for name in weights)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm or float("inf"))
@@ -134,7 +137,7 @@ def test_a_pull_of_0_is_fedavg_to_the_bit(
     lm: LanguageModel, texts: Texts, recipe: TrainingRecipe, optimizer: str
 ) -> None:
     found = []
-    for method in (LocalMethodSpec("fedavg", mu=None), prox(0.0)):
+    for method in (LocalMethodSpec("fedavg", mu=None, alpha=None), prox(0.0)):
         lm.set_adapter(lm.initial_adapter())
         train(lm, texts, replace(recipe, local_optimizer=optimizer, method=method), seed=3)
         found.append(digest(lm.get_adapter()))
@@ -234,3 +237,63 @@ def test_one_engine_goes_on_from_what_the_other_kept(
         second.append(moved(still.get_adapter(), before))
     assert_close(second[1], second[0])
     assert_close(second[2], second[0])
+
+
+DYN = LocalMethodSpec("feddyn", mu=None, alpha=0.5)
+
+
+def slopes(before: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An h_k."""
+    draw = np.random.default_rng(4)
+    return {name: draw.normal(scale=0.05, size=value.shape).astype(np.float32) for name, value in before.items()}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"max_grad_norm": 0.0}, {"local_optimizer": "adamw", "learning_rate": 1e-2, "max_grad_norm": 0.3}],
+    ids=["sgd", "adamw"],
+)
+def test_feddyn_is_the_written_out_loss(
+    still: LanguageModel, texts: Texts, of_sgd: TrainingRecipe, changed: dict[str, object]
+) -> None:
+    recipe = replace(of_sgd, weight_decay=0.1, **changed)
+    before = still.get_adapter()
+    h = slopes(before)
+    slope = {name: torch.tensor(value) for name, value in h.items()}
+    expected = moved(plainly(still, texts, recipe, seed=5, mu=0.5, slope=slope), before)
+    assert np.linalg.norm(expected - moved(plainly(still, texts, recipe, seed=5, mu=0.5), before)) > 0.01
+
+    memory = {f"h:{name}": value for name, value in h.items()}
+    after = train(still, texts, replace(recipe, method=DYN), seed=5, memory=memory).memory
+    trained = still.get_adapter()
+    assert_close(moved(trained, before), expected)
+    assert after.keys() == memory.keys()
+    for name, value in h.items():
+        assert after[f"h:{name}"] == pytest.approx(value - 0.5 * (trained[name] - before[name]), abs=1e-7)
+
+
+def test_feddyn_begins_as_fedprox(still: LanguageModel, texts: Texts, of_sgd: TrainingRecipe) -> None:
+    before, found = still.get_adapter(), []
+    for method in (DYN, prox(0.5)):
+        still.set_adapter(before)
+        train(still, texts, replace(of_sgd, method=method), seed=5)
+        found.append(digest(still.get_adapter()))
+    assert found[0] == found[1]
+
+
+def test_memories_of_methods_are_each_clients_own(still: LanguageModel, texts: Texts, of_sgd: TrainingRecipe) -> None:
+    """Beside an optimiser that is kept."""
+    recipe = replace(of_sgd, optimizer_state="keep", sgd_momentum=0.5, method=DYN)
+    before = still.get_adapter()
+    memories: list[NamedTensors] = [{}] * 3
+    for seed in (1, 2):
+        parts = zip((texts[:5], texts[5:16], texts[16:]), memories, strict=True)
+        shares = [Share(part, seed, memory=memory) for part, memory in parts]
+        outcomes = train_together(still, shares, recipe)
+        for share, together in zip(shares, outcomes, strict=True):
+            (alone,) = train_together(still, [share], recipe)
+            assert isinstance(together, tuple) and isinstance(alone, tuple)
+            assert_close(moved(together[1], before), moved(alone[1], before))
+            assert together[0].memory.keys() == alone[0].memory.keys()
+            assert {f"h:{name}" for name in before} < together[0].memory.keys()
+        memories = [outcome[0].memory for outcome in outcomes if isinstance(outcome, tuple)]

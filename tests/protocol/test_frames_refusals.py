@@ -76,7 +76,7 @@ def test_values_of_another_type(direction: str, kind: type) -> None:
     others = (True, False, 1, 0, 1.0, 0.0, "1", "", b"1", b"", None, [], [1], {}, {"a": 1})
     optional = {"task", "client", "adapter", "max_samples_per_client", "num_threads", "cache_dir", "model"}
     optional |= {"log_dir", "layers_to_transform", "left_s", "follows", "delta", "block", "fraction", "error_feedback"}
-    optional |= {"mu"}
+    optional |= {"mu", "alpha"}
     for path, value in paths(header):
         if path and path[-1] not in ("v", "t"):
             for other in others:

@@ -9,11 +9,13 @@ import pytest
 from serving import adapter, give, make_server, started
 
 from fedmq import build, tensors
-from fedmq.algorithms.local_aggregate import LocalSteps, fednova
+from fedmq.algorithms import weighting
+from fedmq.algorithms.local_aggregate import LocalSteps, feddyn, fednova
 from fedmq.build_local import update_limits
 from fedmq.codec import raw
 from fedmq.config import ExperimentConfig
 from fedmq.errors import ConfigError, RemoteProtocolError
+from fedmq.runtime.aggregation import NOTHING
 from fedmq.runtime.server import FederatedServer
 
 CLIENTS = ("client_1", "client_2")
@@ -60,3 +62,27 @@ def test_a_rule_of_ones_own_and_one_of_the_method_are_refused(tmp_path: Path) ->
     with pytest.raises(ConfigError, match="local_method 'fednova' averages by itself, and an aggregator was given"):
         build.server(config("fednova"), tmp_path, journal, own_aggregator=build.aggregator("fedavg"))
     assert build.server(config("fednova"), tmp_path, journal).aggregator.name == "fednova"
+
+
+def test_what_feddyn_leaves_is_durable(tmp_path: Path) -> None:
+    """h of the first round moves the model in the second, of a server that was started anew in between."""
+    digests = []
+    for name in ("whole", "restarted", "forgetful"):
+        rule = feddyn(LocalSteps(4, 0.1, 0), alpha=0.5)
+        server = started(tmp_path / name, aggregator=rule, weighting=weighting.uniform)
+        for round in (1, 2):
+            server.open_round(round, [CLIENTS])
+            for k in (1, 2):
+                give(server, f"train-{round}-client_{k}-0", adapter(10 * round + k))
+            if round == 2 and name == "forgetful":
+                server._memory = (1, NOTHING)
+            server.aggregate(round, CLIENTS)
+            if name == "restarted":
+                server.journal.close()
+                server = make_server(tmp_path / name, aggregator=rule, weighting=weighting.uniform)
+        digests.append(server.journal.digest(2))
+    assert digests[0] == digests[1] != digests[2]
+    base, first = adapter(0), version(server, 1)
+    for key, value in first.items():
+        total = sum(adapter(k)[key].astype(np.float64) - base[key] for k in (11, 12))
+        assert value == pytest.approx(base[key] + total / 2 + total / 4, rel=1e-5, abs=1e-6)

@@ -106,7 +106,12 @@ def train_group(
     for row, member in zip(rows, members, strict=True):
         number, slots = remembered(member.memory)
         restore(row, optimizer, number, {slot: adapters.joined(named) for slot, named in slots.items()})
-    terms = [LocalTerm(method_of(recipe.method), [row]) for row in rows]
+    method = method_of(recipe.method)
+    pushes = [method.push(member.memory) for member in members]
+    terms = [
+        LocalTerm(method.pull, [row], [adapters.joined(push) if push else None])
+        for row, push in zip(rows, pushes, strict=True)
+    ]
     # What the optimiser does with a row is decided by whether the row has a gradient.
     grads = [row.grad for row in rows]
     frozen = adapters.frozen(recipe.factors)
