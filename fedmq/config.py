@@ -102,6 +102,11 @@ class ExperimentConfig(Section):
                 'training.optimizer_state: "keep" has one count of steps for all moments, and lora_aggregation '
                 '"rolora" trains the factors in turns; set optimizer_state "reset", or another lora_aggregation'
             )
+        if config.federated.local_method == "scaffold" and (reason := config.training.not_plain_sgd()):
+            raise ConfigError(
+                'federated.local_method: "scaffold" takes the mean gradient from how far plain SGD moves the weights, '
+                f"which {reason} first"
+            )
         return config
 
     @classmethod

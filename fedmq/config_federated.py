@@ -57,7 +57,7 @@ class FederatedConfig(RoundsConfig):
         f"how updates become one: {', '.join(AGGREGATIONS)}, or module:attribute of your own; docs/algorithms.md",
     )
     aggregation_options: Options = described({}, "its options by name, such as f; what is missing takes its default")
-    local_method: Literal["fedavg", "fedprox", "fednova", "feddyn"] = described(
+    local_method: Literal["fedavg", "fedprox", "fednova", "feddyn", "scaffold"] = described(
         "fedavg", "what local training does against drift, beside lowering its loss; docs/algorithms.md"
     )
     local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
@@ -216,27 +216,27 @@ class FederatedConfig(RoundsConfig):
                         f'federated.local_method: "{method}" averages by itself, {name} "{value}" would not be used; '
                         f'set {name} "{needed}", or local_method "fedavg" or "fedprox"'
                     )
-        return self._feddyn_conflict() or options_conflict(
+        return self._two_sums_conflict() or options_conflict(
             "federated.local_method_options", method, options, local_methods.BY_NAME[method]
         )
 
-    def _feddyn_conflict(self) -> str | None:
-        if self.local_method != "feddyn":
-            return None
-        reasons = {
-            "server_optimizer": ("none", "its own step at the coordinator is exact for the mean alone"),
-            "server_optimizer_options": ({}, "its own step at the coordinator is exact for the mean alone"),
-            "weighting": ("uniform", "its terms add up to 0 over clients that count the same"),
-            "upload_codec": (
-                "fp32",
-                "what an update loses on the way, client and coordinator would add up differently",
-            ),
-        }
+    def _two_sums_conflict(self) -> str | None:
+        """What clients add up for themselves must be what the coordinator adds up of them."""
+        reasons: dict[str, tuple[Any, str]] = {}
+        if self.local_method in ("feddyn", "scaffold"):
+            lossy = "what an update loses on the way, client and coordinator would add up differently"
+            reasons["upload_codec"] = ("fp32", lossy)
+        if self.local_method == "scaffold":
+            reasons["download_codec"] = ("fp32", "c goes down with the adapter, in whole files")
+        if self.local_method == "feddyn":
+            exact = "its own step at the coordinator is exact for the mean alone"
+            reasons |= {"server_optimizer": ("none", exact), "server_optimizer_options": ({}, exact)}
+            reasons["weighting"] = ("uniform", "its terms add up to 0 over clients that count the same")
         for name, (needed, reason) in reasons.items():
             if (value := getattr(self, name)) != needed:
                 return (
-                    f'federated.local_method: "feddyn" does not go with {name} {json.dumps(value)}: {reason}; set '
-                    f"{name} {json.dumps(needed)} first"
+                    f'federated.local_method: "{self.local_method}" does not go with {name} {json.dumps(value)}: '
+                    f"{reason}; set {name} {json.dumps(needed)} first"
                 )
         return None
 

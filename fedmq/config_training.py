@@ -83,6 +83,16 @@ class TrainingConfig(Section):
         "reset", "local_optimizer's moments at the start of a round: reset = 0, keep = as the client's last left them"
     )
 
+    def not_plain_sgd(self) -> str | None:
+        """Why a step is not lr times the gradient, and what to set; None when it is."""
+        if self.local_optimizer != "sgd":
+            return f'local_optimizer "{self.local_optimizer}" does not tell; set local_optimizer "sgd"'
+        if self.sgd_momentum:
+            return f"sgd_momentum {self.sgd_momentum} hides; set sgd_momentum 0"
+        if self.fp16 or self.precision == "fp16":
+            return 'fp16 hides, as it may skip steps; set fp16 false, and precision "auto", "fp32" or "bf16"'
+        return None
+
     def conflict(self) -> str | None:
         if self.sgd_momentum and self.local_optimizer != "sgd":
             return (

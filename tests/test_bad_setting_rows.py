@@ -209,6 +209,31 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
         ConfigError,
         "feddyn: need alpha > 0, got 0",
     ),
+    **{
+        f"B59 scaffold with {what}": (
+            settings(
+                training={"local_optimizer": "sgd"} | training, federated={"local_method": "scaffold"} | federated
+            ),
+            ConfigError,
+            says,
+        )
+        for what, training, federated, says in (
+            (
+                "AdamW",
+                {"local_optimizer": "adamw"},
+                {},
+                'which local_optimizer "adamw" does not tell; set .* "sgd" first',
+            ),
+            ("momentum", {"sgd_momentum": 0.9}, {}, "which sgd_momentum 0.9 hides; set sgd_momentum 0 first"),
+            ("fp16", {"precision": "fp16"}, {}, "which fp16 hides, as it may skip steps"),
+            ("deltas", {}, {"download_codec": "int4"}, '"scaffold" does not go with download_codec "int4"'),
+            ("a codec", {}, {"upload_codec": "int4"}, '"scaffold" does not go with upload_codec "int4"'),
+            ("a median", {}, {"aggregation_method": "median"}, '"scaffold" averages by itself'),
+            ("flexlora", {}, {"lora_aggregation": "flexlora"}, '"scaffold" averages by itself'),
+            ("async", {}, {"mode": "async"}, '"scaffold" needs a cohort that trained from one version'),
+            ("an option", {}, {"local_method_options": {"mu": 1}}, "scaffold has no option 'mu'; it has none"),
+        )
+    },
     "B60 an adapter edited by hand": (edited_blob, RemoteProtocolError, "BLOB"),
 }
 

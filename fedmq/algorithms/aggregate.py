@@ -43,6 +43,7 @@ class Aggregator(NamedTuple):
       fewest: updates without which `finish` raises ValueError; a round that may close with fewer is refused beforehand.
       after: (state from `init`, what the round before left) -> state, for a rule that starts from there; whoever
         drives it keeps what is left. None: no round depends on another.
+      told: what is left goes to the next round's clients, as float32, with the adapter that they train from.
       left: state, before `finish` -> what the next round starts from, named tensors; None: what `finish` gives.
       name: of the rule and its options, for messages, and for knowing it again when a run is resumed.
     """
@@ -55,6 +56,7 @@ class Aggregator(NamedTuple):
     after: Callable[[Any, NamedTensors], Any] | None = None
     name: str = ""
     left: Callable[[Any], NamedTensors] | None = None
+    told: bool = False
 
     def label(self) -> str:
         """Its name; of a rule without one, where its function `finish` is defined.

@@ -155,5 +155,58 @@ def feddyn(steps: LocalSteps, alpha: float = 0.01) -> Aggregator:
     return Aggregator(init, fold, finish, after=after, name=f"feddyn with alpha {alpha:g}", left=left)
 
 
+class _ScaffoldState(NamedTuple):
+    mean: MeanState
+    moved: dict[str, np.ndarray]
+    c: NamedTensors
+
+
+def scaffold(steps: LocalSteps) -> Aggregator:
+    """The mean of `fedavg`; and c += 1/N * sum of the changes of c_k over the round's clients, from c = 0.
+
+    c_k changes by -c - D_k / sum of lr (`fedmq.algorithms.local_methods.scaffold`), which D_k and the number of steps
+    tell: it need not be sent. c is left to the next round, and goes to its clients.
+
+    Args:
+      steps: how they are made; of it, N.
+
+    Example:
+      >>> rule = scaffold(LocalSteps(4, 0.5, 0))
+      >>> state = rule.init({"w": np.zeros(1)})
+      >>> state = rule.fold(state, Update("a", 0, 1, 1, {"w": np.array([2.0])}, 1), 1)
+      >>> rule.left(state), rule.finish(state)
+      ({'w': array([-1.], dtype=float32)}, {'w': array([2.])})
+
+    Reference:
+      Karimireddy et al. 2020, SCAFFOLD (arXiv 1910.06378), Algorithm 1, option II.
+    """
+    mean = fedavg()
+
+    def init(like: NamedTensors) -> _ScaffoldState:
+        return _ScaffoldState(mean.init(like), zeros_like(like), zeros_like(like))
+
+    def after(state: _ScaffoldState, left: NamedTensors) -> _ScaffoldState:
+        require_same_shapes(state.c, left)
+        return state._replace(c=left)
+
+    def fold(state: _ScaffoldState, update: Update, weight: float) -> _ScaffoldState:
+        if update.num_steps < 1:
+            raise ValueError(f"need the number of steps of client {update.client_id}, got {update.num_steps}")
+        folded = mean.fold(state.mean, update, weight)
+        # Where every rate is 0, c_k stays as it is.
+        if rates := steps.learning_rate * float(steps.rates(update.num_steps).sum()):
+            for name, total in state.moved.items():
+                total -= state.c[name] + update.delta[name] / rates
+        return state._replace(mean=folded)
+
+    def left(state: _ScaffoldState) -> NamedTensors:
+        # As it is sent: clients subtract what they got.
+        return {name: np.asarray(c + state.moved[name] / steps.num_clients, np.float32) for name, c in state.c.items()}
+
+    return Aggregator(
+        init, fold, lambda state: mean.finish(state.mean), after=after, name="scaffold", left=left, told=True
+    )
+
+
 #: what takes the place of the mean: how steps are made, and the method's options -> the rule
-BY_NAME: Mapping[str, Callable[..., Aggregator]] = {"fednova": fednova, "feddyn": feddyn}
+BY_NAME: Mapping[str, Callable[..., Aggregator]] = {"fednova": fednova, "feddyn": feddyn, "scaffold": scaffold}

@@ -123,9 +123,12 @@ class _Trainer(Trainer):
         self.accelerator.free_memory = tuple  # type: ignore[method-assign]
         self._weights, self._memory = lm.weights(), share.memory
         method = method_of(recipe.method)
-        push = {name: torch.tensor(value) for name, value in method.push(share.memory).items()}
+        push = {name: torch.tensor(value, dtype=torch.float32) for name, value in method.push(share.memory).items()}
         pushes = [push[name].to(weight) if push else None for name, weight in self._weights.items()]
         self._term = LocalTerm(method.pull, list(self._weights.values()), pushes)
+        self._in_loss = method.in_loss
+        if not method.in_loss:
+            watch.after_clipping = self._term.add
         self._batch_size = recipe.batch_size
         self._order = SeededOrder(len(dataset), derive(share.seed, "order") if recipe.shuffle_dataset else None)
         # Apple's GPUs have no float64.
@@ -153,7 +156,7 @@ class _Trainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if self.accelerator.sync_gradients:  # the last batch of a step; clipping comes next
+        if self._in_loss and self.accelerator.sync_gradients:  # the last batch of a step; clipping comes next
             scaler = self.accelerator.scaler
             self._term.add(1.0 if scaler is None else scaler.get_scale())
         return loss
@@ -188,12 +191,16 @@ class _Watch(TrainerCallback):
     ) -> None:
         self.lm, self.recipe, self.val = lm, recipe, val
         self.on_step, self.stopping, self.snapshot_dir = on_step, stopping, snapshot_dir
+        self.after_clipping: Callable[[], None] = lambda: None
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.stopping():
             raise Stopped("training was told to stop")
 
     on_substep_end = on_step_begin
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.after_clipping()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         step, recipe = state.global_step, self.recipe

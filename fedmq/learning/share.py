@@ -21,7 +21,8 @@ class Share:
       seed: 32 bits; order and dropout are drawn from it.
       subset_seed: decides which texts `max_samples_per_client` leaves; the same in all rounds of a client.
       val: scored every `eval_steps` steps, if there are any.
-      memory: what the client's last training gave as `TrainResult.memory`; empty before its first.
+      memory: what the client's last training gave as `TrainResult.memory`, empty before its first; and what came
+        with the adapter (`fedmq.algorithms.local_methods.CONTROL`).
       snapshot_dir: every `save_steps` steps the adapter is written to snapshot_dir/step_N.
     """
 

@@ -129,7 +129,9 @@ def _with_memory(share: Share, recipe: TrainingRecipe, start: NamedTensors, outc
     if isinstance(outcome, Diverged) or after is None:
         return outcome
     result, adapter = outcome
-    memory = {**result.memory, **after(share.memory, tensors.subtract(adapter, start))}
+    schedule = Schedule(share.texts, recipe, share.seed, share.subset_seed)
+    rates = sum(map(schedule.learning_rate, range(schedule.num_steps)))
+    memory = {**result.memory, **after(share.memory, tensors.subtract(adapter, start), rates)}
     return result._replace(memory=memory), adapter
 
 

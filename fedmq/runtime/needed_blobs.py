@@ -8,7 +8,9 @@ from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 
 
-def delete_unneeded(journal: Journal, blobs: BlobStore, versions: Collection[int]) -> None:
+def delete_unneeded(
+    journal: Journal, blobs: BlobStore, versions: Collection[int], in_use: Collection[str] = ()
+) -> None:
     """Delete every blob but adapters and deltas of these versions, and what the next round is made of.
 
     That is what is remembered beside the newest version, updates that wait, and the versions that these began with.
@@ -16,6 +18,7 @@ def delete_unneeded(journal: Journal, blobs: BlobStore, versions: Collection[int
     Args:
       journal, blobs: of the run.
       versions: committed ones that may be asked for, the newest among them.
+      in_use: digests of others that may be.
     """
     newest = max(versions)
     waiting = journal.updates(newest + 1)
@@ -24,5 +27,5 @@ def delete_unneeded(journal: Journal, blobs: BlobStore, versions: Collection[int
     keep = {row[name] for row in rows for name in ("digest", "delta")} | {journal.optimizer(newest)}
     keep |= {row["digest"] for row in waiting}
     for path in blobs.folder.iterdir():
-        if path.suffix == "" and not path.name.startswith(".") and path.name not in keep:
+        if path.suffix == "" and not path.name.startswith(".") and path.name not in {*keep, *in_use}:
             blobs.remove(path.name)

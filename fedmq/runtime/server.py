@@ -26,6 +26,7 @@ from fedmq.runtime.aggregation import NOTHING, Remembered, fold, require_enough,
 from fedmq.runtime.bias import record_bias
 from fedmq.runtime.client_adapters import keep_client_adapters
 from fedmq.runtime.client_states import FOLDER
+from fedmq.runtime.control import TrainingFiles
 from fedmq.runtime.downloads import publish
 from fedmq.runtime.needed_blobs import delete_unneeded
 from fedmq.runtime.screening import Screened, UpdateLimits, screen, screen_first
@@ -80,6 +81,7 @@ class FederatedServer:
         self.download, self.num_rounds = download, num_rounds
         self.save_every, self.save_client_adapters = save_every, save_client_adapters
         self.blobs = BlobStore(run_dir / "blobs")
+        self.training_files = TrainingFiles(journal, self.blobs, aggregator.told)
         self._updates = Updates(journal, self.blobs, upload, discount)
         self._adapter_config = run_dir / "blobs" / CONFIG
         #: the newest version's adapter, so that a round reads from disk only what clients sent
@@ -233,7 +235,7 @@ class FederatedServer:
         assert last is not None
         self._keep_client_adapters(last)
         record_bias(self.journal, self.blobs, self._updates, self.weighting, last)
-        delete_unneeded(self.journal, self.blobs, {*pinned_versions, last})
+        delete_unneeded(self.journal, self.blobs, {*pinned_versions, last}, self.training_files.in_use())
 
     # --- the end -------------------------------------------------------------------------------
 

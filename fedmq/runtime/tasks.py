@@ -44,8 +44,10 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
     client = job.unit if job.unit.startswith("client_") else None
     seed = derive_seed(spec.seed, job.kind, job.round, client or "")
     version = {"init": None, "train": job.round - 1}.get(job.kind, job.round)
-    adapter = None if version is None else server.adapter(version)
-    delta = None if version is None else delta_to(server.journal, server.blobs, version)
+    adapter = delta = None
+    if version is not None:
+        adapter = server.training_files.of(version) if job.kind == "train" else server.adapter(version)
+        delta = delta_to(server.journal, server.blobs, version)
     folded = server.journal.last_folded(client, job.round) if job.kind == "train" and client else None
     follows = None if folded is None else m.Folded(*folded)
     return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work, follows, delta)

@@ -38,10 +38,11 @@ from fedmq.protocol.messages import Task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
 from fedmq.recipe import TrainingRecipe
 from fedmq.runtime.client_states import ClientStates
+from fedmq.runtime.control import parted
 from fedmq.runtime.hosting import Hosted, evaluate_unit, host
 from fedmq.runtime.packing import memory_of, pack
 from fedmq.runtime.pipe import Pipe, PipeClosed
-from fedmq.tensors import NamedTensors, spec
+from fedmq.tensors import NamedTensors
 
 log = logging.getLogger("fedmq.trainer")
 _STEP_EVERY_S = 0.2
@@ -154,14 +155,14 @@ class Trainer:
         if self._model is None or self._hosted is None:
             raise LocalProtocolError("a task before Setup")
         base: NamedTensors = {}
+        control: NamedTensors = {}
         if begin.adapter is not None:
-            content = Path(begin.adapter).read_bytes()
-            base = raw.decode(content, spec(self._model.initial_adapter()))
+            base, control = parted(Path(begin.adapter).read_bytes(), self._model.initial_adapter())
             self._model.set_adapter(base)
         log.info("%s begun", ", ".join(task.task for task in begin.tasks))
         work = begin.tasks[0].work
         if isinstance(work, TrainWork):
-            answers = self._train(begin, base, self._hosted, work.recipe)
+            answers = self._train(begin, base, control, self._hosted, work.recipe)
         else:
             answers = iter([self._do(begin.tasks[0], begin.results[0], self._model, self._hosted)])
         for answer in answers:
@@ -169,7 +170,7 @@ class Trainer:
             self._pipe.send(answer)
 
     def _train(
-        self, begin: link.Begin, base: NamedTensors, hosted: Hosted, recipe: TrainingRecipe
+        self, begin: link.Begin, base: NamedTensors, control: NamedTensors, hosted: Hosted, recipe: TrainingRecipe
     ) -> Iterator[link.Trained | link.Failed]:
         """Train the clients of a group together; an answer for each."""
         assert self._codec is not None
@@ -178,7 +179,9 @@ class Trainer:
             recipe,
             seeds=[task.seed for task in begin.tasks],
             round=begin.tasks[0].round,
-            memories=[memory_of(task, self._states) if remembers(recipe) else {} for task in begin.tasks],
+            memories=[
+                {**control, **memory_of(task, self._states)} if remembers(recipe) else {} for task in begin.tasks
+            ],
             on_step=self._on_step,
             stopping=self._halt.is_set,
         )

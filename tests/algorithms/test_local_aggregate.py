@@ -1,4 +1,4 @@
-"""FedNova, FedDyn: worked numbers, fedavg where steps are equal, and the optimum of the whole objective."""
+"""FedNova, FedDyn, SCAFFOLD: worked numbers, fedavg where steps are equal, and the optimum of the whole objective."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedmq.algorithms import local_methods
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
-from fedmq.algorithms.local_aggregate import LocalSteps, feddyn, fednova
+from fedmq.algorithms.local_aggregate import LocalSteps, feddyn, fednova, scaffold
 
 EVEN = LocalSteps(num_clients=4, learning_rate=0.1, warmup_steps=0)
 
@@ -125,7 +125,7 @@ def test_feddyn_finds_the_optimum_where_fedavg_does_not(per_round: int) -> None:
             y = (CURVES[k] * CENTRES[k] + alpha * x - push) / (CURVES[k] + alpha)
             delta = {"w": np.array([y - x])}
             assert method.after is not None
-            memories[k] = dict(method.after(memories[k], delta))
+            memories[k] = dict(method.after(memories[k], delta, 1.0))
             state = rule.fold(state, Update(f"client_{k}", 0, 1, 1, delta, 1), 1.0)
         assert rule.left is not None
         left = dict(rule.left(state))
@@ -134,3 +134,46 @@ def test_feddyn_finds_the_optimum_where_fedavg_does_not(per_round: int) -> None:
     assert left["w"] == pytest.approx(np.mean([memory["h:w"] for memory in memories], axis=0), abs=1e-5)
     # The mean of the clients' own optima is elsewhere.
     assert abs(CENTRES.mean() - OPTIMUM) > 1
+
+
+@pytest.mark.parametrize("per_round", [4, 2])
+def test_scaffold_finds_the_optimum_where_fedavg_does_not(per_round: int) -> None:
+    """Ten steps a client; all of four, or two drawn of them."""
+    steps = LocalSteps(4, 0.1, 0)
+    rule, method = scaffold(steps), local_methods.scaffold()
+    draw = np.random.default_rng(0)
+    memories: list[dict[str, np.ndarray]] = [{} for _ in CURVES]
+    left: dict[str, np.ndarray] = {}
+    x = plain = 0.0
+    rates = steps.learning_rate * steps.rates(10)
+
+    def locally(k: int, start: float, push: float) -> float:
+        y = start
+        for rate in rates:
+            y -= rate * (CURVES[k] * (y - CENTRES[k]) + push)
+        return y
+
+    assert rule.after is not None and rule.left is not None and method.after is not None
+    for _ in range(400):
+        state = rule.init({"w": np.zeros(1)})
+        state = rule.after(state, left) if left else state
+        control = {f"control:{name}": value for name, value in left.items()}
+        for k in sorted(int(k) for k in draw.choice(4, per_round, replace=False)):
+            known = {**control, **memories[k]}
+            delta = {"w": np.array([locally(k, x, float(np.sum(method.push(known).get("w", 0.0)))) - x])}
+            memories[k] = dict(method.after(known, delta, float(rates.sum())))
+            state = rule.fold(state, Update(f"client_{k}", 0, 1, 1, delta, 10), 1.0)
+        left = dict(rule.left(state))
+        x += float(rule.finish(state)["w"][0])
+        plain += float(np.mean([locally(k, plain, 0.0) - plain for k in range(4)]))
+    assert x == pytest.approx(OPTIMUM, abs=1e-3)
+    assert left["w"] == pytest.approx(np.mean([memory["c:w"] for memory in memories], axis=0), abs=1e-3)
+    assert abs(plain - OPTIMUM) > 0.05
+
+
+def test_scaffold_at_rate_0_and_without_steps() -> None:
+    rule = scaffold(LocalSteps(4, 0.1, warmup_steps=5))
+    state = rule.fold(rule.init({"w": np.zeros(1)}), Update("client_0", 0, 1, 1, {"w": np.zeros(1)}, 1), 1.0)
+    assert rule.left is not None and rule.left(state)["w"].tolist() == [0.0]
+    with pytest.raises(ValueError, match="number of steps of client client_0, got 0"):
+        mean(rule, [[1.0]], [0], [1])

@@ -16,7 +16,7 @@ from fedmq.learning.models import LanguageModel
 from fedmq.learning.share import Share
 from fedmq.learning.train import train, train_together
 from fedmq.recipe import Factors, LocalMethodSpec, LoRASpec, TrainingRecipe
-from fedmq.tensors import NamedTensors, digest
+from fedmq.tensors import NamedTensors, digest, zeros_like
 
 Texts = Sequence[np.ndarray]
 Named = Mapping[str, torch.Tensor]
@@ -66,6 +66,7 @@ def plainly(
     seed: int,
     mu: float = 0.0,
     slope: Named | None = None,
+    push: Named | None = None,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> Named:
     """What the recipe leaves: one loss a step, written out, its gradient clipped, torch's own optimiser."""
@@ -84,6 +85,9 @@ def plainly(
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), recipe.max_grad_norm or float("inf"))
+        for name, weight in weights.items() if push is not None else ():
+            assert weight.grad is not None
+            weight.grad += push[name]
         optimizer.param_groups[0]["lr"] = schedule.learning_rate(step)
         optimizer.step()
     trained = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -297,3 +301,64 @@ def test_memories_of_methods_are_each_clients_own(still: LanguageModel, texts: T
             assert together[0].memory.keys() == alone[0].memory.keys()
             assert {f"h:{name}" for name in before} < together[0].memory.keys()
         memories = [outcome[0].memory for outcome in outcomes if isinstance(outcome, tuple)]
+
+
+SCAFFOLD = LocalMethodSpec("scaffold", mu=None, alpha=None)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.3])
+def test_scaffold_corrects_each_step_after_clipping(
+    still: LanguageModel, texts: Texts, of_sgd: TrainingRecipe, max_grad_norm: float
+) -> None:
+    """And c_k becomes the mean of what the gradients were without the correction, by the rates of their steps."""
+    recipe = replace(of_sgd, learning_rate=0.05, max_grad_norm=max_grad_norm, warmup_steps=1)
+    before = still.get_adapter()
+    c, own = slopes(before), {name: -0.3 * value for name, value in slopes(before).items()}
+    push = {name: torch.tensor(value - own[name]) for name, value in c.items()}
+    expected = moved(plainly(still, texts, recipe, seed=5, push=push), before)
+    assert np.linalg.norm(expected - moved(plainly(still, texts, recipe, seed=5), before)) > 0.01
+
+    memory = {f"control:{name}": value for name, value in c.items()}
+    memory |= {f"c:{name}": value for name, value in own.items()}
+    after = train(still, texts, replace(recipe, method=SCAFFOLD), seed=5, memory=memory).memory
+    assert_close(moved(still.get_adapter(), before), expected)
+    assert after.keys() == {f"c:{name}" for name in before}
+    schedule = Schedule(texts, recipe, 5, 0)
+    rates = sum(schedule.learning_rate(step) for step in range(schedule.num_steps))
+    # Of all steps together, y - x = -sum of lr (g + c - c_k).
+    mean = -expected / rates - moved({name: np.asarray(value) for name, value in push.items()}, zeros_like(before))
+    found = moved({name: after[f"c:{name}"] for name in before}, zeros_like(before))
+    assert np.linalg.norm(found - mean) < 1e-3 * np.linalg.norm(mean)
+
+
+def test_scaffold_begins_as_fedavg(still: LanguageModel, texts: Texts, of_sgd: TrainingRecipe) -> None:
+    before, found = still.get_adapter(), []
+    for method in (SCAFFOLD, LocalMethodSpec("fedavg", mu=None, alpha=None)):
+        still.set_adapter(before)
+        train(still, texts, replace(of_sgd, method=method), seed=5)
+        found.append(digest(still.get_adapter()))
+    assert found[0] == found[1]
+
+
+def test_scaffold_together_as_alone(still: LanguageModel, texts: Texts, of_sgd: TrainingRecipe) -> None:
+    recipe, before = replace(of_sgd, learning_rate=0.1, method=SCAFFOLD), still.get_adapter()
+    control = {f"control:{name}": value for name, value in slopes(before).items()}
+    memories: list[NamedTensors] = [{}] * 3
+    for seed in (1, 2):
+        parts = zip((texts[:5], texts[5:16], texts[16:]), memories, strict=True)
+        shares = [Share(part, seed, memory={**control, **memory}) for part, memory in parts]
+        outcomes = train_together(still, shares, recipe)
+        for share, together in zip(shares, outcomes, strict=True):
+            (alone,) = train_together(still, [share], recipe)
+            assert isinstance(together, tuple) and isinstance(alone, tuple)
+            assert_close(moved(together[1], before), moved(alone[1], before))
+        memories = [outcome[0].memory for outcome in outcomes if isinstance(outcome, tuple)]
+
+
+def test_a_training_whose_every_rate_is_0_leaves_c_as_it_was(
+    still: LanguageModel, texts: Texts, of_sgd: TrainingRecipe
+) -> None:
+    recipe = replace(of_sgd, warmup_steps=5, method=SCAFFOLD)
+    own = {f"c:{name}": value for name, value in slopes(still.get_adapter()).items()}
+    after = train(still, texts[:4], recipe, seed=1, memory=own).memory
+    assert digest(after) == digest(own)

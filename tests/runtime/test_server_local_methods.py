@@ -10,13 +10,16 @@ from serving import adapter, give, make_server, started
 
 from fedmq import build, tensors
 from fedmq.algorithms import weighting
-from fedmq.algorithms.local_aggregate import LocalSteps, feddyn, fednova
+from fedmq.algorithms.local_aggregate import LocalSteps, feddyn, fednova, scaffold
 from fedmq.build_local import update_limits
 from fedmq.codec import raw
 from fedmq.config import ExperimentConfig
 from fedmq.errors import ConfigError, RemoteProtocolError
+from fedmq.protocol.messages import BlobRef
 from fedmq.runtime.aggregation import NOTHING
+from fedmq.runtime.control import parted
 from fedmq.runtime.server import FederatedServer
+from fedmq.runtime.tasks import make_tasks
 
 CLIENTS = ("client_1", "client_2")
 
@@ -86,3 +89,51 @@ def test_what_feddyn_leaves_is_durable(tmp_path: Path) -> None:
     for key, value in first.items():
         total = sum(adapter(k)[key].astype(np.float64) - base[key] for k in (11, 12))
         assert value == pytest.approx(base[key] + total / 2 + total / 4, rel=1e-5, abs=1e-6)
+
+
+def test_clients_are_told_scaffolds_c_with_the_adapter(tmp_path: Path) -> None:
+    """Trainings only, and of the same bytes after a restart; the file is kept while it is in use, and no longer."""
+    rule = scaffold(LocalSteps(4, 0.1, 0))
+    server = started(tmp_path, aggregator=rule)
+
+    def adapter_of(task: str) -> BlobRef:
+        (made,) = make_tasks([task], ExperimentConfig().to_run_spec(), server, "secret").tasks
+        assert made.adapter is not None
+        return made.adapter
+
+    assert adapter_of("train-1-client_1-0") == server.adapter(0), "c is 0"
+    digests = []
+    for round in (1, 2):
+        server.open_round(round, [CLIENTS])
+        for k in (1, 2):
+            give(server, f"train-{round}-client_{k}-0", adapter(10 * round + k), num_steps=1)
+        server.aggregate(round, CLIENTS)
+        told = adapter_of(f"train-{round + 1}-client_1-0")
+        server.tidy([])
+        assert adapter_of(f"evaluate-{round}-test-0") == server.adapter(round) != told
+        found, control = parted(server.blobs.read(told.digest), adapter(0))
+        assert told.nbytes == len(server.blobs.read(told.digest))
+        assert tensors.digest(found) == tensors.digest(version(server, round))
+        assert control.keys() == {f"control:{name}" for name in found}
+        digests.append(told.digest)
+        server.journal.close()
+        server = make_server(tmp_path, aggregator=rule)
+        assert adapter_of(f"train-{round + 1}-client_2-0") == told
+    assert not server.blobs.has(digests[0])
+    base, first = adapter(0), parted(server.blobs.read(digests[1]), adapter(0))[1]
+    assert all(np.isfinite(value).all() and value.dtype == np.float32 for value in first.values()) and base
+
+
+@pytest.mark.parametrize("spoil", ["a foreign name", "a name that is missing", "another shape", "another type"])
+def test_a_file_of_another_adapter_is_refused(spoil: str) -> None:
+    good = adapter(0) | {f"control:{name}": value for name, value in adapter(1).items()}
+    assert parted(raw.encode(good), adapter(0))[1].keys() == {f"control:{name}" for name in adapter(0)}
+    name = "control:h.0.attn.lora_A.weight"
+    bad = {
+        "a foreign name": good | {"control:w": good[name]},
+        "a name that is missing": {key: value for key, value in good.items() if key != name},
+        "another shape": good | {name: good[name].T.copy()},
+        "another type": good | {name: good[name].astype(np.float64)},
+    }[spoil]
+    with pytest.raises(RemoteProtocolError):
+        parted(raw.encode(bad), adapter(0))

@@ -135,7 +135,8 @@ def train_group(
             rows[k].grad = grads[k]
             if frozen is not None:
                 grads[k][frozen] = 0.0  # type: ignore[index]
-            terms[k].add()
+            if method.in_loss:
+                terms[k].add()
             norm = float(torch.nn.utils.clip_grad_norm_([rows[k]], recipe.max_grad_norm or math.inf))
             if not math.isfinite(losses[k] + norm):
                 rows[k].grad = None
@@ -143,6 +144,8 @@ def train_group(
                 what = f"the gradient's norm is {norm} at" if finite else f"the training loss is {losses[k]} at"
                 run.failure = diverged(what, step, run.schedule.num_steps, rate)
                 continue
+            if not method.in_loss:
+                terms[k].add()
             run.nll += losses[k]
             run.window.append(losses[k] / targets[k])
             if (step + 1) % recipe.logging_steps == 0:
