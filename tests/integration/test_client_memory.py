@@ -24,6 +24,11 @@ MEMORIES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+#: by day the one that has most to lose: c_k with the client, c with the round and in the file that goes down
+each = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "scaffold" else pytest.mark.nightly) for name in MEMORIES]
+)
+
 
 @pytest.fixture(scope="module")
 def make(tiny_settings: Settings) -> Make:
@@ -49,7 +54,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, make: Make) -> Callabl
     return run
 
 
-@pytest.mark.parametrize("name", MEMORIES)
+@each
 def test_everything_is_killed_in_each_round(
     federation: Federation, make: Make, undisturbed: Callable[[str], Path], name: str
 ) -> None:
@@ -68,7 +73,7 @@ def test_everything_is_killed_in_each_round(
     assert not (folder / "client_states").exists()
 
 
-@pytest.mark.parametrize("name", MEMORIES)
+@each
 def test_memories_do_matter(federation: Federation, make: Make, undisturbed: Callable[[str], Path], name: str) -> None:
     """The runs above would not end alike if what is remembered were left out, or lost on the way."""
     config, folder = federation.config(**make(name)), federation.folder / "run"
