@@ -151,7 +151,7 @@ def packed(task: Task, result: str, begin: link.Begin, setup: link.Setup) -> lin
     rng = np.random.default_rng([task.seed, zlib.crc32(repr([member.client for member in begin.tasks]).encode())])
     local = {name: (value + rng.normal(0, 1e-3, value.shape)).astype(np.float32) for name, value in base.items()}
     codec = update_codec(setup.spec.upload)
-    digest, nbytes, lost = pack(task, local, base, codec, ClientStates(Path(setup.state_dir)), Path(result))
+    digest, nbytes, lost = pack(task, local, base, {}, codec, ClientStates(Path(setup.state_dir)), Path(result))
     examples = num_examples(task.client)
     return link.Trained(task.task, digest, nbytes, examples, 10 * examples, 1, 1.0, 0.0, "", lost)
 

@@ -9,4 +9,4 @@ if [[ "${1-}" == --nightly ]]; then
     shift
     export FEDMQ_NIGHTLY=1
 fi
-exec python -m pytest -n 3 "$@"
+exec python -m pytest -n 3 --dist worksteal "$@"
