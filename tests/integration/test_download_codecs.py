@@ -130,7 +130,9 @@ def test_a_late_joiner_gets_the_whole_file_and_then_deltas(federation: Federatio
     assert all(bytes_down(hosts.run_dir, "client_0")[round] < DELTA for round in (2, 3, 4))
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8", "topk"])
+@pytest.mark.parametrize(
+    "name", ["topk", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("fp16", "int8"))]
+)
 def test_a_real_run(federation: Federation, tiny_settings: Settings, name: str) -> None:
     config = federation.config(**tiny_settings(download_codec=name, num_rounds=3, clients_per_round=3))
     run = federation.fedmq("run", config, "--workers", 1)
@@ -175,6 +177,7 @@ def undisturbed_run(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Set
     return folder / "run"
 
 
+@pytest.mark.nightly
 def test_real_trainings_killed_and_resumed(
     federation: Federation, tiny_settings: Settings, undisturbed_run: Path
 ) -> None:
@@ -191,6 +194,7 @@ def test_real_trainings_killed_and_resumed(
     assert digest_of(run_dir) == digest_of(undisturbed_run)
 
 
+@pytest.mark.nightly
 def test_the_servers_residual_does_matter(
     federation: Federation, tiny_settings: Settings, undisturbed_run: Path
 ) -> None:
