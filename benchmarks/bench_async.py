@@ -125,7 +125,8 @@ def real(arguments: argparse.Namespace, seed: int, federated: dict[str, Any]) ->
         shards = {f"client_{k}": folder / "data" / "clients" / f"client_{k}" for k in range(CLIENTS)}
         for worker, shard in (shards | {"evaluator": folder / "data" / "test"}).items():
             slower = arguments.slower if worker == SLOW else 1.0
-            script = [sys.executable, str(HERE / "slow_worker.py"), address, worker, str(folder / worker), str(shard)]
+            script = [sys.executable, str(HERE / "worker_with_trainer.py"), str(HERE / "slow_trainer.py")]
+            script += [address, worker, str(folder / worker), str(shard)]
             stack.enter_context(subprocess.Popen(script, env=os.environ | {"FEDMQ_SLOWER": str(slower)}))
         for _ in coordinator.stdout:
             pass

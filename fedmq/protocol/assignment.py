@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 
 from fedmq.errors import LocalProtocolError
@@ -16,14 +17,29 @@ _STILL_S = 10.0
 Group = tuple[Job, ...]
 
 
-def waiting(jobs: Mapping[Job, JobState], sizes: Mapping[str, Size]) -> list[Group]:
-    """Groups that somebody should begin with; long trainings first, so that none trails behind.
+def waiting(jobs: Mapping[Job, JobState], sizes: Mapping[str, Size], all_count: bool) -> list[Group]:
+    """Groups that somebody should begin with, in this order.
 
     Of a group that a worker is at, the rest waits for what comes of that.
+
+    Args:
+      jobs: of all kinds.
+      sizes: of the clients.
+      all_count: long trainings first, so that none trails behind. Where a round may close without some, those would
+        always be the same, small or late in the alphabet: then the order is another one in each round.
     """
     begun = {state.group for state in jobs.values() if state.status is Status.ASSIGNED}
     groups = {state.group for state in jobs.values() if state.status is Status.PENDING} - begun
-    return sorted(groups, key=lambda group: (_ORDER[group[0].kind], -_num_examples(group, sizes), group))
+
+    def place(group: Group) -> tuple[int, int | bytes, Group]:
+        return _ORDER[group[0].kind], -_num_examples(group, sizes) if all_count else _shuffled(group), group
+
+    return sorted(groups, key=place)
+
+
+def _shuffled(group: Group) -> bytes:
+    """As good as chance, and the same after a restart."""
+    return hashlib.sha256(repr(group).encode()).digest()
 
 
 def may(worker: WorkerState, group: Group, jobs: Mapping[Job, JobState], workers: Iterable[WorkerState]) -> bool:

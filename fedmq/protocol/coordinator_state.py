@@ -61,7 +61,7 @@ class CoordinatorState:
     evaluations: Evaluations = field(init=False)
 
     def __post_init__(self) -> None:
-        self.roster = Roster(self.timers, self.policy.max_attempts, self.progress)
+        self.roster = Roster(self.timers, self.policy, self.progress)
         self.evaluations = Evaluations(self.roster)
         self.version = -1 if self.progress.version is None else self.progress.version
         self.clock = RoundClock(self.policy, draw=self.progress.draw)

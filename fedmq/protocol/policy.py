@@ -59,6 +59,12 @@ class RoundPolicy:
         """Whether trainings outlive the round that they began in."""
         return self.concurrency is not None
 
+    @property
+    def all_count(self) -> bool:
+        """Whether every training that is begun is waited for."""
+        deadline = self.automatic_deadline or self.deadline_s is not None
+        return not self.asynchronous and not deadline and self.over_selection == 1
+
     def places(self, taken: int) -> int:
         """How many clients may begin to train when `taken` do already."""
         return (self.concurrency or math.ceil(self.cohort * self.over_selection)) - taken

@@ -12,14 +12,14 @@ from fedmq.protocol.events import Command
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import Held, Job, JobState, Status, WorkerState, in_words, parse_task, task_id
 from fedmq.protocol.phases import Progress
-from fedmq.protocol.policy import Timers
+from fedmq.protocol.policy import RoundPolicy, Timers
 
 
 class Roster:
     """Who is there, what is to be done, who does it."""
 
-    def __init__(self, timers: Timers, max_attempts: int, progress: Progress) -> None:
-        self.timers, self.max_attempts = timers, max_attempts
+    def __init__(self, timers: Timers, policy: RoundPolicy, progress: Progress) -> None:
+        self.timers, self.max_attempts, self._all_count = timers, policy.max_attempts, policy.all_count
         self.workers: dict[str, WorkerState] = {}
         self.jobs: dict[Job, JobState] = {}
         #: of every client ever hosted: its size, and who hosts it, also those that are lost by now
@@ -232,7 +232,7 @@ class Roster:
             for job, held in worker.hand.items()
             if not held.stopping
         ]
-        queue = assignment.waiting(self.jobs, self.sizes)
+        queue = assignment.waiting(self.jobs, self.sizes, self._all_count)
         for name in sorted(self.workers):
             worker = self.workers[name]
             if worker.hand or worker.suspect or worker.greeting:

@@ -23,9 +23,11 @@ from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.fields import MAX_CONTINUATION
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.phases import Phase
 from fedmq.protocol.policy import Timers
+from fedmq.protocol.printable import readable
 from fedmq.protocol.work import TrainWork
 from fedmq.recipe import RunSpec
 from fedmq.runtime.admission import Admission, as_event
@@ -209,7 +211,8 @@ class VirtualRun:
                 record_evaluation(self._journal, scored, worker)
                 self._events.append(ev.ResultStored(worker, task.task))
             case link.Texts(_, texts):
-                texts_of = m.Generated(task.task, task.nonce, texts)
+                shown = tuple(readable(text[:MAX_CONTINUATION]) for text in texts)
+                texts_of = m.Generated(task.task, task.nonce, shown)
                 record_texts(self._journal, texts_of, self.spec.generation.prompts)
                 self._events.append(ev.ResultStored(worker, task.task))
             case link.Failed(_, code, text):

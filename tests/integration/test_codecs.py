@@ -157,6 +157,20 @@ def test_a_disk_that_lost_what_clients_remember(federation: Federation, tiny_set
             "federated.upload_codec_options: topk: need fraction in (0, 1], got 2",
         ),
         (["upload_codec_options.error_feedback=true"], "fp32 has no option 'error_feedback'"),
+        (["download_codec=int3"], "'int4', 'sign' or 'topk'; did you mean int"),
+        (
+            ["download_codec=int4", "download_codec_options.blok=64"],
+            "federated.download_codec_options: int4 has no option 'blok'; did you mean block?",
+        ),
+        (
+            ["download_codec=topk", "download_codec_options.fraction=0"],
+            "federated.download_codec_options: topk: need fraction in (0, 1], got 0",
+        ),
+        (["download_codec_options.error_feedback=true"], "fp32 has no option 'error_feedback'"),
+        (
+            ["download_codec=sign", "download_codec_options.error_feedback=1"],
+            "federated.download_codec_options: sign: need error_feedback true or false, got 1",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )

@@ -234,34 +234,3 @@ def worker_log(federation: Federation, name: str) -> str:
     return "\n".join(
         process.text("stderr") for process in federation._started if f"/noop/{name}" in str(process.command)
     )
-
-
-# --- settings --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        (["download_codec=int3"], "'int4', 'sign' or 'topk'; did you mean int"),
-        (
-            ["download_codec=int4", "download_codec_options.blok=64"],
-            "federated.download_codec_options: int4 has no option 'blok'; did you mean block?",
-        ),
-        (
-            ["download_codec=topk", "download_codec_options.fraction=0"],
-            "federated.download_codec_options: topk: need fraction in (0, 1], got 0",
-        ),
-        (["download_codec_options.error_feedback=true"], "fp32 has no option 'error_feedback'"),
-        (
-            ["download_codec=sign", "download_codec_options.error_feedback=1"],
-            "federated.download_codec_options: sign: need error_feedback true or false, got 1",
-        ),
-    ],
-    ids=lambda value: value[-1] if isinstance(value, list) else "",
-)
-def test_settings_that_cannot_be(federation: Federation, settings: list[str], text: str) -> None:
-    config = federation.config()
-    given = [option for setting in settings for option in ("--set", f"federated.{setting}")]
-    done = fedmq("run", config, *given, cwd=federation.folder)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert text in done.stderr

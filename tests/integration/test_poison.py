@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Federation
-from running import fedmq
+from running import REPO, fedmq
 
 HERE = Path(__file__).parent
 CLIENTS = 5
@@ -38,7 +38,8 @@ def play(federation: Federation, tiny_settings: Callable[..., dict[str, Any]]) -
         )
         lies = folder / "lies"
         liar = federation.start(
-            *(sys.executable, HERE / "poisoning_worker.py", coordinator.address, folder / "mallory", shards[4]),
+            *(sys.executable, REPO / "benchmarks" / "worker_with_trainer.py", HERE / "poisoning_trainer.py"),
+            *(coordinator.address, "mallory", folder / "mallory", shards[4]),
             FEDMQ_POISONED=str(lies),
         )
         coordinator.ended_well()

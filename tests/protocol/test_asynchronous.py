@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from random import Random
 
@@ -88,8 +89,8 @@ def test_a_training_that_is_too_old_is_stopped_and_its_result_is_late() -> None:
 def test_what_nobody_has_begun_starts_from_the_new_version() -> None:
     drive = Drive(rounds=3, cohort=1, concurrency=3, max_staleness=5, expected=3)
     drive.started(ready("w", "client_1", "client_2", "client_3"))
-    assert dispatched(drive.say(ev.Selected(1, CLIENTS[:3]))) == {"w": "train-1-client_1-0"}
-    drive.stored("w", "train-1-client_1-0", "a")
+    (task,) = dispatched(drive.say(ev.Selected(1, CLIENTS[:3]))).values()
+    drive.stored("w", task, "a")
     (select,) = drive.say(ev.Committed(1))
     assert isinstance(select, ev.Select)
     assert (select.eligible, select.count) == (CLIENTS[:3], 3)
@@ -225,6 +226,32 @@ def test_whatever_the_order_every_version_is_made_of_its_buffer(seed: int) -> No
     assert len({(began, client) for began, client, _ in counted}) == len(counted), "no training counts twice"
     assert "too many" not in notes(commands)
     assert all(a <= b for a, b in pairwise(round for _, _, round in counted))
+
+
+@pytest.mark.parametrize("how", ["over-selection", "async"])
+def test_clients_that_wait_for_a_worker_all_get_their_turn(how: str) -> None:
+    """Two workers, six clients, of which the first three count: neither size nor name keeps anybody out."""
+    asynchronous = how == "async"
+    options = {"concurrency": 6, "max_staleness": 9} if asynchronous else {"over_selection": 2.0}
+    drive = Drive(rounds=300, cohort=3, expected=6, **options)  # type: ignore[arg-type]
+    clients = tuple(f"client_{k}" for k in range(6))
+    commands = drive.started(*(ready(name, *clients, size=10) for name in ("a", "b")))
+    counted: Counter[str] = Counter()
+    while not drive.state.ended:
+        after: list[ev.Command] = []
+        for command in commands:
+            match command:
+                case ev.Select(round, eligible, count, _):
+                    after += drive.say(ev.Selected(round, eligible[:count]))
+                case ev.Dispatch(worker, (task,)):
+                    after += drive.stored(worker, task, "d")
+                case ev.CancelTask(worker, task, _):
+                    after += drive.say(ev.TaskFailed(worker, task, "CANCELLED", ""))
+                case ev.Aggregate(round, chosen):
+                    counted.update(chosen)
+                    after += drive.say(ev.Committed(round))
+        commands = after
+    assert min(counted.values()) > 0.8 * 150 and len(counted) == 6, counted
 
 
 def test_the_policy_refuses_what_cannot_be() -> None:

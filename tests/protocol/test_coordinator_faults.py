@@ -11,6 +11,8 @@ from fedmq.protocol.phases import Phase
 
 CLIENTS = ("client_1", "client_2")
 A, B, C = (ready(name, *CLIENTS) for name in "abc")
+#: with a client each: whoever is drawn, it is clear who trains whom
+A1, B2 = ready("a", "client_1"), ready("b", "client_2")
 TRAIN_1, TRAIN_2 = "train-1-client_1-0", "train-1-client_2-0"
 
 
@@ -224,7 +226,7 @@ def test_a_late_result_of_a_client_given_up_is_still_welcome_while_the_round_is_
 
 
 def test_a_deadline_closes_the_round_with_its_quorum() -> None:
-    drive = training(A, B, quorum=1, deadline_s=30.0)
+    drive = training(A1, B2, quorum=1, deadline_s=30.0)
     drive.stored("a", TRAIN_1, "d1")
     assert drive.until(29.0, "a", "b") == []
     assert drive.until(30.0, "a", "b") == [
@@ -237,7 +239,7 @@ def test_a_deadline_closes_the_round_with_its_quorum() -> None:
 
 
 def test_a_round_without_its_quorum_at_the_deadline_is_abandoned_and_drawn_anew() -> None:
-    drive = training(A, B, quorum=2, deadline_s=30.0)
+    drive = training(A1, B2, quorum=2, deadline_s=30.0)
     drive.stored("a", TRAIN_1, "d1")
     *_, note, select = drive.until(30.0, "a", "b")
     assert select == ev.Select(1, CLIENTS, 2, draw=1) and drive.state.version == 0
@@ -248,8 +250,8 @@ def test_a_round_without_its_quorum_at_the_deadline_is_abandoned_and_drawn_anew(
     # What was accepted of a client that is drawn again counts: its update would be the same.
     again = drive.say(ev.Selected(1, CLIENTS))
     assert ev.OpenRound(1, (("client_1",), ("client_2",))) in again
-    assert dispatched(again) == {"a": TRAIN_2}
-    assert drive.stored("a", TRAIN_2, "d2")[-1] == ev.Aggregate(1, CLIENTS)
+    assert dispatched(again) == {"b": TRAIN_2}
+    assert drive.stored("b", TRAIN_2, "d2")[-1] == ev.Aggregate(1, CLIENTS)
 
 
 def test_a_round_that_is_abandoned_too_often_fails_the_run() -> None:
@@ -266,7 +268,7 @@ def test_a_round_that_is_abandoned_too_often_fails_the_run() -> None:
 
 def test_with_over_selection_the_round_closes_when_it_is_full() -> None:
     drive = Drive(cohort=1, over_selection=1.5, expected=2)
-    assert ev.Select(1, CLIENTS, 2) in drive.started(A, B)
+    assert ev.Select(1, CLIENTS, 2) in drive.started(A1, B2)
     drive.say(ev.Selected(1, CLIENTS))
     closing = drive.stored("b", TRAIN_2, "d2")
     assert ev.CancelTask("a", TRAIN_1, "the round is full") in closing
@@ -322,7 +324,7 @@ def test_long_steps_and_slow_transfers_are_no_stall() -> None:
 
 def test_a_draining_worker_gets_nothing() -> None:
     drive = Drive(rounds=2, quorum=1, deadline_s=30.0)
-    drive.opened(A, B, clients=CLIENTS)
+    drive.opened(A1, B2, clients=CLIENTS)
     drive.stored("a", TRAIN_1, "d1")
     drive.until(30.0, "a", "b")
     drive.say(ev.Committed(1))

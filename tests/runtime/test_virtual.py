@@ -19,8 +19,9 @@ from fedmq.codec.download import download_codec
 from fedmq.config import get_default_config
 from fedmq.errors import ConfigError, RunError
 from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.fields import MAX_CONTINUATION
 from fedmq.protocol.policy import RoundPolicy
-from fedmq.protocol.trainer_link import Setup
+from fedmq.protocol.trainer_link import Setup, Texts
 from fedmq.recipe import CodecSpec
 from fedmq.runtime.child import TrainerProcess
 from fedmq.runtime.console import ConsoleView
@@ -43,14 +44,16 @@ def noop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return change
 
 
-def play(folder: Path, policy: RoundPolicy, speeds: Mapping[str, float], **options: Any) -> FederatedServer:
+def play(
+    folder: Path, policy: RoundPolicy, speeds: Mapping[str, float], generates: bool = False, **options: Any
+) -> FederatedServer:
     """A run to its end; its server."""
     config = get_default_config()
     config.training.num_epochs = 1
-    config.generation.prompts = []
+    config.generation.prompts = ["My order"] if generates else []
     server = make_server(folder, num_rounds=policy.num_rounds, **options)
     server.journal.put(secret="s", run="r")
-    state = CoordinatorState(policy, NEVER, 4, frozenset(CLIENTS), generates=False, progress=server.progress())
+    state = CoordinatorState(policy, NEVER, 4, frozenset(CLIENTS), generates=generates, progress=server.progress())
     fields = {field.name: "" for field in dataclasses.fields(Setup)}
     fields |= {"spec": config.to_run_spec(), "sources": (), "model": None, "cache_dir": None, "log_dir": None}
     setup = Setup(**fields | {"work_dir": str(folder), "state_dir": str(folder / "states"), "device": "cpu"})
@@ -166,3 +169,25 @@ def test_downloads_are_counted_as_workers_would_ask_for_them(tmp_path: Path, noo
             assert (client["bytes_down"] < whole / 5) is held, (row["round"], client)
             seen[client["client_id"]] = row["round"]
     assert len(set(seen.values())) > 1, "not all were in all rounds"
+
+
+def test_texts_are_cut_and_made_harmless_as_those_of_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long continuation with a terminal's escape codes in it: the run ends well, and keeps what may be shown."""
+    said = "\x1b[31m" + 5000 * "x"
+    monkeypatch.setattr(TrainerProcess, "receive", with_text(TrainerProcess.receive, said))
+    monkeypatch.setenv("FEDMQ_NOOP", json.dumps({"clients": list(CLIENTS), "shape": [8]}))
+    server = play(tmp_path / "run", RoundPolicy(1, 4, 4), {}, generates=True)
+    texts = [row["text"] for row in server.journal.generations()]
+    assert texts and all(len(text) <= MAX_CONTINUATION and "\x1b" not in text for text in texts)
+
+
+def with_text(real: Callable[..., list[Any]], text: str) -> Callable[..., list[Any]]:
+    def receive(trainer: TrainerProcess) -> list[Any]:
+        return [
+            dataclasses.replace(answer, texts=tuple(text for _ in answer.texts))
+            if isinstance(answer, Texts)
+            else answer
+            for answer in real(trainer)
+        ]
+
+    return receive

@@ -1,4 +1,4 @@
-"""A worker agent with the trainer of slow_trainer.py: python slow_worker.py ADDRESS NAME WORK_DIR SHARD."""
+"""A worker agent with another trainer: python worker_with_trainer.py TRAINER ADDRESS NAME WORK_DIR SHARD."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fedmq.transport.zeromq import ZmqWorkerTransport
 
 
 def main() -> None:
-    address, name, work_dir, shard = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4]
-    work_dir.mkdir(parents=True, exist_ok=True)
+    trainer, address, name, work_dir, shard = sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4]), sys.argv[5]
+    work_dir.mkdir()
     options = WorkerOptions(
         name=name,
         sources=(Source(shard, None),),
@@ -21,10 +21,9 @@ def main() -> None:
         log_file=work_dir / "trainer.log",
         log_dir=None,
         num_threads=1,
-        trainer=(sys.executable, str(Path(__file__).with_name("slow_trainer.py"))),
+        trainer=(sys.executable, trainer),
     )
-    agent = WorkerAgent(options, ZmqWorkerTransport(address, None))
-    sys.exit(agent.run().code)
+    sys.exit(WorkerAgent(options, ZmqWorkerTransport(address, None)).run().code)
 
 
 if __name__ == "__main__":
