@@ -187,7 +187,8 @@ def _rule(config: ExperimentConfig, own: Aggregator | None) -> Aggregator:
         return of_method
     if federated.lora_aggregation == "fedit":
         return aggregator(federated.aggregation_method, **federated.aggregation_options)
-    return lora_aggregator(federated.lora_aggregation, **federated.lora_aggregation_options)
+    drawn = {"seed": config.seed} if federated.lora_aggregation == "flora" else {}
+    return lora_aggregator(federated.lora_aggregation, **drawn | federated.lora_aggregation_options)
 
 
 def _buffer(federated: FederatedConfig) -> staleness.Buffer:

@@ -97,10 +97,14 @@ class ExperimentConfig(Section):
                 f"training.clients_per_batch: {together} clients that are trained together begin and end together, "
                 'which federated.mode "async" is to avoid; set it to 1 or "auto"'
             )
-        if config.training.optimizer_state == "keep" and config.federated.lora_aggregation == "rolora":
+        reasons = {
+            "rolora": "has one count of steps for all moments, and the factors are trained in turns",
+            "flora": "is of the factors of the round before, which begin anew in each",
+        }
+        if config.training.optimizer_state == "keep" and (name := config.federated.lora_aggregation) in reasons:
             raise ConfigError(
-                'training.optimizer_state: "keep" has one count of steps for all moments, and lora_aggregation '
-                '"rolora" trains the factors in turns; set optimizer_state "reset", or another lora_aggregation'
+                f'training.optimizer_state: "keep" {reasons[name]} under federated.lora_aggregation "{name}"; '
+                'set optimizer_state "reset", or another lora_aggregation'
             )
         if config.federated.local_method == "scaffold" and (reason := config.training.not_plain_sgd()):
             raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from fedmq import own_code
+from fedmq import config_lora, own_code
 from fedmq.config_rounds import RoundsConfig
 from fedmq.config_section import Options, Text, described, nearest, options_conflict
 from fedmq.recipe import CodecSpec, LocalMethodSpec
@@ -61,7 +61,7 @@ class FederatedConfig(RoundsConfig):
         "fedavg", "what local training does against drift, beside lowering its loss; docs/algorithms.md"
     )
     local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
-    lora_aggregation: Literal["fedit", "ffa", "flexlora", "lora_fair", "rolora"] = described(
+    lora_aggregation: Literal["fedex", "fedit", "ffa", "flexlora", "flora", "lora_fair", "rolora"] = described(
         "fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md"
     )
     lora_aggregation_options: Options = described({}, "its options by name; what is missing takes its default")
@@ -122,10 +122,10 @@ class FederatedConfig(RoundsConfig):
             or self._selection_conflict()
             or self._aggregation_conflict()
             or self._local_method_conflict()
-            or self._lora_aggregation_conflict()
             or self._server_optimizer_conflict()
             or _codec_conflict("upload_codec", self.upload_codec, self.upload_codec_options)
             or _codec_conflict("download_codec", self.download_codec, self.download_codec_options)
+            or config_lora.conflict(dict(self), self.upload_spec())
         )
 
     def _aggregation_conflict(self) -> str | None:
@@ -239,21 +239,6 @@ class FederatedConfig(RoundsConfig):
                     f"{reason}; set {name} {json.dumps(needed)} first"
                 )
         return None
-
-    def _lora_aggregation_conflict(self) -> str | None:
-        if self.lora_aggregation == "fedit" and not self.lora_aggregation_options:
-            return None
-        if self.lora_aggregation != "fedit" and self.aggregation_method != "fedavg":
-            return (
-                f'federated.lora_aggregation: "{self.lora_aggregation}" averages by itself, aggregation_method '
-                f'"{self.aggregation_method}" would not be used; set one of them to its default'
-            )
-        from fedmq.algorithms import lora_aggregate
-
-        factory = lora_aggregate.BY_NAME[self.lora_aggregation]
-        return options_conflict(
-            "federated.lora_aggregation_options", self.lora_aggregation, self.lora_aggregation_options, factory
-        )
 
     def _server_optimizer_conflict(self) -> str | None:
         if not self.server_optimizer_options:

@@ -6,7 +6,6 @@ The model libraries take seconds to import: they are, when all that can be refus
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import open_split, read_partition
 from fedmq.errors import ConfigError, DataError, ModelError, StorageError
-from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_files
+from fedmq.storage.checkpoint import checkpoint_files, write_checkpoint
 from fedmq.storage.journal import Journal
 from fedmq.storage.run_folder import DATABASE
 
@@ -41,7 +40,8 @@ class FinishedRun:
             if version is None:
                 raise StorageError(f"{run_dir} has no model yet: its run ended before the first adapter was made")
             self.version = version
-            self._files = checkpoint_files(self.run_dir, version, journal.digest(version))
+            digest, links = journal.digest(version), journal.links(version)
+            self._files = checkpoint_files(self.run_dir, version, digest, links)
             self._base_digest = journal.require("base_digest")
             self._partition = json.loads(journal.get("data") or "{}").get("inputs")
         finally:
@@ -66,14 +66,13 @@ class FinishedRun:
         found, _ = resolve_device(device or self.config.device)
         with tempfile.TemporaryDirectory() as folder:
             # A model between two checkpoints is only a blob: it is copied, for it to have the names that PEFT wants.
-            for path, file in zip(self._files, (WEIGHTS, CONFIG), strict=True):
-                try:
-                    shutil.copyfile(path, Path(folder, file))
-                except OSError as error:
-                    raise StorageError(f"{path}: cannot be read ({error.strerror}); try again") from None
+            try:
+                write_checkpoint(Path(folder, "model"), *self._files)
+            except OSError as error:
+                raise StorageError(f"{error.filename}: cannot be read ({error.strerror}); try again") from None
             model = load_for_inference(
                 name,
-                Path(folder),
+                Path(folder, "model"),
                 device=found,
                 max_length=self.config.model.max_length,
                 cache_dir=self.config.model.cache_dir,

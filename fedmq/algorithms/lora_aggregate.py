@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
+from fedmq.algorithms.lora_exact import fedex, flora
 from fedmq.algorithms.lora_factors import Factors, mean_factors, pairs
 from fedmq.algorithms.options import require
 from fedmq.algorithms.rows import Matrix, flat, of_rows
@@ -113,9 +114,11 @@ def _of_factors(rule: _Rule, name: str) -> Aggregator:
 
 
 BY_NAME: Mapping[str, Callable[..., Aggregator]] = {
+    "fedex": fedex,
     "fedit": fedavg,
     "ffa": ffa,
     "flexlora": flexlora,
+    "flora": flora,
     "lora_fair": lora_fair,
     "rolora": rolora,
 }

@@ -60,12 +60,14 @@ class Matrix(NamedTuple):
       weights: float64 (n,), each > 0.
       like: the global adapter that the updates are from.
       last: what the rule gave in the last round, float64 (P,); zeros in the first, and for a rule that is not told.
+      version: the newest that an update was trained from.
     """
 
     rows: Rows
     weights: np.ndarray
     like: NamedTensors
     last: np.ndarray
+    version: int = 0
 
     @property
     def size(self) -> int:
@@ -93,10 +95,19 @@ class _State(NamedTuple):
     rows: Rows
     weights: list[float]
     last: np.ndarray | None
+    version: int
+
+    def matrix(self) -> Matrix:
+        last = flat(zeros_like(self.like)) if self.last is None else self.last
+        return Matrix(self.rows, np.array(self.weights), self.like, last, self.version)
 
 
 def of_rows(
-    rule: Callable[[Matrix], np.ndarray], fewest: int = 1, name: str = "", told_last: bool = False
+    rule: Callable[[Matrix], np.ndarray],
+    fewest: int = 1,
+    name: str = "",
+    told_last: bool = False,
+    merged: Callable[[Matrix], NamedTensors] | None = None,
 ) -> Aggregator:
     """An aggregator that gives the whole round to `rule`, which returns the delta, float64 (P,).
 
@@ -105,6 +116,7 @@ def of_rows(
       fewest: updates without which `finish` refuses.
       name: of the rule and its options, for messages; "" takes the function's.
       told_last: whether the rule wants to know what it gave in the last round (`Matrix.last`).
+      merged: matrix -> `Aggregator.merged`.
 
     Example:
       >>> def largest(matrix):
@@ -123,7 +135,7 @@ def of_rows(
     called = name or f"{rule.__module__}.{rule.__qualname__}"
 
     def init(like: NamedTensors) -> _State:
-        return _State(like, RowsInMemory(), [], None)
+        return _State(like, RowsInMemory(), [], None, 0)
 
     def fold(state: _State, update: Update, weight: float) -> _State:
         if not (np.isfinite(weight) and weight > 0):
@@ -131,7 +143,7 @@ def of_rows(
         require_same_shapes(state.like, update.delta)
         state.rows.append(flat(update.delta))
         state.weights.append(float(weight))
-        return state
+        return state._replace(version=max(state.version, update.base_version))
 
     def finish(state: _State) -> NamedTensors:
         count = len(state.weights)
@@ -139,18 +151,26 @@ def of_rows(
             raise ValueError("nothing to average: no update was folded")
         if count < fewest:
             raise ValueError(f"{called} needs at least {fewest} updates, and there are {count}")
-        last = flat(zeros_like(state.like)) if state.last is None else state.last
-        found = np.asarray(rule(Matrix(state.rows, np.array(state.weights), state.like, last)), np.float64)
+        matrix = state.matrix()
+        found = np.asarray(rule(matrix), np.float64)
         state.rows.close()
-        if found.shape != last.shape:
-            raise ValueError(f"{called} gave an array of shape {found.shape}, expected {last.shape}")
+        if found.shape != matrix.last.shape:
+            raise ValueError(f"{called} gave an array of shape {found.shape}, expected {matrix.last.shape}")
         return _named(found, state.like)
 
     def after(state: _State, last: NamedTensors) -> _State:
         require_same_shapes(state.like, last)
         return state._replace(last=flat(last))
 
-    return Aggregator(init, fold, finish, fewest=fewest, after=after if told_last else None, name=called)
+    return Aggregator(
+        init,
+        fold,
+        finish,
+        fewest=fewest,
+        after=after if told_last else None,
+        name=called,
+        merged=None if merged is None else lambda state: merged(state.matrix()),
+    )
 
 
 def kept_in(rule: Aggregator, make_rows: Callable[[], Rows]) -> Aggregator:

@@ -16,6 +16,8 @@ from fedmq.tensors import NamedTensors
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+#: Key of CONFIG for the names of files, oldest first, in a folder of that name: what was merged into the base.
+MERGED = "merged_into_base"
 
 
 def write_adapter(folder: Path, tensors: NamedTensors, config: Mapping[str, Any]) -> None:
@@ -47,10 +49,22 @@ def read_adapter(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       StorageError: a file is missing or damaged.
     """
     try:
-        tensors = safetensors.numpy.load((folder / WEIGHTS).read_bytes())
+        tensors = read_tensors(folder / WEIGHTS)
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StorageError(f"{folder} holds no adapter: {error.filename} is missing") from error
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise StorageError(f"the adapter in {folder} cannot be read: {error}") from error
     return tensors, config
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file.
+
+    Raises:
+      StorageError: it is missing or damaged.
+    """
+    try:
+        return safetensors.numpy.load(path.read_bytes())
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise StorageError(f"{path} cannot be read: {error}") from error

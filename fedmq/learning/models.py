@@ -15,11 +15,12 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from fedmq.atomic import fsync, replacing_folder
 from fedmq.errors import LocalProtocolError, ModelError
 from fedmq.learning import bases
-from fedmq.learning.adapter_folder import read_adapter, write_adapter
+from fedmq.learning.adapter_folder import MERGED, read_adapter, read_tensors, write_adapter
 from fedmq.learning.bases import load_base
 from fedmq.learning.engine import choose_engine
 from fedmq.learning.fast.model import PackedModel
 from fedmq.learning.fast.trunk import Recomputed, Trunk, Trunks
+from fedmq.learning.merged import MergedBase
 from fedmq.learning.targets import lora_config
 from fedmq.learning.tokenizer import BUNDLED, Tokenizer, find_folder, library_warnings_to_log, load_tokenizer
 from fedmq.recipe import LoRASpec
@@ -89,6 +90,7 @@ class LanguageModel:
         )
         self.packed = None if dtype is None else PackedModel(base, lora, self._initial, dtype, self.base_digest)
         self._trunks: Trunks | None = None
+        self._merged = MergedBase(self.model, lora.lora_alpha / lora.r, self.packed)
         if dtype is torch.bfloat16 and device == "cpu":
             bases.release_pages(base)
 
@@ -177,19 +179,31 @@ class LanguageModel:
             for name, parameter in self._parameters():
                 parameter.copy_(torch.tensor(tensors[name]))
 
+    def grow(self, links: Sequence[str], read: Callable[[str], NamedTensors]) -> None:
+        """Make the base that of these links; see `MergedBase.grow`."""
+        self._merged.grow(links, read)
+
     def initial_adapter(self) -> dict[str, np.ndarray]:
         """The adapter of version 0: A kaiming-uniform, B zero; it depends on the base's shapes and `seed` alone."""
         return {name: value.copy() for name, value in self._initial.items()}
 
     def adapter_config(self) -> dict[str, Any]:
         """The content of adapter_config.json: JSON types only, keys and sets sorted, the base named as given."""
+        return self._config_of(self._initial)
+
+    def _config_of(self, adapter: NamedTensors) -> dict[str, Any]:
         content = self.model.peft_config["default"].to_dict()
+        ranks = {name.removesuffix(".lora_A.weight"): len(a) for name, a in adapter.items() if ".lora_A." in name}
+        others = {path.removeprefix("base_model.model."): rank for path, rank in ranks.items() if rank != self.lora.r}
+        scale = self.lora.lora_alpha / self.lora.r
+        content |= {"rank_pattern": others, "alpha_pattern": {path: scale * rank for path, rank in others.items()}}
         content |= {"base_model_name_or_path": self.name, "inference_mode": True}
         return {key: _plain(content[key]) for key in sorted(content)}
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapter as a folder that PeftModel.from_pretrained loads."""
-        write_adapter(folder, self.get_adapter(), self.adapter_config())
+        """Write a folder that PeftModel.from_pretrained loads on the base as it came: what was merged is in it."""
+        adapter = self._merged.whole(self.get_adapter())
+        write_adapter(folder, adapter, self._config_of(adapter))
 
     def merged(self) -> transformers.PreTrainedModel:
         """A plain transformers model, on the CPU, with the adapter added into its weights."""
@@ -226,7 +240,7 @@ def load_for_inference(
 
     Args:
       name: the base; None takes the one that the adapter names.
-      adapter_folder: holds adapter_model.safetensors and adapter_config.json.
+      adapter_folder: holds adapter_model.safetensors and adapter_config.json, and what was merged into the base.
       device: as returned by `resolve_device`.
       max_length: in tokens.
       cache_dir: the hub's cache; None is the library's default.
@@ -261,6 +275,8 @@ def load_for_inference(
         lm.set_adapter(tensors)
     except LocalProtocolError as error:
         raise ModelError(f"the adapter in {adapter_folder} does not fit base model {name!r}: {error}") from error
+    links = [adapter_folder / MERGED / Path(name).name for name in config.get(MERGED, ())]
+    lm.grow([str(path) for path in links], lambda path: read_tensors(Path(path)))
     return lm
 
 

@@ -22,7 +22,6 @@ from fedmq.protocol.fields import (
     MAX_GROUP,
     MAX_OUTBOX,
     MAX_PROMPTS,
-    ClientId,
     Continuation,
     Count,
     Digest,
@@ -38,10 +37,10 @@ from fedmq.protocol.records import BlobRef as BlobRef
 from fedmq.protocol.records import DeltaRef as DeltaRef
 from fedmq.protocol.records import Folded as Folded
 from fedmq.protocol.records import HostedClient as HostedClient
-from fedmq.protocol.work import Work
+from fedmq.protocol.work import Task as Task
 from fedmq.recipe import RunSpec
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -111,31 +110,6 @@ class HeartbeatAck:
     """The coordinator is alive."""
 
     epoch: Count
-
-
-@dataclass(frozen=True, config=CLOSED)
-class Task:
-    """One piece of work. It carries all that it depends on: any worker that has the data gives the same result.
-
-    `follows`: of a training, the client's last update that counted. What the client remembers is as it was after that.
-    `delta`: what makes `adapter` of the version before, for a worker that has that; nobody has to use it.
-    """
-
-    task: TaskId
-    nonce: Token
-    round: Count
-    client: ClientId | None
-    seed: Count
-    adapter: BlobRef | None
-    work: Work
-    follows: Folded | None
-    delta: DeltaRef | None
-
-    @model_validator(mode="after")
-    def _delta_of_something(self) -> Self:
-        if self.delta is not None and self.adapter is None:
-            raise ValueError("a delta of no adapter")
-        return self
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -55,10 +55,14 @@ class Loaded:
 
 @dataclass(frozen=True, config=CLOSED)
 class Begin:
-    """Do these tasks together. `adapter`: the file that all start from; `results`: where each one's new one goes."""
+    """Do these tasks together. `adapter`: the file that all start from; `results`: where each one's new one goes.
+
+    `merged`: the files of what was merged into the base, oldest first.
+    """
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1, max_length=MAX_GROUP)]
     adapter: str | None
+    merged: tuple[str, ...]
     results: tuple[str, ...]
 
 

@@ -90,10 +90,11 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Get this adapter, by its delta where that is of use, and answer Fetched."""
+    """Get this adapter, by its delta where that is of use, and all that was merged into its base; answer Fetched."""
 
     blob: m.BlobRef
-    delta: m.DeltaRef | None = None
+    delta: m.DeltaRef | None
+    merged: m.BlobRef | None
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ class WorkerState:
         self.hand.deadline_at = deadline_at
         commands += map(we.Send, done)
         if tasks[0].adapter is not None and self.hand.fetching:
-            return [*commands, we.Fetch(tasks[0].adapter, tasks[0].delta)]
+            return [*commands, we.Fetch(tasks[0].adapter, tasks[0].delta, tasks[0].merged)]
         return [*commands, *([we.Run(tasks)] if self.hand.owed else [])]
 
     def _finished(self, result: Any) -> list[Any]:

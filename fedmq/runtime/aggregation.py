@@ -13,6 +13,7 @@ from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
 from fedmq.errors import FedmqError, LocalProtocolError, RunError
+from fedmq.runtime.one_thread import one_blas_thread
 from fedmq.tensors import NamedTensors
 
 
@@ -56,10 +57,24 @@ def require_enough(rule: Aggregator, round: int, count: int) -> None:
         )
 
 
+class Mean(NamedTuple):
+    """What a rule made of a round.
+
+    Attributes:
+      delta: of the adapter, float64.
+      left: for the next round.
+      merged: to be added to the base (`Aggregator.merged`).
+    """
+
+    delta: NamedTensors
+    left: NamedTensors
+    merged: NamedTensors
+
+
 def fold(
     rule: Aggregator, params: NamedTensors, updates: Iterable[tuple[Update, float]], round: int, last: NamedTensors
-) -> tuple[NamedTensors, NamedTensors]:
-    """The delta of a round, and what the rule leaves for the next.
+) -> Mean:
+    """The mean of a round's updates, as its rule has it.
 
     Args:
       rule: of the run.
@@ -80,11 +95,12 @@ def fold(
             state = rule.fold(state, update, weight)
     with _answerable(rule, round):
         left = {} if rule.left is None else rule.left(state)
+        merged = {} if rule.merged is None else rule.merged(state)
         found = rule.finish(state)
         tensors.require_same_shapes(params, found)
-        if not all(np.isfinite(value).all() for value in (*found.values(), *left.values())):
+        if not all(np.isfinite(value).all() for value in (*found.values(), *left.values(), *merged.values())):
             raise ValueError("it gave NaN or infinity")
-    return found, left if rule.left is not None else found if rule.after is not None else {}
+    return Mean(found, left if rule.left is not None else found if rule.after is not None else {}, merged)
 
 
 def step(
@@ -105,9 +121,10 @@ def step(
 
 @contextmanager
 def _answerable(rule: Aggregator, round: int) -> Iterator[None]:
-    """What the rule raises becomes a RunError that names it."""
+    """What the rule raises becomes a RunError that names it; its products are made on one thread."""
     try:
-        yield
+        with one_blas_thread():
+            yield
     except Exception as error:
         # The disk's failures say what to do themselves.
         if isinstance(error, FedmqError) and not isinstance(error, LocalProtocolError):

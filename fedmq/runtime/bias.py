@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
 from fedmq.errors import RemoteProtocolError
+from fedmq.runtime.one_thread import one_blas_thread
 from fedmq.runtime.selection import Weighting, weigher
 from fedmq.runtime.updates import Row, Updates
 from fedmq.storage.blobs import BlobStore
@@ -35,7 +36,9 @@ def record_bias(journal: Journal, blobs: BlobStore, updates: Updates, weighting:
     weigh = weigher(journal, weighting, round)
     weighted = [(weigh(row), adapter) for row, adapter in adapters]
     if modules := pairs(adapters[0][1]):
-        journal.set_bias(round, relative_bias(factors(weighted, pair) for pair in modules))
+        with one_blas_thread():
+            bias = relative_bias(factors(weighted, pair) for pair in modules)
+        journal.set_bias(round, bias)
 
 
 def _adapters(updates: Updates, rows: Sequence[Row], round: int) -> list[tuple[Row, NamedTensors]]:

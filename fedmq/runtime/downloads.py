@@ -1,4 +1,4 @@
-"""Deltas of the global adapter at the coordinator: made once for each version, and told with tasks."""
+"""What tasks tell of a version beside its adapter: the delta that leads to it, and what was merged into its base."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ def delta_to(journal: Journal, blobs: BlobStore, version: int) -> DeltaRef | Non
     if digest is None or not blobs.has(digest):
         return None
     return DeltaRef(journal.digest(version - 1), BlobRef(digest, blobs.path(digest).stat().st_size))
+
+
+def newest_link(journal: Journal, blobs: BlobStore, version: int) -> BlobRef | None:
+    """The newest link of the base of a committed version; None where nothing was merged."""
+    links = journal.links(version)
+    return BlobRef(links[-1], blobs.path(links[-1]).stat().st_size) if links else None

@@ -11,7 +11,7 @@ from fedmq.storage.journal import Journal
 def delete_unneeded(
     journal: Journal, blobs: BlobStore, versions: Collection[int], in_use: Collection[str] = ()
 ) -> None:
-    """Delete every blob but adapters and deltas of these versions, and what the next round is made of.
+    """Delete every blob but adapters and deltas of these versions, links of the base, and what the next round needs.
 
     That is what is remembered beside the newest version, updates that wait, and the versions that these began with.
 
@@ -25,7 +25,7 @@ def delete_unneeded(
     wanted = {*versions, *(row["started"] - 1 for row in waiting)}
     rows = [row for row in journal.rounds(min(wanted)) if row["round"] in wanted]
     keep = {row[name] for row in rows for name in ("digest", "delta")} | {journal.optimizer(newest)}
-    keep |= {row["digest"] for row in waiting}
+    keep |= {*journal.links(newest), *(row["digest"] for row in waiting)}
     for path in blobs.folder.iterdir():
         if path.suffix == "" and not path.name.startswith(".") and path.name not in {*keep, *in_use}:
             blobs.remove(path.name)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.algorithms.staleness import Discount
 from fedmq.codec import raw
+from fedmq.codec.base_link import BaseLink
 from fedmq.codec.download import DownloadCodec
 from fedmq.codec.update import UpdateCodec
 from fedmq.errors import RemoteProtocolError
@@ -24,16 +25,14 @@ from fedmq.protocol.messages import BlobRef, Offer
 from fedmq.protocol.phases import Progress
 from fedmq.runtime.aggregation import NOTHING, Remembered, fold, require_enough, step
 from fedmq.runtime.bias import record_bias
-from fedmq.runtime.client_adapters import keep_client_adapters
-from fedmq.runtime.client_states import FOLDER
+from fedmq.runtime.checkpoints import Checkpoints
 from fedmq.runtime.control import TrainingFiles
-from fedmq.runtime.downloads import publish
+from fedmq.runtime.downloads import newest_link, publish
 from fedmq.runtime.needed_blobs import delete_unneeded
 from fedmq.runtime.screening import Screened, UpdateLimits, screen, screen_first
 from fedmq.runtime.selection import ClientSelection, Weighting, weigher
 from fedmq.runtime.updates import Updates
 from fedmq.storage.blobs import BlobStore
-from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
 from fedmq.tensors import NamedTensors
@@ -78,12 +77,16 @@ class FederatedServer:
         self.run_dir, self.journal = run_dir, journal
         self.aggregator, self.server_optimizer = aggregator, server_optimizer
         self.selection, self.weighting, self.limits = selection, weighting, limits
-        self.download, self.num_rounds = download, num_rounds
-        self.save_every, self.save_client_adapters = save_every, save_client_adapters
+        self.download = download
         self.blobs = BlobStore(run_dir / "blobs")
         self.training_files = TrainingFiles(journal, self.blobs, aggregator.told)
         self._updates = Updates(journal, self.blobs, upload, discount)
-        self._adapter_config = run_dir / "blobs" / CONFIG
+        self._checkpoints = Checkpoints(
+            *(run_dir, journal, self.blobs, self._updates),
+            num_rounds=num_rounds,
+            save_every=save_every,
+            clients=save_client_adapters,
+        )
         #: the newest version's adapter, so that a round reads from disk only what clients sent
         self._params: tuple[int, NamedTensors] | None = None
         self._memory: tuple[int, Remembered] = (0, NOTHING)
@@ -110,7 +113,7 @@ class FederatedServer:
         )
         if not committed:
             return progress
-        self._keep_client_adapters(committed[-1]["round"], again=True)
+        self._checkpoints.keep_clients(committed[-1]["round"], again=True)
         record_bias(self.journal, self.blobs, self._updates, self.weighting, committed[-1]["round"])
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
@@ -147,7 +150,7 @@ class FederatedServer:
 
     def start(self, offer: Offer, content: bytes) -> None:
         """Take the first adapter (version 0) and its adapter_config.json, or refuse them as `screen_first` does."""
-        atomic.write_bytes(self._adapter_config, screen_first(offer, content).encode())
+        atomic.write_bytes(self._checkpoints.config, screen_first(offer, content).encode())
         self._commit(0, content, NOTHING)
 
     def check(self, offer: Offer, content: bytes) -> Screened:
@@ -204,11 +207,11 @@ class FederatedServer:
         require_enough(self.aggregator, round, len(clients))
         self.journal.freeze_round(round, sorted(clients))
         params, before = self._version(round - 1), self._remembered(round - 1)
-        delta, left = fold(self.aggregator, params, self._deltas(round, clients, params), round, before.aggregate)
-        stepped, optimizer = step(self.server_optimizer, params, delta, before.optimizer, round)
+        mean = fold(self.aggregator, params, self._deltas(round, clients, params), round, before.aggregate)
+        stepped, optimizer = step(self.server_optimizer, params, mean.delta, before.optimizer, round)
         new = publish(self.download, stepped, params, before.residual, round)
-        memory, self._decoded = Remembered(optimizer, left, new.residual), {}
-        self._commit(round, raw.encode(new.adapter), memory, new.delta)
+        memory, self._decoded = Remembered(optimizer, mean.left, new.residual), {}
+        self._commit(round, raw.encode(new.adapter), memory, new.delta, mean.merged)
         self._params, self._memory = (round, new.adapter), (round, memory)
 
     def _deltas(self, round: int, clients: Collection[str], params: NamedTensors) -> Iterator[tuple[Update, float]]:
@@ -233,7 +236,7 @@ class FederatedServer:
         """
         last = self.journal.last_committed()
         assert last is not None
-        self._keep_client_adapters(last)
+        self._checkpoints.keep_clients(last)
         record_bias(self.journal, self.blobs, self._updates, self.weighting, last)
         delete_unneeded(self.journal, self.blobs, {*pinned_versions, last}, self.training_files.in_use())
 
@@ -241,15 +244,7 @@ class FederatedServer:
 
     def write_derived(self) -> None:
         """The newest checkpoints, training_metrics.json and global_metrics.json, whatever round the run ended in."""
-        last = self.journal.last_committed()
-        if last is not None:
-            kept = checkpoint_of(self.run_dir, last, self.journal.digest(last))
-            final = kept.with_name("round_final")
-            if last == self.num_rounds and not (final / WEIGHTS).is_file():
-                write_checkpoint(final, kept / WEIGHTS, kept / CONFIG)
-            self._keep_client_adapters(last)
-            if last == self.num_rounds:  # nobody trains any more
-                shutil.rmtree(self.run_dir / FOLDER, ignore_errors=True)
+        self._checkpoints.keep_last()
         write_metrics(self.run_dir, self.journal)
 
     def scores(self, first: int = 0) -> dict[int, dict[str, Any]]:
@@ -260,24 +255,24 @@ class FederatedServer:
         """The committed rounds from `first` on, as in training_metrics.json."""
         return round_metrics(self.journal, first)
 
-    def _keep_client_adapters(self, round: int, again: bool = False) -> None:
-        if self.save_client_adapters:
-            keep_client_adapters(
-                self.run_dir, self.journal, self.blobs, self._adapter_config, self._updates, round, again
-            )
-
-    def _commit(self, round: int, content: bytes, memory: Remembered, delta: bytes | None = None) -> None:
+    def _commit(
+        self,
+        round: int,
+        content: bytes,
+        memory: Remembered,
+        delta: bytes | None = None,
+        merged: NamedTensors = MappingProxyType({}),
+    ) -> None:
         digest = self.blobs.add(content)
         optimizer, leads = (None if part is None else self.blobs.add(part) for part in (memory.encoded(), delta))
-        if round % self.save_every == 0 or round == self.num_rounds:
-            self._checkpoint(f"round_{round}", digest)
-        if round == self.num_rounds:
-            self._checkpoint("round_final", digest)
+        links, link = self.journal.links(round - 1), None
+        if merged:
+            before = newest_link(self.journal, self.blobs, round - 1)
+            link = self.blobs.add(BaseLink(merged, before).encoded())
+            links = [*links, link]
+        self._checkpoints.keep(round, digest, links)
         # Last: a round is committed only when all that it promises is on disk.
-        self.journal.commit_round(round, digest, optimizer, leads)
-
-    def _checkpoint(self, name: str, digest: str) -> None:
-        write_checkpoint(self.run_dir / "global_model" / name, self.blobs.path(digest), self._adapter_config)
+        self.journal.commit_round(round, digest, optimizer, leads, link)
 
     def _remembered(self, version: int) -> Remembered:
         """What was known after a version beside the adapter: all of it is durable, so that a resumed run goes on."""

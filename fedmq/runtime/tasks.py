@@ -12,7 +12,7 @@ from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
 from fedmq.recipe import RunSpec
 from fedmq.rng import derive_seed
-from fedmq.runtime.downloads import delta_to
+from fedmq.runtime.downloads import delta_to, newest_link
 from fedmq.runtime.server import FederatedServer
 
 
@@ -44,13 +44,14 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
     client = job.unit if job.unit.startswith("client_") else None
     seed = derive_seed(spec.seed, job.kind, job.round, client or "")
     version = {"init": None, "train": job.round - 1}.get(job.kind, job.round)
-    adapter = delta = None
+    adapter = delta = merged = None
     if version is not None:
         adapter = server.training_files.of(version) if job.kind == "train" else server.adapter(version)
         delta = delta_to(server.journal, server.blobs, version)
+        merged = newest_link(server.journal, server.blobs, version)
     folded = server.journal.last_folded(client, job.round) if job.kind == "train" and client else None
     follows = None if folded is None else m.Folded(*folded)
-    return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work, follows, delta)
+    return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work, follows, delta, merged)
 
 
 def check_task(message: m.Offer | m.Evaluated | m.Generated | m.TaskFailed, secret: str) -> None:

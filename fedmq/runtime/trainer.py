@@ -23,6 +23,7 @@ import torch
 
 from fedmq import atomic, crash_points
 from fedmq.codec import raw
+from fedmq.codec.base_link import BaseLink
 from fedmq.codec.update import UpdateCodec, update_codec
 from fedmq.errors import ConfigError, DataError, FedmqError, LocalProtocolError, StorageError
 from fedmq.learning.client import train_clients
@@ -159,6 +160,7 @@ class Trainer:
         if begin.adapter is not None:
             base, control = parted(Path(begin.adapter).read_bytes(), self._model.initial_adapter())
             self._model.set_adapter(base)
+            self._model.grow(begin.merged, lambda path: BaseLink.decoded(Path(path).read_bytes()).factors)
         log.info("%s begun", ", ".join(task.task for task in begin.tasks))
         work = begin.tasks[0].work
         if isinstance(work, TrainWork):

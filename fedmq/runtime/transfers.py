@@ -8,7 +8,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedmq.codec.download import DownloadCodec, download_codec
@@ -18,8 +17,10 @@ from fedmq.protocol.frames import Codec
 from fedmq.protocol.pace import Pace
 from fedmq.protocol.window import Window
 from fedmq.recipe import CodecSpec
+from fedmq.runtime.base_links import BaseLinks
 from fedmq.runtime.held_adapters import HeldAdapters
-from fedmq.storage.blobs import BlobStore, PartialBlob
+from fedmq.runtime.moving import Download, Transfer, Upload
+from fedmq.storage.blobs import BlobStore
 from fedmq.transport.base import Payload, WorkerTransport
 
 log = logging.getLogger("fedmq.worker")
@@ -27,35 +28,6 @@ log = logging.getLogger("fedmq.worker")
 _RETRY_S = 0.2
 #: A transfer that nothing moved for so many times the patience for one piece has lost its link, whatever that says.
 _STUCK = 3
-
-
-@dataclass(kw_only=True)
-class _Transfer:
-    """Either direction. `look_at`: when to see whether anything came; `unsent`: it was the link that took no more."""
-
-    window: Window
-    moved_at: float
-    look_at: float = 0.0
-    unsent: bool = False
-
-
-@dataclass(kw_only=True)
-class _Download(_Transfer):
-    """`blob` is on its way in: that of `delta`, which `adapter` is then made of; or the adapter itself."""
-
-    blob: m.BlobRef
-    part: PartialBlob
-    adapter: m.BlobRef
-    delta: m.DeltaRef | None = None
-
-
-@dataclass(kw_only=True)
-class _Upload(_Transfer):
-    """`asking`: the coordinator has been asked, or is to be asked, how much it has."""
-
-    offer: m.Offer
-    content: bytes
-    asking: bool = False
 
 
 class Transfers:
@@ -72,9 +44,11 @@ class Transfers:
         self._in, self._out = Codec(m.DATA_TO_WORKER), Codec(m.DATA_TO_COORDINATOR)
         self._pace = Pace(1 << 20, 8)
         self._adapters = HeldAdapters(self._blobs)
+        #: of the base, that are here
+        self.links = BaseLinks(self._blobs, self._adapters)
         self._codec: DownloadCodec | None = None
-        self._download: _Download | None = None
-        self._uploads: dict[str, _Upload] = {}
+        self._download: Download | None = None
+        self._uploads: dict[str, Upload] = {}
         self._fetched: tuple[str, int] | None = None
         #: by digest, bytes that came of what is not yet whole
         self._came: Counter[str] = Counter()
@@ -95,11 +69,17 @@ class Transfers:
         """Where a fetched adapter is."""
         return self._blobs.path(digest)
 
-    def fetch(self, blob: m.BlobRef, delta: m.DeltaRef | None = None) -> None:
-        """Get an adapter, unless it is here already: by its delta, if what that applies to is here."""
+    def fetch(self, blob: m.BlobRef, delta: m.DeltaRef | None = None, merged: m.BlobRef | None = None) -> None:
+        """Get an adapter and before it the links of its base, up to `merged`, as far as they are not here already.
+
+        An adapter comes by its delta, if what that applies to is here.
+        """
         if self._download is not None:
             self._download.part.close()
             self._download = None
+        if (link := self.links.missing(merged)) is not None:
+            self._begin(link, blob, delta, merged)
+            return
         if self._adapters.holds(blob.digest):
             self._done(blob.digest)
             return
@@ -136,7 +116,7 @@ class Transfers:
         if m.BlobRef(hashlib.sha256(content).hexdigest(), len(content)) != offer.blob:
             return False
         window = Window(offer.blob.nbytes, self._pace)
-        upload = _Upload(offer=offer, content=content, window=window, moved_at=self._clock())
+        upload = Upload(offer=offer, content=content, window=window, moved_at=self._clock())
         self._uploads[offer.task] = upload
         self._go_on(upload)
         return True
@@ -183,7 +163,7 @@ class Transfers:
                 download = self._download
                 if download is not None and download.blob.digest == digest:
                     self._download = None
-                    if download.delta is not None:
+                    if download.delta is not None and download.merged is None:
                         download.part.discard()
                         self._without(download, "the coordinator does not have it")
                     else:
@@ -209,16 +189,19 @@ class Transfers:
         if self._download is not None:
             self._download.part.close()
 
-    def _open(self) -> list[_Transfer]:
+    def _open(self) -> list[Transfer]:
         return [*([] if self._download is None else [self._download]), *self._uploads.values()]
 
-    def _advance(self, download: _Download) -> None:
+    def _advance(self, download: Download) -> None:
         """Ask for more, or be done."""
         if not download.window.complete:
             return self._go_on(download)
         self._download = None
         try:
             download.part.finish()
+            if download.merged is not None:
+                self._charge(download)
+                return self.fetch(download.adapter, download.delta, download.merged)
             if download.delta is not None:
                 assert self._codec is not None
                 self._adapters.rebuild(download.adapter, download.delta, self._codec)
@@ -227,45 +210,55 @@ class Transfers:
         self._charge(download)
         return self._done(download.adapter.digest)
 
-    def _without(self, download: _Download, why: str) -> None:
-        """What came is of no use: the whole adapter is asked for, from the start."""
+    def _without(self, download: Download, why: str) -> None:
+        """What came is of no use: the link, or the whole adapter, is asked for from the start."""
+        if download.merged is not None:
+            return self._begin(download.blob, download.adapter, download.delta, download.merged)
         if download.delta is not None:
             log.warning("the delta of an adapter is of no use (%s): the whole is downloaded", why)
             self._charge(download)
-        self._begin(download.adapter, download.adapter)
+        return self._begin(download.adapter, download.adapter)
 
-    def _charge(self, download: _Download) -> None:
-        """What came of a delta came for its adapter."""
-        if download.delta is not None:
+    def _charge(self, download: Download) -> None:
+        """What came of a link or a delta came for its adapter."""
+        if download.blob != download.adapter:
             self._came[download.adapter.digest] += self._came.pop(download.blob.digest, 0)
 
-    def _begin(self, blob: m.BlobRef, adapter: m.BlobRef, delta: m.DeltaRef | None = None) -> None:
+    def _begin(
+        self,
+        blob: m.BlobRef,
+        adapter: m.BlobRef,
+        delta: m.DeltaRef | None = None,
+        merged: m.BlobRef | None = None,
+    ) -> None:
         part = self._blobs.partial(blob.digest, blob.nbytes)
         window, now = Window(blob.nbytes, self._pace, part.offset), self._clock()
-        self._download = _Download(blob=blob, part=part, adapter=adapter, delta=delta, window=window, moved_at=now)
+        self._download = Download(
+            blob=blob, part=part, adapter=adapter, delta=delta, merged=merged, window=window, moved_at=now
+        )
         self._advance(self._download)
 
     def _done(self, digest: str) -> None:
         self._fetched = (digest, self._came.pop(digest, 0))
         self._adapters.used(digest)
 
-    def _confirm(self, transfer: _Transfer, offset: int) -> None:
+    def _confirm(self, transfer: Transfer, offset: int) -> None:
         now = self._clock()
         if transfer.window.confirm(offset, now):
             transfer.moved_at = now
 
-    def _again(self, transfer: _Transfer) -> None:
+    def _again(self, transfer: Transfer) -> None:
         """What was in flight is lost. How much of an upload has arrived, the coordinator knows."""
         transfer.window.rewind()
-        if isinstance(transfer, _Upload):
+        if isinstance(transfer, Upload):
             transfer.asking = True
         self._go_on(transfer)
 
-    def _go_on(self, transfer: _Transfer) -> None:
+    def _go_on(self, transfer: Transfer) -> None:
         """Send what may go, and look again when it should have been answered."""
         now = self._clock()
         transfer.unsent = False
-        if isinstance(transfer, _Upload) and transfer.asking:
+        if isinstance(transfer, Upload) and transfer.asking:
             transfer.unsent = not self._send(transfer, transfer.window.confirmed, 0)
         else:
             for offset, nbytes in transfer.window.due(now):
@@ -275,9 +268,9 @@ class Transfers:
                     break
         transfer.look_at = now + (_RETRY_S if transfer.unsent else self._pace.patience_s)
 
-    def _send(self, transfer: _Transfer, offset: int, nbytes: int) -> bool:
-        if isinstance(transfer, _Download):
+    def _send(self, transfer: Transfer, offset: int, nbytes: int) -> bool:
+        if isinstance(transfer, Download):
             return self._transport.send("data", self._out.encode(m.Get(transfer.blob.digest, offset, nbytes)))
-        assert isinstance(transfer, _Upload)
+        assert isinstance(transfer, Upload)
         header = self._out.encode(m.Put(transfer.offer.nonce, transfer.offer.blob.digest, offset))
         return self._transport.send("data", header, memoryview(transfer.content)[offset : offset + nbytes])

@@ -12,7 +12,7 @@ import itertools
 import json
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +82,8 @@ class VirtualRun:
         self._unscored: set[int] = set()
         #: the adapter that each device has
         self._held: dict[str, str] = {}
+        #: and how many links of the base
+        self._links: Counter[str] = Counter()
         #: how the trainer ended
         self._ended = ""
 
@@ -189,20 +191,33 @@ class VirtualRun:
         return task.work.recipe.num_epochs * hosted.num_examples / self._speeds.get(task.client or "", 1.0)
 
     def _downloaded(self, worker: str, task: m.Task) -> int:
-        """Bytes of the adapter that a task starts from: none if it is held, its delta's if the one before is."""
+        """Bytes of the adapter that a task starts from, and of what of its base the device has not.
+
+        An adapter that is held costs none, one whose predecessor is held its delta's.
+        """
         if task.adapter is None:
             return 0
+        paths, had = self._merged(task), self._links[worker]
+        self._links[worker] = max(had, len(paths))
+        nbytes = sum(path.stat().st_size for path in paths[had:])
         held, self._held[worker] = self._held.get(worker), task.adapter.digest
         if held == task.adapter.digest:
-            return 0
-        return task.adapter.nbytes if task.delta is None or task.delta.base != held else task.delta.blob.nbytes
+            return nbytes
+        return nbytes + (task.adapter if task.delta is None or task.delta.base != held else task.delta.blob).nbytes
+
+    def _merged(self, task: m.Task) -> list[Path]:
+        """The links of the base of a task's adapter."""
+        if task.merged is None:
+            return []
+        links = self._journal.links(self.state.version)
+        return [self.server.blobs.path(link) for link in links[: links.index(task.merged.digest) + 1]]
 
     def _done(self, worker: str, task: m.Task) -> None:
         """A task's time is over: now it is done, and nothing of it before, as it may have been cancelled."""
         base = task.adapter
         result = Path(self._setup.work_dir) / "result"
         adapter = None if base is None else str(self.server.blobs.path(base.digest))
-        answer = self._ask(link.Begin((task,), adapter, (str(result),)))
+        answer = self._ask(link.Begin((task,), adapter, tuple(map(str, self._merged(task))), (str(result),)))
         match answer:
             case link.Trained():
                 self._trained(worker, task, answer, result.read_bytes())

@@ -162,8 +162,8 @@ class WorkerAgent:
                 self.transport.send("control", self._out.encode(message))
             case we.Prepare(welcome):
                 self._prepare(welcome)
-            case we.Fetch(blob, delta):
-                self._transfers.fetch(blob, delta)
+            case we.Fetch(blob, delta, merged):
+                self._transfers.fetch(blob, delta, merged)
             case we.Run(tasks):
                 self._run(tasks)
             case we.Halt():
@@ -218,7 +218,8 @@ class WorkerAgent:
         assert self._trainer is not None
         blob = tasks[0].adapter
         adapter = None if blob is None else str(self._transfers.path(blob.digest))
-        self._trainer.send(link.Begin(tasks, adapter, tuple(str(self._outbox.made(task.task)) for task in tasks)))
+        made = tuple(str(self._outbox.made(task.task)) for task in tasks)
+        self._trainer.send(link.Begin(tasks, adapter, self._transfers.links.paths(tasks[0].merged), made))
 
     # --- the trainer ---------------------------------------------------------------------------
 

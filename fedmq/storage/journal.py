@@ -108,14 +108,31 @@ class Journal(Database):
                 (json.dumps(list(clients)), round),
             )
 
-    def commit_round(self, round: int, digest: str, optimizer: str | None = None, delta: str | None = None) -> None:
-        """The model is durable under `digest`, what the next round starts from and the delta under the others."""
+    def commit_round(
+        self,
+        round: int,
+        digest: str,
+        optimizer: str | None = None,
+        delta: str | None = None,
+        merged: str | None = None,
+    ) -> None:
+        """The model is durable under `digest`, what goes with it under the others: SHA-256, None where there is none.
+
+        Args:
+          round: whose model it is.
+          digest: of the adapter.
+          optimizer: of what the next round starts from beside it.
+          delta: of what leads to it from the version before.
+          merged: of what this round adds to the base.
+        """
         with self._written():
             self._db.execute(
-                "INSERT INTO rounds (round, state, groups, digest, optimizer, delta, opened_at, committed_at) VALUES "
-                "(:round, 'committed', '[]', :digest, :optimizer, :delta, :at, :at) ON CONFLICT (round) DO UPDATE SET "
-                "state = 'committed', digest = :digest, optimizer = :optimizer, delta = :delta, committed_at = :at",
-                {"round": round, "digest": digest, "optimizer": optimizer, "delta": delta, "at": self.clock()},
+                "INSERT INTO rounds (round, state, groups, digest, optimizer, delta, merged, opened_at, committed_at) "
+                "VALUES (:round, 'committed', '[]', :digest, :optimizer, :delta, :merged, :at, :at) "
+                "ON CONFLICT (round) DO UPDATE SET state = 'committed', digest = :digest, optimizer = :optimizer, "
+                "delta = :delta, merged = :merged, committed_at = :at",
+                {"round": round, "digest": digest, "optimizer": optimizer, "delta": delta, "merged": merged}
+                | {"at": self.clock()},
             )
 
     def bias(self, round: int) -> float | None:
@@ -155,6 +172,11 @@ class Journal(Database):
         """SHA-256 of what was remembered after a committed round beside its model; None when that was nothing."""
         rows = self._rows("SELECT optimizer FROM rounds WHERE round = ? AND optimizer IS NOT NULL", round)
         return str(rows[0]["optimizer"]) if rows else None
+
+    def links(self, version: int) -> list[str]:
+        """SHA-256 of what was merged into the base of a committed version, oldest first."""
+        rows = self._rows("SELECT merged FROM rounds WHERE round <= ? AND merged IS NOT NULL ORDER BY round", version)
+        return [str(row["merged"]) for row in rows]
 
     # --- what came in --------------------------------------------------------------------------
 

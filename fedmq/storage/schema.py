@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, state TEXT NOT NULL CHECK (state IN ('open', 'frozen', 'committed')),
     draw INTEGER NOT NULL DEFAULT 0,
-    groups TEXT NOT NULL, started TEXT, weights TEXT, frozen TEXT, digest TEXT, delta TEXT, optimizer TEXT, bias REAL,
-    opened_at REAL NOT NULL, committed_at REAL);
+    groups TEXT NOT NULL, started TEXT, weights TEXT, frozen TEXT, digest TEXT, delta TEXT, merged TEXT, optimizer TEXT,
+    bias REAL, opened_at REAL NOT NULL, committed_at REAL);
 CREATE TABLE updates (
     round INTEGER NOT NULL REFERENCES rounds, client TEXT NOT NULL, started INTEGER NOT NULL, worker TEXT NOT NULL,
     digest TEXT NOT NULL,

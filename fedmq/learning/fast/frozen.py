@@ -24,7 +24,7 @@ _LAYOUT = "v1"
 
 
 class Frozen(NamedTuple):
-    """What never changes.
+    """What no training changes.
 
     Attributes:
       linear: path of a module in the base -> weight (in, out) and bias (out,) or None, of one dtype.
@@ -33,6 +33,11 @@ class Frozen(NamedTuple):
 
     linear: dict[str, tuple[torch.Tensor, torch.Tensor | None]]
     head: torch.Tensor
+
+    def replace(self, path: str, weight: torch.Tensor) -> None:
+        """Another weight, float32 (in, out), of a module: from now on all compute with it, in its precision."""
+        old, bias = self.linear[path]
+        self.linear[path] = weight.to(old.dtype), bias
 
 
 def frozen_weights(base: transformers.PreTrainedModel, dtype: torch.dtype, digest: str) -> Frozen:
