@@ -36,12 +36,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     os.environ["FEDMQ_NOOP"] = json.dumps({"shape": [64]})
-    task = Task("evaluate-1-test-0", "0" * 32, 1, None, 1, None, EvaluateWork("evaluate", "test", 8), None)
+    task = Task("evaluate-1-test-0", "0" * 32, 1, None, 1, None, EvaluateWork("evaluate", "test", 8), None, None, None)
     with tempfile.TemporaryDirectory() as folder:
         trainer = TrainerProcess([sys.executable, str(HERE / "noop_trainer.py")], 1, Path(folder, "trainer.log"))
 
         def ask() -> None:
-            trainer.send(link.Begin((task,), None, ("unused",)))
+            trainer.send(link.Begin((task,), None, (), ("unused",)))
             trainer.receive()
 
         ask()  # by the answer it has started

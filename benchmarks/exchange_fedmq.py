@@ -98,7 +98,18 @@ class Desk:
     def exchange(self, round: int, blob: m.BlobRef) -> float:
         """Seconds from the first task to the last byte that counts."""
         tasks = [
-            m.Task(f"train-{round}-client_{k}-0", os.urandom(16).hex(), round, f"client_{k}", 0, blob, work, None, None)
+            m.Task(
+                f"train-{round}-client_{k}-0",
+                os.urandom(16).hex(),
+                round,
+                f"client_{k}",
+                0,
+                blob,
+                work,
+                None,
+                None,
+                None,
+            )
             for k, work in enumerate([TrainWork("train", self._training)] * self._exchange.workers)
         ]
         peers, self.idle, self.num_stored = sorted(self.idle), set(), 0

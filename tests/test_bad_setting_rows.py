@@ -173,7 +173,7 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
     "B59 moments are kept of factors that are trained in turns": (
         settings(training={"optimizer_state": "keep"}, federated={"lora_aggregation": "rolora"}),
         ConfigError,
-        '"keep" has one count of steps for all moments, and lora_aggregation "rolora" trains the factors in turns',
+        '"keep" has one count of steps for all moments, and the factors are trained in turns',
     ),
     **{
         f"B59 feddyn with {name} {value}": (
@@ -209,6 +209,39 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
         ConfigError,
         "feddyn: need alpha > 0, got 0",
     ),
+    **{
+        f"B59 {name} with {what}": (
+            settings(**changed | {"federated": changed["federated"] | {"lora_aggregation": name}}),
+            ConfigError,
+            says,
+        )
+        for name, what, changed, says in (
+            (
+                "fedex",
+                "deltas",
+                {"federated": {"download_codec": "int4"}},
+                'go with download_codec "int4": what it loses',
+            ),
+            ("fedex", "a median", {"federated": {"aggregation_method": "median"}}, '"fedex" averages by itself'),
+            (
+                "fedex",
+                "async",
+                {"federated": {"mode": "async"}},
+                '"fedex" needs a cohort that trained from one version',
+            ),
+            ("fedex", "an option", {"federated": {"lora_aggregation_options": {"lam": 1}}}, "has no option 'lam'"),
+            (
+                "flora",
+                "deltas",
+                {"federated": {"download_codec": "int4"}},
+                'go with download_codec "int4": what it loses',
+            ),
+            ("flora", "momentum", {"federated": {"server_optimizer": "avgm"}}, 'set server_optimizer "none" first'),
+            ("flora", "feedback", {"federated": {"upload_codec": "sign"}}, "error feedback of upload_codec"),
+            ("flora", "moments", {"federated": {}, "training": {"optimizer_state": "keep"}}, "begin anew in each"),
+            ("flora", "a seed below 0", {"federated": {"lora_aggregation_options": {"seed": -1}}}, "seed"),
+        )
+    },
     **{
         f"B59 scaffold with {what}": (
             settings(

@@ -8,6 +8,7 @@ import numpy as np
 
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.lora_factors import Pair, pairs
+from fedmq.algorithms.options import whole
 from fedmq.algorithms.rows import Matrix, flat, of_rows
 from fedmq.rng import derive
 
@@ -46,12 +47,14 @@ def flora(seed: int = 0) -> Aggregator:
     A is uniform in +-1/sqrt(d_in), as LoRA begins, drawn from `seed` and the version.
 
     Args:
-      seed: >= 0.
+      seed: >= 0; a run gives its own.
 
     Reference:
       Wang et al. 2024, FLoRA (arXiv 2409.05976), whose stack [p_1 A_1; ...], [B_1 ...] is of the same product; all
       clients of a round begin with the same A.
     """
+
+    seed = whole("seed", seed, least=0)
 
     def restart(matrix: Matrix) -> np.ndarray:
         moved = _named_mean(matrix)

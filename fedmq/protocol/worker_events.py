@@ -93,8 +93,8 @@ class Fetch:
     """Get this adapter, by its delta where that is of use, and all that was merged into its base; answer Fetched."""
 
     blob: m.BlobRef
-    delta: m.DeltaRef | None
-    merged: m.BlobRef | None
+    delta: m.DeltaRef | None = None
+    merged: m.BlobRef | None = None
 
 
 @dataclass(frozen=True)

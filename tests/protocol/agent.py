@@ -30,7 +30,7 @@ def task(name: str = T1) -> m.Task:
     adapter = None if kind == "init" else m.BlobRef("ab" * 32, 100)
     client = unit if (unit := parse_task(name)[0].unit).startswith("client_") else None
     return dataclasses.replace(
-        example(m.Task), task=name, client=client, work=example(WORKS[kind]), adapter=adapter, delta=None
+        example(m.Task), task=name, client=client, work=example(WORKS[kind]), adapter=adapter, delta=None, merged=None
     )
 
 

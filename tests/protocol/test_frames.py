@@ -40,8 +40,8 @@ def test_round_trip(direction: str, kind: type) -> None:
 
 @pytest.mark.parametrize("kind", [m.Hello, m.Offer])
 def test_golden_bytes(kind: type) -> None:
-    """Wire bytes of protocol 5. Bytes that change need a new PROTOCOL_VERSION, and new golden files."""
-    golden = bytes.fromhex((GOLDEN / f"{tag(kind)}_v5.hex").read_text())
+    """Wire bytes of protocol 6. Bytes that change need a new PROTOCOL_VERSION, and new golden files."""
+    golden = bytes.fromhex((GOLDEN / f"{tag(kind)}_v6.hex").read_text())
     assert UP.encode(example(kind)) == golden
     assert UP.decode(golden) == example(kind)
 
@@ -54,7 +54,7 @@ def test_optional_fields_travel_as_nil() -> None:
 def test_every_task_kind_travels() -> None:
     for work in (InitWork, TrainWork, EvaluateWork, GenerateWork):
         task = dataclasses.replace(
-            example(m.Task), work=example(work), client=None, adapter=None, follows=None, delta=None
+            example(m.Task), work=example(work), client=None, adapter=None, follows=None, delta=None, merged=None
         )
         assert DOWN.decode(DOWN.encode(m.Tasks((task,)))) == m.Tasks((task,))
 
@@ -126,8 +126,8 @@ def test_no_version() -> None:
 
 def test_a_version_that_is_looked_at_before_the_rest() -> None:
     """A later protocol may have other types and fields: its speaker is told of the version, not of those."""
-    with pytest.raises(VersionMismatch, match="peer speaks protocol 6"):
-        UP.decode(msgpack.packb({"v": 6, "t": "unheard_of", "more": [1]}))
+    with pytest.raises(VersionMismatch, match="peer speaks protocol 7"):
+        UP.decode(msgpack.packb({"v": 7, "t": "unheard_of", "more": [1]}))
 
 
 @pytest.mark.parametrize("name", ["unheard_of", "", "Offer", "offer\n", "x" * 10_000, "welcome"])
@@ -136,7 +136,7 @@ def test_an_unknown_type(name: str) -> None:
     assert refusal(UP, msgpack.packb(msgpack.unpackb(OFFER) | {"t": name})) == "UNKNOWN_TYPE"
 
 
-@pytest.mark.parametrize("header", [b"", b"\xc0", b"\x01", b"\x90", b"\x80", b"\xa1x", msgpack.packb({"v": 5, "t": 1})])
+@pytest.mark.parametrize("header", [b"", b"\xc0", b"\x01", b"\x90", b"\x80", b"\xa1x", msgpack.packb({"v": 6, "t": 1})])
 def test_no_map_or_no_type(header: bytes) -> None:
     assert refusal(UP, header) == "MALFORMED"
 

@@ -76,7 +76,7 @@ def test_values_of_another_type(direction: str, kind: type) -> None:
     others = (True, False, 1, 0, 1.0, 0.0, "1", "", b"1", b"", None, [], [1], {}, {"a": 1})
     optional = {"task", "client", "adapter", "max_samples_per_client", "num_threads", "cache_dir", "model"}
     optional |= {"log_dir", "layers_to_transform", "left_s", "follows", "delta", "block", "fraction", "error_feedback"}
-    optional |= {"mu", "alpha"}
+    optional |= {"mu", "alpha", "merged"}
     for path, value in paths(header):
         if path and path[-1] not in ("v", "t"):
             for other in others:
@@ -159,12 +159,17 @@ def test_tasks_that_do_not_go_together() -> None:
         assert code(codec, msgpack.packb(header | {"tasks": tasks})) == "INVALID"
 
 
-def test_a_delta_of_no_adapter() -> None:
+def test_a_delta_or_a_base_of_no_adapter() -> None:
     codec, header = CODECS["control to worker"], fields_of("control to worker", m.Tasks)
-    for other in ({"adapter": None}, {"delta": {}}, {"delta": header["tasks"][0]["adapter"]}):
+    for other in (
+        {"adapter": None},
+        {"adapter": None, "delta": None},
+        {"delta": {}},
+        {"delta": header["tasks"][0]["adapter"]},
+    ):
         with pytest.raises(RemoteProtocolError, match="INVALID"):
             codec.decode(msgpack.packb(put(header, ("tasks", 0), header["tasks"][0] | other)))
-    without = put(header, ("tasks", 0), header["tasks"][0] | {"adapter": None, "delta": None})
+    without = put(header, ("tasks", 0), header["tasks"][0] | {"adapter": None, "delta": None, "merged": None})
     assert codec.decode(msgpack.packb(without)).tasks[0].delta is None
 
 
@@ -178,8 +183,8 @@ def test_lists_that_are_too_long() -> None:
     assert code(codec, msgpack.packb(hello | {"versions": [1] * 4097})) == "MALFORMED"
 
 
-ALIVE = {"v": 5, "t": "heartbeat_ack", "epoch": 7}
-_PREFIX = b"\x83\xa1v\x05\xa1t\xadheartbeat_ack\xa5epoch"
+ALIVE = {"v": 6, "t": "heartbeat_ack", "epoch": 7}
+_PREFIX = b"\x83\xa1v\x06\xa1t\xadheartbeat_ack\xa5epoch"
 assert msgpack.packb(ALIVE) == _PREFIX + b"\x07"
 
 

@@ -190,7 +190,7 @@ class World:
                     job, _ = parse_task(task)
                     work, adapter = example(WORKS[job.kind]), None if job.kind == "init" else ADAPTER
                     client = job.unit if job.unit.startswith("client_") else None
-                    given.append(m.Task(task, "cd" * 16, job.round, client, 7, adapter, work, None, None))
+                    given.append(m.Task(task, "cd" * 16, job.round, client, 7, adapter, work, None, None, None))
                 self.tell(worker, m.Tasks(tuple(given), self.state.clock.left_s(self.now)))
             case ev.CancelTask(worker, task, reason):
                 self.tell(worker, m.Cancel(task, reason))

@@ -82,12 +82,12 @@ def without_each_field() -> list[bytes]:
 
 
 def deep(depth: int) -> bytes:
-    return b"\x83\xa1v\x05\xa1t\xa7goodbye\xa6reason" + b"\x91" * depth + b"\x90"
+    return b"\x83\xa1v\x06\xa1t\xa7goodbye\xa6reason" + b"\x91" * depth + b"\x90"
 
 
 def of_value(*values: bytes) -> list[bytes]:
     """A goodbye whose reason is these bytes of msgpack."""
-    return [b"\x83\xa1v\x05\xa1t\xa7goodbye\xa6reason" + value for value in values]
+    return [b"\x83\xa1v\x06\xa1t\xa7goodbye\xa6reason" + value for value in values]
 
 
 def noise() -> list[bytes]:
@@ -147,7 +147,7 @@ HEADERS: dict[str, tuple[Callable[[], list[bytes]], set[str]]] = {
     "B24 the field sid, which no message has: a link is its own session": (lambda: changed(sid="ab" * 16), {"INVALID"}),
     "B25 the field seq, which no message has": (lambda: [*changed(seq=0), *changed(seq=2**64 - 1)], {"INVALID"}),
     "B26 a message of the other role": (
-        lambda: [*changed(t="welcome"), msgpack.packb({"v": 5, "t": "tasks", "tasks": []})],
+        lambda: [*changed(t="welcome"), msgpack.packb({"v": 6, "t": "tasks", "tasks": []})],
         {"UNKNOWN_TYPE"},
     ),
     "B27 outbox and running of 65, 1,025 clients, 4,097 versions": (

@@ -101,7 +101,7 @@ class Client:
 
     def pack(self, round: int, follows: m.Folded | None, host: str = "a") -> Packed:
         task = m.Task(
-            f"train-{round}-client_1-0", "cd" * 16, round, "client_1", 7, None, InitWork("init"), follows, None
+            f"train-{round}-client_1-0", "cd" * 16, round, "client_1", 7, None, InitWork("init"), follows, None, None
         )
         self.count += 1
         path = self.folder / f"{self.count}.update"

@@ -40,7 +40,7 @@ class Bench:
     def finish(self) -> None:
         """The trainer has made an update."""
         self.agent.state.hand = Hand.of(
-            (m.Task(TASK, "cd" * 16, 1, "client_1", 7, None, InitWork("init"), None, None),), ()
+            (m.Task(TASK, "cd" * 16, 1, "client_1", 7, None, InitWork("init"), None, None, None),), ()
         )
         (self.folder / "outbox" / f"{TASK}.made").write_bytes(CONTENT)
         self.agent._handle_trainer(TRAINED)

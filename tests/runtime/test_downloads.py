@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from receiving import Bench
-from serving import give, make_server, started
+from both_ends import CLIENTS, Ends, adapter_of, play, task
+from serving import make_server, started
 
 from fedmq import build
 from fedmq.codec import raw
 from fedmq.codec.download import DownloadCodec, download_codec
 from fedmq.codec.update import BY_NAME
-from fedmq.config import get_default_config
-from fedmq.errors import RemoteProtocolError, RunError
+from fedmq.errors import RunError
 from fedmq.protocol import messages as m
 from fedmq.recipe import CodecSpec
 from fedmq.runtime.downloads import publish
-from fedmq.runtime.intake import Intake
-from fedmq.runtime.server import FederatedServer
-from fedmq.runtime.tasks import make_tasks
 
 LOSSY = [name for name in BY_NAME if name != "fp32"]
-CLIENTS = ("client_1", "client_2")
-SPEC = get_default_config().to_run_spec()
 
 
 def codec_of(name: str) -> DownloadCodec:
@@ -40,72 +33,10 @@ def options(name: str) -> dict[str, Any]:
     return {"download": codec_of(name), "server_optimizer": build.server_optimizer("nesterov"), "num_rounds": 9}
 
 
-def adapter_of(server: FederatedServer, version: int) -> dict[str, np.ndarray]:
-    content = server.blobs.read(server.journal.digest(version))
-    return dict(raw.decode(content, raw.read_spec(content)))
-
-
-def play(server: FederatedServer, round: int, size: float = 1e-2) -> None:
-    """All updates of a round; what becomes of them is for the test."""
-    base = adapter_of(server, round - 1)
-    server.open_round(round, [CLIENTS])
-    for k, client in enumerate(CLIENTS):
-        draw = np.random.default_rng(10 * round + k)
-        local = {name: (v + draw.normal(0, size, v.shape)).astype(np.float32) for name, v in base.items()}
-        give(server, f"train-{round}-{client}-0", local)
-
-
-def task(server: FederatedServer, version: int, kind: str = "evaluate-{}-test-0") -> m.Task:
-    return make_tasks([kind.format(version)], SPEC, server, "secret").tasks[0]
-
-
-class Ends:
-    """A coordinator's server and data plane, and a worker's, in one thread."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.server = started(folder / "run", **options(name))
-        self.bench = Bench(folder / "worker", name)
-        self.again()
-
-    def again(self) -> None:
-        """As another process of the coordinator."""
-        self.server = make_server(self.server.run_dir, download=self.server.download, num_rounds=9)
-        self.intake = Intake(self.bench.listener, self.server)
-
-    def round(self, round: int) -> None:
-        play(self.server, round)
-        self.server.aggregate(round, CLIENTS)
-        self.server.tidy([])
-
-    def give(self, given: m.Task) -> None:
-        """The worker is given a task."""
-        assert given.adapter is not None
-        self.bench.transfers.fetch(given.adapter, given.delta)
-
-    def served(self) -> tuple[int, list[str]]:
-        """Until the worker has what it was given: bytes that came, and digests that it asked for."""
-        asked: dict[str, None] = {}
-        while (fetched := self.bench.transfers.fetched()) is None:
-            for incoming in self.bench.listener.receive(0.0).messages:
-                asked[self.intake._in.decode(bytes(incoming.frames[0])).digest] = None
-                with contextlib.suppress(RemoteProtocolError):
-                    self.intake.take(incoming)
-            for answer in self.bench.worker.receive(0.0).messages:
-                self.bench.transfers.take(answer.frames)
-        digest, nbytes = fetched
-        assert self.bench.transfers.path(digest).read_bytes() == self.server.blobs.path(digest).read_bytes()
-        return nbytes, list(asked)
-
-    def fetch(self, version: int) -> tuple[int, list[str]]:
-        """The same of a task of this version."""
-        self.give(task(self.server, version))
-        return self.served()
-
-
 @pytest.fixture
 def ends(tmp_path: Path) -> Iterator[Ends]:
     """Both hold version 1, and version 2 is there."""
-    ends = Ends(tmp_path, "int4")
+    ends = Ends(tmp_path, "int4", **options("int4"))
     ends.round(1)
     ends.fetch(1)
     ends.round(2)
@@ -203,7 +134,7 @@ def test_a_codec_that_leads_beyond_float32_fails_the_round() -> None:
 
 @pytest.mark.parametrize("name", LOSSY)
 def test_a_worker_holds_the_bits_of_the_coordinator(tmp_path: Path, name: str) -> None:
-    ends = Ends(tmp_path, name)
+    ends = Ends(tmp_path, name, **options(name))
     assert ends.fetch(0)[1] == [ends.server.journal.digest(0)]
     for round in range(1, 7):
         ends.round(round)

@@ -31,7 +31,9 @@ def names(folder: Path) -> list[str]:
 def agent(tmp_path: Path) -> WorkerAgent:
     """It has a task, and the trainer has written what it made of it."""
     agent = start(tmp_path)
-    agent.state.hand = Hand.of((m.Task(TASK, "cd" * 16, 1, "client_1", 7, None, InitWork("init"), None, None),), ())
+    agent.state.hand = Hand.of(
+        (m.Task(TASK, "cd" * 16, 1, "client_1", 7, None, InitWork("init"), None, None, None),), ()
+    )
     (tmp_path / "outbox" / f"{TASK}.made").write_bytes(b"new")
     return agent
 

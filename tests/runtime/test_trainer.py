@@ -161,14 +161,15 @@ class Group:
     def begin(self, *clients: str, **recipe: Any) -> None:
         work = TrainWork("train", replace(self.recipe, **recipe))
         tasks = tuple(
-            m.Task(f"train-1-{c}-0", "cd" * 16, 1, c, 7, m.BlobRef("ab" * 32, 1), work, None, None) for c in clients
+            m.Task(f"train-1-{c}-0", "cd" * 16, 1, c, 7, m.BlobRef("ab" * 32, 1), work, None, None, None)
+            for c in clients
         )
         adapter = self.folder / "adapter"
         if not adapter.exists():
-            first = m.Task("init-0-adapter-0", "cd" * 16, 0, None, 7, None, InitWork("init"), None, None)
-            self.agent.send(link.Begin((first,), None, (str(adapter),)))
+            first = m.Task("init-0-adapter-0", "cd" * 16, 0, None, 7, None, InitWork("init"), None, None, None)
+            self.agent.send(link.Begin((first,), None, (), (str(adapter),)))
             self.answers(1)
-        self.agent.send(link.Begin(tasks, str(adapter), tuple(str(self.folder / t.task) for t in tasks)))
+        self.agent.send(link.Begin(tasks, str(adapter), (), tuple(str(self.folder / t.task) for t in tasks)))
 
     def answers(self, number: int) -> dict[str, Any]:
         """By task; progress is left out."""
