@@ -275,8 +275,9 @@ def load_for_inference(
         lm.set_adapter(tensors)
     except LocalProtocolError as error:
         raise ModelError(f"the adapter in {adapter_folder} does not fit base model {name!r}: {error}") from error
-    links = [adapter_folder / MERGED / Path(name).name for name in config.get(MERGED, ())]
-    lm.grow([str(path) for path in links], lambda path: read_tensors(Path(path)))
+    # Held: the folder may be gone when they are asked for again.
+    links = {name: read_tensors(adapter_folder / MERGED / Path(name).name) for name in config.get(MERGED, ())}
+    lm.grow(list(links), links.__getitem__)
     return lm
 
 
