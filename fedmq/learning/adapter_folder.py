@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +49,26 @@ def read_adapter(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises:
       StorageError: a file is missing or damaged.
     """
-    try:
-        tensors = read_tensors(folder / WEIGHTS)
+    with _readable(folder):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StorageError(f"{folder} holds no adapter: {error.filename} is missing") from error
-    except (OSError, ValueError) as error:
-        raise StorageError(f"the adapter in {folder} cannot be read: {error}") from error
-    return tensors, config
+    return read_tensors(folder / WEIGHTS), config
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file of an adapter folder.
 
     Raises:
       StorageError: it is missing or damaged.
     """
-    try:
+    with _readable(path):
         return safetensors.numpy.load(path.read_bytes())
+
+
+@contextmanager
+def _readable(of: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(f"{of} is not a whole adapter: {error.filename} is missing") from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise StorageError(f"{path} cannot be read: {error}") from error
+        raise StorageError(f"{of} cannot be read: {error}") from error
