@@ -144,6 +144,51 @@ def test_a_resumed_server_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert all(whole.blobs.has(link) for link in whole.journal.links(3)), "needed as long as the run"
 
 
+class Killed(BaseException):
+    """At a durable step."""
+
+
+def test_a_server_that_is_killed_at_any_durable_step_of_a_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No version without its link, no link counted twice."""
+    whole = started(tmp_path / "whole", **OPTIONS)
+    for round in (1, 2):
+        play(whole, round)
+        whole.aggregate(round, CLIENTS)
+    steps = 0
+    for at in range(1, 100):
+        server = started(tmp_path / str(at), **OPTIONS)
+        play(server, 1)
+        server.aggregate(1, CLIENTS)
+        play(server, 2)
+        left = at
+
+        def reached() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+
+        monkeypatch.setattr("fedmq.crash_points._pass", reached)
+        killed = False
+        try:
+            server.aggregate(2, CLIENTS)
+        except Killed:
+            killed = True
+        monkeypatch.undo()
+        if not killed:
+            break
+        steps += 1
+        server = make_server(tmp_path / str(at), **OPTIONS)
+        if server.progress().version == 1:  # its set was not fixed: the updates are here, and count
+            server.aggregate(2, CLIENTS)
+        assert server.journal.links(2) == whole.journal.links(2)
+        assert server.journal.digest(2) == whole.journal.digest(2)
+        assert all(server.blobs.has(link) for link in server.journal.links(2))
+    assert steps > 10, "it was killed"
+
+
 def test_checkpoints_hold_the_links_that_their_adapters_belong_to(tmp_path: Path) -> None:
     server = started(tmp_path, **OPTIONS | {"num_rounds": 2})
     for round in (1, 2):
