@@ -46,7 +46,8 @@ class Aggregator(NamedTuple):
       told: what is left goes to the next round's clients, as float32, with the adapter that they train from.
       left: state, before `finish` -> what the next round starts from, named tensors; None: what `finish` gives.
       merged: state, before `finish` -> what is added to the frozen weights: for module M, which gets s B A with the
-        adapter's s, "M.lora_A.weight" (rank, d_in) and "M.lora_B.weight" (d_out, rank), float32, of any rank > 0.
+        adapter's s, "M.lora_A.weight" (rank, d_in) and "M.lora_B.weight" (d_out, rank), float32.
+        None: nothing.
       name: of the rule and its options, for messages, and for knowing it again when a run is resumed.
     """
 

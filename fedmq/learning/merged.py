@@ -69,14 +69,11 @@ class MergedBase:
             b_name = name.removesuffix(_A) + _B
             a = np.vstack([part[name] for part in parts if name in part])
             b = np.hstack([part[b_name] for part in parts if name in part])
-            if len(a) > min(a.shape[1], len(b)):  # then the product itself is smaller, beside a matrix of ones
+            d_in, d_out = a.shape[1], len(b)
+            if len(a) > min(d_in, d_out):  # then their product and an identity are smaller
                 product = (b.astype(np.float64) @ a).astype(np.float32)
-                wide = a.shape[1] < len(b)
-                a, b = (
-                    (np.eye(a.shape[1], dtype=np.float32), product)
-                    if wide
-                    else (product, np.eye(len(b), dtype=np.float32))
-                )
+                identity = np.eye(min(d_in, d_out), dtype=np.float32)
+                a, b = (identity, product) if d_in < d_out else (product, identity)
             found[name], found[b_name] = a, b
         return found
 
@@ -97,9 +94,7 @@ class MergedBase:
                 raise LocalProtocolError(f"what is merged into the base has {name!r}, this model has no such module")
             layer = self._layers[path].get_base_layer()
             # In float64, where the order of its sums hardly matters: other hosts should come to the same float32.
-            product = torch.tensor(link[module + _B], dtype=torch.float64) @ torch.tensor(
-                link[name], dtype=torch.float64
-            )
+            product = torch.tensor(link[module + _B]).double() @ torch.tensor(link[name]).double()
             product = product.T if isinstance(layer, Conv1D) else product
             weight = layer.weight.data
             if product.shape != weight.shape:

@@ -184,6 +184,11 @@ class Transfers:
                 self._pace.lost()
                 self._again(transfer)
 
+    def forget_all(self) -> None:
+        """Delete every adapter and link: the run is over."""
+        for path in self._blobs.folder.iterdir():
+            path.unlink()
+
     def close(self) -> None:
         """Keep what has arrived of a download for the next time."""
         if self._download is not None:

@@ -180,6 +180,7 @@ class WorkerAgent:
             case we.Exit(code):
                 if code == 0:
                     client_states.forget_all(self.options.work_dir)
+                    self._transfers.forget_all()
                 self._exit = command
 
     def _say(self, message: Any) -> None:

@@ -226,3 +226,9 @@ def test_a_round_in_which_nothing_is_lost_adds_no_link(tmp_path: Path) -> None:
 def test_what_is_no_link(link: dict[str, np.ndarray]) -> None:
     with pytest.raises(RemoteProtocolError, match="SCHEMA"):
         BaseLink.decoded(raw.encode(link))
+
+
+def test_nothing_is_left_at_the_worker_when_the_run_is_over(ends: Ends) -> None:
+    ends.fetch(3)
+    ends.bench.transfers.forget_all()
+    assert list((ends.bench.folder / "blobs").iterdir()) == []
