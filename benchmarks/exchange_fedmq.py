@@ -19,6 +19,7 @@ from fedmq.config import get_default_config
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
 from fedmq.protocol.work import TrainWork
+from fedmq.recipe import Part
 from fedmq.runtime.intake import Intake
 from fedmq.runtime.memory import keep_freed_memory
 from fedmq.runtime.transfers import Transfers
@@ -110,7 +111,7 @@ class Desk:
                 None,
                 None,
             )
-            for k, work in enumerate([TrainWork("train", self._training)] * self._exchange.workers)
+            for k, work in enumerate([TrainWork("train", self._training, Part("both", None))] * self._exchange.workers)
         ]
         peers, self.idle, self.num_stored = sorted(self.idle), set(), 0
         started = time.perf_counter()

@@ -32,6 +32,7 @@ from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.links import Links
 from fedmq.runtime.selection import ClientSelection, Weighting
 from fedmq.runtime.server import FederatedServer
+from fedmq.runtime.uploads import Uploads
 from fedmq.runtime.view import View
 from fedmq.storage.journal import Journal
 from fedmq.storage.spill import SpilledRows
@@ -159,7 +160,7 @@ def server(
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         selection=ClientSelection(journal, drawing, weigh, config.seed, name),
         weighting=weigh,
-        upload=update.update_codec(federated.upload_spec()),
+        uploads=Uploads(update.update_codec(federated.upload_spec()), rule.trained, {}),
         download=download.download_codec(federated.download_spec()),
         discount=_buffer(federated).discount,
         limits=update_limits(config),

@@ -72,7 +72,7 @@ class FederatedConfig(RoundsConfig):
         {}, "its options by name, such as lr and momentum; what is missing takes its default"
     )
     upload_codec: CodecName = described(
-        "fp32", "how an update travels: fp32 = the whole adapter, else its delta, in fewer bytes; docs/algorithms.md"
+        "fp32", "how an update travels: fp32 = the adapter as it is, else its delta, in fewer bytes; docs/algorithms.md"
     )
     upload_codec_options: Options = described(
         {}, "its options by name, such as block and error_feedback; what is missing takes its default"

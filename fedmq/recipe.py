@@ -35,6 +35,18 @@ class LoRASpec:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What of an adapter a client trains from and sends.
+
+    `sent`: the LoRA factors that its update carries; tensors of neither are carried, too. `rank`: its adapter has so
+    many rows of A and columns of B, the first ones; None is all.
+    """
+
+    sent: Factors
+    rank: int | None
+
+
+@dataclass(frozen=True)
 class LocalMethodSpec:
     """A local method by name, and its options; None is the method's own default."""
 

@@ -46,8 +46,7 @@ def make_codec(label: str, pack: Pack, unpack: Unpack, error_feedback: bool) -> 
     """A codec from what is its own.
 
     With error feedback what a delta lost is added to the next one: e = delta + r; send C(e); r = e - C(e), from r = 0.
-    Then sum(sent) + r = sum(deltas), whatever C loses. A tensor that has not moved at all is no part of the round (its
-    factor was frozen): nothing of it is sent, and its r waits.
+    Then sum(sent) + r = sum(deltas), whatever C loses.
 
     Args:
       label: name and options, which both ends must agree on.
@@ -69,17 +68,15 @@ def make_codec(label: str, pack: Pack, unpack: Unpack, error_feedback: bool) -> 
         if error_feedback:
             if {name: state[name].shape for name in state} != {name: delta[name].shape for name in names}:
                 raise LocalProtocolError("the residual is of other tensors than the delta")
-            before = _row(state, names)
-            moved = np.repeat([bool(delta[name].any()) for name in names], sizes)
-            wanted = np.where(moved, wanted + before, 0)
+            wanted = wanted + _row(state, names)
         if not np.isfinite(wanted).all():
             raise ValueError("a delta that is not finite cannot be encoded")
         payload = pack(_as_float32(wanted), sizes)
         content = _MAGIC + _fingerprint(label, {name: delta[name].shape for name in names}) + payload
         if not error_feedback:
             return content, {}
-        lost = np.where(moved, wanted - unpack(payload, sizes), before)
-        return content, _named(_as_float32(lost), {name: delta[name].shape for name in names})
+        lost = _as_float32(wanted - unpack(payload, sizes))
+        return content, _named(lost, {name: delta[name].shape for name in names})
 
     def decode(content: bytes, spec: Spec) -> dict[str, np.ndarray]:
         shapes = {name: shape for name, (_, shape) in sorted(spec.items())}

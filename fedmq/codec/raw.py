@@ -82,8 +82,7 @@ def decode(blob: bytes, expected: Spec) -> dict[str, np.ndarray]:
     """
     declared = read_spec(blob)
     if declared != expected:
-        names = sorted(declared.keys() ^ expected.keys()) or [n for n in expected if declared[n] != expected[n]]
-        raise RemoteProtocolError("SCHEMA", f"tensor {names[0][:80]!r} is not as this run's adapter has it")
+        raise RemoteProtocolError("SCHEMA", _difference(declared, expected))
     try:
         tensors = load(blob)
     except (SafetensorError, ValueError, KeyError):
@@ -92,6 +91,19 @@ def decode(blob: bytes, expected: Spec) -> dict[str, np.ndarray]:
         if not np.isfinite(value).all():
             raise RemoteProtocolError("NONFINITE", f"tensor {name!r} holds NaN or Inf")
     return dict(sorted(tensors.items()))
+
+
+def _difference(declared: Spec, expected: Spec) -> str:
+    """The first tensor that is foreign, missing, or of another dtype or shape."""
+    for name in sorted(declared.keys() | expected.keys()):
+        if name not in expected:
+            return f"tensor {name[:80]!r} does not belong here"
+        if name not in declared:
+            return f"tensor {name!r} is missing"
+        if declared[name] != expected[name]:
+            (given, shape), (dtype, wanted) = declared[name], expected[name]
+            return f"tensor {name!r} is {given} {shape}, expected {dtype} {wanted}"
+    raise AssertionError("unreachable: they differ")
 
 
 def _begin(item: tuple[str, Any]) -> tuple[int, int]:

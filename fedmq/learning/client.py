@@ -89,7 +89,14 @@ class FederatedClient:
           stopping: asked before every batch.
         """
         (outcome,) = train_clients(
-            [self], recipe, seeds=[seed], round=round, memories=[memory or {}], on_step=on_step, stopping=stopping
+            [self],
+            recipe,
+            seeds=[seed],
+            round=round,
+            memories=[memory or {}],
+            starts=[self.get_weights()],
+            on_step=on_step,
+            stopping=stopping,
         )
         if isinstance(outcome, Diverged):
             raise outcome
@@ -97,10 +104,10 @@ class FederatedClient:
         self.set_weights(adapter)
         return result
 
-    def share(self, seed: int, round: int, memory: NamedTensors) -> Share:
+    def share(self, seed: int, round: int, memory: NamedTensors, start: NamedTensors) -> Share:
         """Its part in a training; see `fedmq.learning.share.Share`."""
         snapshots = None if self.log_dir is None else self.log_dir / f"round_{round}"
-        return Share(self._split("train"), seed, self.subset_seed, self.splits["val"], snapshots, memory)
+        return Share(self._split("train"), seed, self.subset_seed, self.splits["val"], snapshots, memory, start)
 
     def record(self, round: int, result: TrainResult) -> None:
         """Keep what a training did in `history` and in the client's log."""
@@ -151,11 +158,15 @@ def train_clients(
     seeds: Sequence[int],
     round: int,
     memories: Sequence[NamedTensors],
+    starts: Sequence[NamedTensors],
     on_step: Callable[[int, int], None] | None = None,
     stopping: Callable[[], bool] = never,
 ) -> list[Outcome]:
-    """Train clients of one model together, each from the model's adapter; see `fedmq.learning.train.train_together`."""
-    shares = [client.share(seed, round, known) for client, seed, known in zip(clients, seeds, memories, strict=True)]
+    """Train clients of one model together, each from its own adapter; see `fedmq.learning.train.train_together`."""
+    shares = [
+        client.share(seed, round, known, start)
+        for client, seed, known, start in zip(clients, seeds, memories, starts, strict=True)
+    ]
     outcomes = train_together(clients[0].model, shares, recipe, on_step=on_step, stopping=stopping)
     for client, outcome in zip(clients, outcomes, strict=True):
         if not isinstance(outcome, Diverged):

@@ -23,6 +23,7 @@ class Share:
       val: scored every `eval_steps` steps, if there are any.
       memory: what the client's last training gave as `TrainResult.memory`, empty before its first; and what came
         with the adapter (`fedmq.algorithms.local_methods.CONTROL`).
+      start: the adapter that it trains from; None is the model's.
       snapshot_dir: every `save_steps` steps the adapter is written to snapshot_dir/step_N.
     """
 
@@ -32,6 +33,7 @@ class Share:
     val: Sequence[np.ndarray] | None = None
     snapshot_dir: Path | None = None
     memory: NamedTensors = field(default_factory=dict)
+    start: NamedTensors | None = None
 
     @property
     def scored(self) -> Sequence[np.ndarray] | None:

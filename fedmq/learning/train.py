@@ -92,7 +92,7 @@ def train_together(
     on_step: Callable[[int, int], None] | None = None,
     stopping: Callable[[], bool] = never,
 ) -> list[Outcome]:
-    """Train one adapter for each share, all from that of `lm`, which stays as it is.
+    """Train one adapter for each share, from its own `start` or that of `lm`, which stays as it is.
 
     Engine "fast" takes them through the base together, engine "hf" one after another. Either way
     each result is that of its share alone, up to rounding (tested to 1e-4).
@@ -110,16 +110,17 @@ def train_together(
     for share in shares:
         if not len(share.texts) or not (lengths(share.texts) >= 2).any():
             raise DataError(f"nothing to train on: none of the {len(share.texts)} texts has two tokens or more")
-    packed, start = _packed_for(lm, recipe), lm.get_adapter()
+    packed, given = _packed_for(lm, recipe), lm.get_adapter()
+    starts = [given if share.start is None else share.start for share in shares]
     with _threads(recipe.num_threads):
         if packed is None:
-            outcomes = _one_by_one(lm, shares, recipe, on_step, stopping)
+            outcomes = _one_by_one(lm, shares, starts, recipe, on_step, stopping)
         else:
-            members = [_member(lm, share) for share in shares]
-            outcomes = train_group(packed, start, members, recipe, on_step=on_step, stopping=stopping)
+            members = [_member(lm, share, start) for share, start in zip(shares, starts, strict=True)]
+            outcomes = train_group(packed, members, recipe, on_step=on_step, stopping=stopping)
     return [
         _with_memory(share, recipe, start, _require_finite(share, recipe, outcome))
-        for share, outcome in zip(shares, outcomes, strict=True)
+        for share, start, outcome in zip(shares, starts, outcomes, strict=True)
     ]
 
 
@@ -159,7 +160,7 @@ def _packed_for(lm: LanguageModel, recipe: TrainingRecipe) -> PackedModel | None
     return lm.packed
 
 
-def _member(lm: LanguageModel, share: Share) -> Member:
+def _member(lm: LanguageModel, share: Share, start: NamedTensors) -> Member:
     val, folder = share.scored, share.snapshot_dir
 
     def score(adapter: NamedTensors) -> dict[str, Any]:
@@ -172,6 +173,7 @@ def _member(lm: LanguageModel, share: Share) -> Member:
         write_adapter(folder / f"step_{step}", adapter, lm.adapter_config())
 
     return Member(
+        start,
         share.texts,
         share.seed,
         share.subset_seed,
@@ -185,11 +187,12 @@ def _member(lm: LanguageModel, share: Share) -> Member:
 def _one_by_one(
     lm: LanguageModel,
     shares: Sequence[Share],
+    starts: Sequence[NamedTensors],
     recipe: TrainingRecipe,
     on_step: Callable[[int, int], None] | None,
     stopping: Callable[[], bool],
 ) -> list[Outcome]:
-    start = lm.get_adapter()
+    given = lm.get_adapter()
     outcomes: list[Outcome] = []
     steps = [Schedule(share.texts, recipe, share.seed, share.subset_seed).num_steps for share in shares]
 
@@ -197,7 +200,7 @@ def _one_by_one(
         return None if on_step is None else lambda step, _: on_step(before + step, sum(steps))
 
     try:
-        for k, share in enumerate(shares):
+        for k, (share, start) in enumerate(zip(shares, starts, strict=True)):
             lm.set_adapter(start)
             try:
                 result = train_hf(lm, share, recipe, report(sum(steps[:k])), stopping)
@@ -205,7 +208,7 @@ def _one_by_one(
             except Diverged as failure:
                 outcomes.append(failure)
     finally:
-        lm.set_adapter(start)
+        lm.set_adapter(given)
     return outcomes
 
 

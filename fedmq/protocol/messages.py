@@ -38,6 +38,7 @@ from fedmq.protocol.records import DeltaRef as DeltaRef
 from fedmq.protocol.records import Folded as Folded
 from fedmq.protocol.records import HostedClient as HostedClient
 from fedmq.protocol.work import Task as Task
+from fedmq.protocol.work import together
 from fedmq.recipe import RunSpec
 
 PROTOCOL_VERSION = 6
@@ -121,15 +122,11 @@ class Tasks:
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
-        first = self.tasks[0]
         if len({task.client for task in self.tasks}) < len(self.tasks):
             raise ValueError("two tasks of one client")
-        if len(self.tasks) > 1 and first.work.kind != "train":
+        if len(self.tasks) > 1 and self.tasks[0].work.kind != "train":
             raise ValueError("only trainings are done together")
-        if any(
-            (task.round, task.adapter, task.delta, task.work) != (first.round, first.adapter, first.delta, first.work)
-            for task in self.tasks
-        ):
+        if len({(task.round, task.adapter, task.delta, task.merged, together(task.work)) for task in self.tasks}) > 1:
             raise ValueError("trainings that differ in more than the client")
         return self
 

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from fedmq.protocol.fields import CLOSED, ClientId, Count, TaskId, Token
 from fedmq.protocol.records import BlobRef, DeltaRef, Folded
-from fedmq.recipe import GenerationSpec, TrainingRecipe
+from fedmq.recipe import GenerationSpec, Part, TrainingRecipe
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -21,10 +21,11 @@ class InitWork:
 
 @dataclass(frozen=True, config=CLOSED)
 class TrainWork:
-    """Train one client from the given adapter."""
+    """Train one client from the given adapter; `part` says what of it the client has, and sends."""
 
     kind: Literal["train"]
     recipe: TrainingRecipe
+    part: Part
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -45,6 +46,11 @@ class GenerateWork:
 
 
 Work = Annotated[InitWork | TrainWork | EvaluateWork | GenerateWork, Field(discriminator="kind")]
+
+
+def together(work: Work) -> object:
+    """What tasks agree in that are done together: of trainings, not the client's part of the adapter."""
+    return work.recipe if isinstance(work, TrainWork) else work
 
 
 @dataclass(frozen=True, config=CLOSED)

@@ -68,7 +68,7 @@ class Checkpoints:
             if not (again or not folder.is_dir()) or not blob.is_file():
                 continue
             links = [self._blobs.path(link) for link in self._journal.links(row["started"] - 1)]
-            if self._updates.codec.whole:
+            if self._updates.whole(row):
                 write_checkpoint(folder, blob, self.config, links)
                 continue
             if row["started"] != held:

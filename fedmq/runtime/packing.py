@@ -9,8 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fedmq import atomic
+from fedmq.codec.part import of_part, start
 from fedmq.codec.update import UpdateCodec
 from fedmq.protocol.messages import Folded, Task
+from fedmq.protocol.work import TrainWork
+from fedmq.recipe import Part
 from fedmq.runtime.client_states import ClientStates
 from fedmq.tensors import NamedTensors
 
@@ -34,6 +37,11 @@ def memory_of(task: Task, states: ClientStates) -> dict[str, np.ndarray]:
     return {name.removeprefix(_TRAINING): value for name, value in known.items() if name.startswith(_TRAINING)}
 
 
+def start_of(task: Task, adapter: NamedTensors) -> NamedTensors:
+    """What the task's client trains from, where this is the task's adapter."""
+    return start(_part(task), adapter)
+
+
 def pack(
     task: Task,
     local: NamedTensors,
@@ -47,12 +55,13 @@ def pack(
 
     Args:
       task: the training; its client and what it follows.
-      local, base: the adapter as trained, and as it was given.
+      local, base: the adapter as trained, and as it was given. Of it, what `TrainWork.part` says is sent.
       memory: of the training.
       codec: of the run.
       states: of the worker's clients.
       path: of the update.
     """
+    codec = of_part(codec, _part(task))
     before, lost = codec.init(base), False
     client = task.client or ""
     if before or memory:
@@ -68,3 +77,8 @@ def pack(
         states.keep(client, Folded(task.round, digest), state)
     atomic.write_bytes(path, content)
     return Packed(digest, len(content), lost)
+
+
+def _part(task: Task) -> Part:
+    assert isinstance(task.work, TrainWork)
+    return task.work.part

@@ -56,10 +56,10 @@ def screen(
     Args:
       offer: what the worker says of it.
       content: the update's bytes.
-      params: the global adapter that it started from.
+      params: the adapter that it started from.
       announced: examples that the client had when it joined.
       limits: of the run.
-      decode: of the run's `UpdateCodec`.
+      decode: of the client's `UpdateCodec`.
 
     Raises:
       RemoteProtocolError: EMPTY, EXAMPLES, TOKENS, SAFETENSORS, CODEC, SCHEMA, NONFINITE or NORM.

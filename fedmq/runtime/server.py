@@ -17,7 +17,6 @@ from fedmq.algorithms.staleness import Discount
 from fedmq.codec import raw
 from fedmq.codec.base_link import BaseLink
 from fedmq.codec.download import DownloadCodec
-from fedmq.codec.update import UpdateCodec
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
@@ -32,6 +31,7 @@ from fedmq.runtime.needed_blobs import delete_unneeded
 from fedmq.runtime.screening import Screened, UpdateLimits, screen, screen_first
 from fedmq.runtime.selection import ClientSelection, Weighting, weigher
 from fedmq.runtime.updates import Updates
+from fedmq.runtime.uploads import Uploads
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
@@ -49,7 +49,7 @@ class FederatedServer:
       journal: the run's journal, writable.
       aggregator, server_optimizer, weighting: the algorithm (see `fedmq.algorithms`).
       selection: draws the clients of each round.
-      upload, download: how updates come, and how versions go to who has the one before.
+      uploads, download: how updates come, and how versions go to who has the one before.
       discount: of updates that were trained from an older version than the round's, by how many.
       limits: of what an update may claim and be.
       num_rounds: the last round, whose model is also kept as round_final.
@@ -66,7 +66,7 @@ class FederatedServer:
         server_optimizer: ServerOptimizer,
         selection: ClientSelection,
         weighting: Weighting,
-        upload: UpdateCodec,
+        uploads: Uploads,
         download: DownloadCodec,
         discount: Discount,
         limits: UpdateLimits,
@@ -77,10 +77,10 @@ class FederatedServer:
         self.run_dir, self.journal = run_dir, journal
         self.aggregator, self.server_optimizer = aggregator, server_optimizer
         self.selection, self.weighting, self.limits = selection, weighting, limits
-        self.download = download
+        self.uploads, self.download = uploads, download
         self.blobs = BlobStore(run_dir / "blobs")
         self.training_files = TrainingFiles(journal, self.blobs, aggregator.told)
-        self._updates = Updates(journal, self.blobs, upload, discount)
+        self._updates = Updates(journal, self.blobs, uploads, discount)
         self._checkpoints = Checkpoints(
             *(run_dir, journal, self.blobs, self._updates),
             num_rounds=num_rounds,
@@ -162,8 +162,8 @@ class FederatedServer:
         job, _ = parse_task(offer.task)
         hosted = self.journal.hosted(job.unit)
         announced = hosted.num_examples if hosted else 0
-        base = self._version(job.round - 1)
-        screened = screen(offer, content, base, announced, self.limits, self._updates.codec.decode)
+        base = self.uploads.start(job.unit, job.round, self._version(job.round - 1))
+        screened = screen(offer, content, base, announced, self.limits, self.uploads.of(job.unit, job.round).decode)
         if sum(value.nbytes for value in screened.adapter.values()) * (len(self._decoded) + 1) <= MAX_DECODED_NBYTES:
             self._decoded[offer.blob.digest] = screened.adapter
         return screened

@@ -36,7 +36,8 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
         case "init":
             work = InitWork("init")
         case "train":
-            work = TrainWork("train", replace(training, factors=server.aggregator.trained(job.round)))
+            recipe = replace(training, factors=server.aggregator.trained(job.round))
+            work = TrainWork("train", recipe, server.uploads.part(job.unit, job.round))
         case "evaluate":
             work = EvaluateWork("evaluate", job.unit, training.batch_size)
         case _:

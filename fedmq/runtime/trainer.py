@@ -41,7 +41,7 @@ from fedmq.recipe import TrainingRecipe
 from fedmq.runtime.client_states import ClientStates
 from fedmq.runtime.control import parted
 from fedmq.runtime.hosting import Hosted, evaluate_unit, host
-from fedmq.runtime.packing import memory_of, pack
+from fedmq.runtime.packing import memory_of, pack, start_of
 from fedmq.runtime.pipe import Pipe, PipeClosed
 from fedmq.tensors import NamedTensors
 
@@ -184,6 +184,7 @@ class Trainer:
             memories=[
                 {**control, **memory_of(task, self._states)} if remembers(recipe) else {} for task in begin.tasks
             ],
+            starts=[start_of(task, base) for task in begin.tasks],
             on_step=self._on_step,
             stopping=self._halt.is_set,
         )

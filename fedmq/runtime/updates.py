@@ -10,7 +10,7 @@ import numpy as np
 from fedmq import tensors
 from fedmq.algorithms.staleness import Discount
 from fedmq.codec import raw
-from fedmq.codec.update import UpdateCodec
+from fedmq.runtime.uploads import Uploads
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 from fedmq.tensors import NamedTensors
@@ -24,12 +24,12 @@ class Updates:
 
     Args:
       journal, blobs: of the run.
-      codec: that they came in.
+      uploads: how they came.
       discount: of updates that were trained from an older version than that of their round.
     """
 
-    def __init__(self, journal: Journal, blobs: BlobStore, codec: UpdateCodec, discount: Discount) -> None:
-        self._journal, self._blobs, self.codec, self._discount = journal, blobs, codec, discount
+    def __init__(self, journal: Journal, blobs: BlobStore, uploads: Uploads, discount: Discount) -> None:
+        self._journal, self._blobs, self._uploads, self._discount = journal, blobs, uploads, discount
 
     def version(self, version: int) -> NamedTensors | None:
         """A committed adapter; None when its blob is deleted."""
@@ -45,7 +45,11 @@ class Updates:
 
     def adapter(self, row: Row, base: NamedTensors) -> dict[str, np.ndarray]:
         """What a client made of `base`, as it came, float32. RemoteProtocolError: its file is damaged."""
-        return self.codec.decode(self._blobs.read(row["digest"]), base)
+        return self._uploads.of(row["client"], row["started"]).decode(self._blobs.read(row["digest"]), base)
+
+    def whole(self, row: Row) -> bool:
+        """Whether an update's blob is the file of the client's adapter."""
+        return self._uploads.of(row["client"], row["started"]).whole
 
     def discounted(self, row: Row, delta: NamedTensors) -> NamedTensors:
         """What an update adds: itself, or less if it began before its round; `delta`, float64, may be overwritten."""

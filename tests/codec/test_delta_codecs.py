@@ -136,17 +136,6 @@ def test_error_feedback_of_any_deltas(values: list[np.ndarray], name: str) -> No
     assert np.isclose(sent + float(state["w"][0]), wanted, rtol=1e-5, atol=1e-2 * 2**-8)
 
 
-@pytest.mark.parametrize("name", LOSSY)
-def test_of_a_frozen_factor_nothing_is_sent_and_its_residual_waits(name: str) -> None:
-    codec, delta = LOSSY[name], gaussian()
-    _, state = codec.encode(delta, codec.init(delta))
-    frozen = delta | {"lora_A": np.zeros_like(delta["lora_A"])}
-    content, after = codec.encode(frozen, state)
-    assert not codec.decode(content, spec(delta))["lora_A"].any()
-    assert np.array_equal(after["lora_A"], state["lora_A"]) and state["lora_A"].any()
-    assert not np.array_equal(after["lora_B"], state["lora_B"])
-
-
 def test_without_error_feedback_nothing_is_remembered() -> None:
     delta = gaussian()
     for name in BY_NAME:

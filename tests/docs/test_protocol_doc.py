@@ -35,7 +35,7 @@ RECORDS = (
     trainer_link.Source,
 )
 SPECS = (
-    *(recipe.RunSpec, recipe.ModelSpec, recipe.LoRASpec, recipe.LocalMethodSpec),
+    *(recipe.RunSpec, recipe.ModelSpec, recipe.LoRASpec, recipe.LocalMethodSpec, recipe.Part),
     *(recipe.TrainingRecipe, recipe.DataSpec, recipe.GenerationSpec, recipe.CodecSpec),
 )
 

@@ -15,6 +15,7 @@ from fedmq.errors import RemoteProtocolError
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
 from fedmq.protocol.work import TrainWork
+from fedmq.recipe import Part
 
 CODECS = {direction: Codec(kinds) for direction, kinds in DIRECTIONS.items()}
 IDS = [f"{direction}: {kind.__name__}" for direction, kind in TYPES]
@@ -140,7 +141,8 @@ def test_names_that_could_be_something_else(field: str, value: str) -> None:
 def test_tasks_that_do_not_go_together() -> None:
     codec = CODECS["control to worker"]
     one = dataclasses.replace(example(m.Task), work=example(TrainWork))
-    two = dataclasses.replace(one, task="train-2-client_4-0", client="client_4")
+    smaller = dataclasses.replace(one.work, part=Part("A", 2))
+    two = dataclasses.replace(one, task="train-2-client_4-0", client="client_4", work=smaller)
     header: dict[str, Any] = msgpack.unpackb(codec.encode(m.Tasks((one, two))))
     assert codec.decode(msgpack.packb(header)).tasks == (one, two)
     for other in (
@@ -151,7 +153,7 @@ def test_tasks_that_do_not_go_together() -> None:
         {"delta": header["tasks"][0]["delta"] | {"base": "cd" * 32}},
         {"adapter": {"digest": "cd" * 32, "nbytes": 7}},
         {"work": {"kind": "init"}},
-        {"work": {"kind": "train", "recipe": header["tasks"][0]["work"]["recipe"] | {"num_epochs": 5}}},
+        {"work": header["tasks"][0]["work"] | {"recipe": header["tasks"][0]["work"]["recipe"] | {"num_epochs": 5}}},
     ):
         assert code(codec, msgpack.packb(put(header, ("tasks", 1), header["tasks"][1] | other))) == "INVALID", other
     scoring = [task | {"work": {"kind": "evaluate", "unit": "test", "batch_size": 1}} for task in header["tasks"]]

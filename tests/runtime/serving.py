@@ -17,6 +17,7 @@ from fedmq.recipe import CodecSpec
 from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.selection import ClientSelection
 from fedmq.runtime.server import FederatedServer
+from fedmq.runtime.uploads import Uploads
 from fedmq.storage.hosted import Hosted
 from fedmq.storage.journal import Journal
 
@@ -24,6 +25,11 @@ CONFIG = '{\n  "peft_type": "LORA"\n}'
 NONCE = "cd" * 16
 #: what the clients of `started` announced
 HOSTED = {f"client_{k}": ("w1",) for k in range(20)}
+
+
+def uploads(name: str) -> Uploads:
+    """Of whole adapters, in a codec with its defaults."""
+    return Uploads(update_codec(CodecSpec(name, None, None, None)), lambda round: "both", {})
 
 
 def adapter(seed: int) -> dict[str, np.ndarray]:
@@ -65,7 +71,7 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
         "server_optimizer": server_opt.none(),
         "selection": ClientSelection(journal, sampler, weigh, seed, "of the test"),
         "weighting": weigh,
-        "upload": update_codec(CodecSpec("fp32", None, None, None)),
+        "uploads": uploads("fp32"),
         "download": download_codec(CodecSpec("fp32", None, None, None)),
         "discount": staleness.polynomial(),
         "limits": UpdateLimits(max_norm=None, max_tokens_per_example=128),

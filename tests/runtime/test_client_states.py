@@ -11,10 +11,12 @@ from serving import adapter
 
 from fedmq import tensors
 from fedmq.codec import raw
+from fedmq.codec.part import of_part
 from fedmq.codec.update import update_codec
+from fedmq.config import get_default_config
 from fedmq.protocol import messages as m
-from fedmq.protocol.work import InitWork
-from fedmq.recipe import CodecSpec
+from fedmq.protocol.work import TrainWork
+from fedmq.recipe import CodecSpec, Part
 from fedmq.runtime.client_states import ClientStates, forget_all, of_worker
 from fedmq.runtime.packing import Packed, pack
 
@@ -93,6 +95,7 @@ class Client:
 
     def __init__(self, folder: Path, spec: CodecSpec = SIGN) -> None:
         self.folder, self.codec, self.base = folder, update_codec(spec), adapter(0)
+        self.part = Part("both", None)
         self.count = 0
 
     def trained(self, round: int) -> dict[str, np.ndarray]:
@@ -100,9 +103,8 @@ class Client:
         return {n: (v + draw.normal(0, 1e-3, v.shape)).astype(np.float32) for n, v in self.base.items()}
 
     def pack(self, round: int, follows: m.Folded | None, host: str = "a") -> Packed:
-        task = m.Task(
-            f"train-{round}-client_1-0", "cd" * 16, round, "client_1", 7, None, InitWork("init"), follows, None, None
-        )
+        work = TrainWork("train", get_default_config().to_run_spec().training, self.part)
+        task = m.Task(f"train-{round}-client_1-0", "cd" * 16, round, "client_1", 7, None, work, follows, None, None)
         self.count += 1
         path = self.folder / f"{self.count}.update"
         return pack(task, self.trained(round), self.base, {}, self.codec, ClientStates(self.folder / host), path)
@@ -110,7 +112,7 @@ class Client:
     def sent(self) -> dict[str, np.ndarray]:
         """What arrives of the update that was packed last, as a delta."""
         content = (self.folder / f"{self.count}.update").read_bytes()
-        return tensors.subtract(self.codec.decode(content, self.base), self.base)
+        return tensors.subtract(of_part(self.codec, self.part).decode(content, self.base), self.base)
 
 
 def test_an_update_goes_on_from_the_one_that_counted(tmp_path: Path) -> None:

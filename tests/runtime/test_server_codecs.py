@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from serving import adapter, bring, started
+from serving import adapter, bring, started, uploads
 
-from fedmq import tensors
+from fedmq import build, tensors
+from fedmq.codec import raw
+from fedmq.codec.part import of_part
 from fedmq.codec.update import BY_NAME, UpdateCodec, update_codec
 from fedmq.config import get_default_config
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol.messages import Folded
-from fedmq.recipe import CodecSpec
+from fedmq.recipe import CodecSpec, Part
 from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.tasks import make_tasks
+from fedmq.runtime.uploads import Uploads
 
 CLIENTS = ("client_1", "client_2")
 
@@ -28,7 +31,7 @@ def codec_of(name: str) -> UpdateCodec:
 
 
 def server_with(folder: Path, name: str, **options: Any) -> FederatedServer:
-    return started(folder, upload=codec_of(name), **options)
+    return started(folder, uploads=uploads(name), **options)
 
 
 def base_of(server: FederatedServer, version: int) -> dict[str, np.ndarray]:
@@ -172,3 +175,46 @@ def test_states_are_deleted_when_nobody_trains_any_more(tmp_path: Path) -> None:
         play(server, "sign", round)
         server.write_derived()
         assert (tmp_path / "client_states").exists() == (round == 1)
+
+
+# --- updates of which only a part travels ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fp32", "int4"])
+def test_a_frozen_factor_is_filled_in_and_cannot_be_moved(tmp_path: Path, name: str) -> None:
+    """FFA-LoRA: what is folded and kept is a whole adapter, with the global A to the bit, whatever a client sends."""
+    rule, codec = build.lora_aggregator("ffa"), codec_of(name)
+    server = started(tmp_path, aggregator=rule, uploads=Uploads(codec, rule.trained, {}))
+    before, own = base_of(server, 0), of_part(codec, Part("B", None))
+    a, b = sorted(before)
+    server.open_round(1, [CLIENTS])
+    for seed, client in enumerate(CLIENTS):
+        local = {n: (v + seed + 1).astype(np.float32) for n, v in before.items()}
+        with pytest.raises(RemoteProtocolError, match="SCHEMA"):
+            bring(server, f"train-1-{client}-0", codec.encode(local, before, {})[0])
+        bring(server, f"train-1-{client}-0", own.encode(local, before, {})[0])
+    server._decoded = {}
+    server.aggregate(1, CLIENTS)
+    server.tidy([])
+    after = base_of(server, 1)
+    assert np.array_equal(after[a], before[a]) and np.allclose(after[b], before[b] + 1.5, atol=0.01)
+    for seed, client in enumerate(CLIENTS):
+        folded = kept(server, client, 1)
+        assert np.array_equal(folded[a], before[a]) and np.allclose(folded[b], before[b] + seed + 1, atol=0.01)
+
+
+def test_each_round_of_rolora_has_its_own_part(tmp_path: Path) -> None:
+    rule = build.lora_aggregator("rolora")
+    server = started(tmp_path, aggregator=rule, uploads=Uploads(codec_of("fp32"), rule.trained, {}))
+    for round, moving in ((1, "lora_B"), (2, "lora_A")):
+        before = base_of(server, round - 1)
+        ones = {n: (v + 1).astype(np.float32) for n, v in before.items()}
+        server.open_round(round, [CLIENTS])
+        for client in CLIENTS:
+            other = {n: v for n, v in ones.items() if moving not in n}
+            with pytest.raises(RemoteProtocolError, match="SCHEMA: tensor .*lora_A.weight' (is missing|does not)"):
+                bring(server, f"train-{round}-{client}-0", raw.encode(other))
+            bring(server, f"train-{round}-{client}-0", raw.encode({n: v for n, v in ones.items() if moving in n}))
+        server.aggregate(round, CLIENTS)
+        after = base_of(server, round)
+        assert {n for n in after if not np.array_equal(after[n], before[n])} == {n for n in after if moving in n}

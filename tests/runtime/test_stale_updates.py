@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from serving import adapter, bring, give, make_server, started
+from serving import adapter, bring, give, make_server, started, uploads
 
 from fedmq import tensors
 from fedmq.algorithms import staleness
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
-from fedmq.codec.update import update_codec
-from fedmq.recipe import CodecSpec
 from fedmq.runtime.server import FederatedServer
 
 EARLY, LATE = "client_1", "client_2"
@@ -84,8 +82,8 @@ def test_what_is_kept_of_it_is_what_came(tmp_path: Path) -> None:
 
 
 def test_it_may_come_in_a_codec_that_needs_its_base(tmp_path: Path) -> None:
-    codec = update_codec(CodecSpec("int8", None, None, False))
-    server = started(tmp_path, upload=codec, discount=staleness.constant())
+    codec = uploads("int8").codec
+    server = started(tmp_path, uploads=uploads("int8"), discount=staleness.constant())
     first = of_version(server, 0)
     content, _ = codec.encode(adapter(12), first, {})
     server.open_round(1, [[EARLY], [LATE]])

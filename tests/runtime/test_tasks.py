@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from serving import started
+from serving import started, uploads
 
 from fedmq import build
 from fedmq.config import ExperimentConfig
 from fedmq.protocol.work import TrainWork
+from fedmq.recipe import Part
 from fedmq.runtime.tasks import make_tasks
+from fedmq.runtime.uploads import Uploads
 
 
 def test_only_trainings_are_told_how_much_time_is_left(tmp_path: Path) -> None:
@@ -25,7 +27,8 @@ def test_only_trainings_are_told_how_much_time_is_left(tmp_path: Path) -> None:
     [("fedit", ["both", "both"]), ("ffa", ["B", "B"]), ("rolora", ["B", "A"]), ("flexlora", ["both"] * 2)],
 )
 def test_the_aggregation_says_which_factors_are_trained(tmp_path: Path, name: str, factors: list[str]) -> None:
-    server = started(tmp_path, aggregator=build.lora_aggregator(name))
+    rule = build.lora_aggregator(name)
+    server = started(tmp_path, aggregator=rule, uploads=Uploads(uploads("fp32").codec, rule.trained, {}))
     server.open_round(1, [["client_1"]])
     server.journal.freeze_round(1, [])
     server.journal.commit_round(1, server.adapter(0).digest)
@@ -33,5 +36,6 @@ def test_the_aggregation_says_which_factors_are_trained(tmp_path: Path, name: st
     for round in (1, 2):
         (task,) = make_tasks([f"train-{round}-client_1-0"], ExperimentConfig().to_run_spec(), server, "secret").tasks
         assert isinstance(task.work, TrainWork)
+        assert task.work.part == Part(task.work.recipe.factors, None), "what is trained is what is sent"
         found.append(task.work.recipe.factors)
     assert found == factors

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedmq.codec import raw
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import write_shard
 from fedmq.errors import DataError
@@ -21,12 +22,13 @@ from fedmq.learning.models import LanguageModel
 from fedmq.protocol import messages as m
 from fedmq.protocol import trainer_link as link
 from fedmq.protocol.work import InitWork, TrainWork
-from fedmq.recipe import RunSpec
+from fedmq.recipe import Part, RunSpec
 from fedmq.runtime.hosting import host
 from fedmq.runtime.pipe import Pipe
 from fedmq.runtime.trainer import Trainer
 
 MAX_LENGTH = 32
+WHOLE = Part("both", None)
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +160,8 @@ class Group:
         self.clients = [client.client for client in loaded.clients]
         self.recipe = replace(run.training, num_epochs=1, batch_size=4, warmup_steps=0, num_threads=1)
 
-    def begin(self, *clients: str, **recipe: Any) -> None:
-        work = TrainWork("train", replace(self.recipe, **recipe))
+    def begin(self, *clients: str, part: Part = WHOLE, **recipe: Any) -> None:
+        work = TrainWork("train", replace(self.recipe, **recipe), part)
         tasks = tuple(
             m.Task(f"train-1-{c}-0", "cd" * 16, 1, c, 7, m.BlobRef("ab" * 32, 1), work, None, None, None)
             for c in clients
@@ -193,6 +195,15 @@ def test_each_of_a_group_is_answered_for(group: Group) -> None:
     assert len({found.digest for found in trained.values()}) == 2
     group.begin(*group.clients)
     assert {t: a.digest for t, a in group.answers(2).items()} == {t: a.digest for t, a in trained.items()}
+
+
+def test_an_update_holds_the_part_that_is_asked_for(group: Group) -> None:
+    group.begin(*group.clients, part=Part("B", None), factors="B")
+    adapter = raw.read_spec((group.folder / "adapter").read_bytes())
+    for task, trained in group.answers(2).items():
+        content = (group.folder / task).read_bytes()
+        assert raw.read_spec(content) == {name: kind for name, kind in adapter.items() if ".lora_B." in name}
+        assert (trained.nbytes, trained.digest) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_a_trainer_that_cannot_write_ends_its_worker(group: Group) -> None:

@@ -42,6 +42,7 @@ from fedmq.runtime.screening import UpdateLimits
 from fedmq.runtime.selection import ClientSelection
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.transfers import Transfers
+from fedmq.runtime.uploads import Uploads
 from fedmq.storage import journal, run_folder
 
 SAVE_EVERY = 2
@@ -93,7 +94,7 @@ class Shape:
             journal,
             aggregator=aggregate.fedavg(),
             server_optimizer=optimizer,
-            upload=update_codec(self.spec.upload),
+            uploads=Uploads(update_codec(self.spec.upload), lambda round: "both", {}),
             download=download_codec(self.spec.download),
             discount=staleness.constant(),
             limits=UpdateLimits(max_norm=1000.0, max_tokens_per_example=128),

@@ -35,6 +35,7 @@ class Member:
     """A client of a group.
 
     Attributes:
+      start: the adapter that it begins with, float32; of one shape for all of the group.
       texts: 1-D integer arrays of token ids, EOS last.
       seed, subset_seed: as of `fedmq.learning.train.train`.
       memory: what its last training left (`fedmq.learning.share.Share`).
@@ -43,6 +44,7 @@ class Member:
       save: keeps an adapter of a step, every `save_steps`; None does not.
     """
 
+    start: NamedTensors
     texts: Sequence[np.ndarray]
     seed: int
     subset_seed: int
@@ -70,21 +72,19 @@ class _Progress:
 
 def train_group(
     model: PackedModel,
-    start: NamedTensors,
     members: Sequence[Member],
     recipe: TrainingRecipe,
     *,
     on_step: Callable[[int, int], None] | None,
     stopping: Callable[[], bool],
 ) -> list[tuple[TrainResult, dict[str, np.ndarray]] | Diverged]:
-    """Train one adapter for each member, all from `start`; texts of all members go through the base together.
+    """Train one adapter for each member, each from its own `start`; texts of all members go through the base together.
 
     A member's result is that of training it alone but for rounding: nothing that it draws and no step of
     its optimiser depends on the others.
 
     Args:
       model: the frozen base.
-      start: the adapter that all begin with, float32.
       members: each with two tokens or more to train on.
       recipe: of all.
       on_step: called with (steps done, steps in all) of the longest member.
@@ -98,7 +98,7 @@ def train_group(
       MemoryError: a quarter of a batch does not fit into memory.
     """
     started = time.monotonic()
-    adapters = model.adapters([start] * len(members))
+    adapters = model.adapters([m.start for m in members])
     schedules = [Schedule(m.texts, recipe, m.seed, m.subset_seed) for m in members]
     runs = [_Progress(m, s, s.steps()) for m, s in zip(members, schedules, strict=True)]
     rows = adapters.rows()
