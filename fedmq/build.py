@@ -160,7 +160,7 @@ def server(
         server_optimizer=server_optimizer(federated.server_optimizer, **federated.server_optimizer_options),
         selection=ClientSelection(journal, drawing, weigh, config.seed, name),
         weighting=weigh,
-        uploads=Uploads(update.update_codec(federated.upload_spec()), rule.trained, {}),
+        uploads=Uploads(update.update_codec(federated.upload_spec()), rule.trained, config.lora.rank_per_client),
         download=download.download_codec(federated.download_spec()),
         discount=_buffer(federated).discount,
         limits=update_limits(config),

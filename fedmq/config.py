@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, Field
 
 from fedmq import atomic, config_files, recipe
-from fedmq.config_federated import FederatedConfig
+from fedmq.config_federated import RANK_AGGREGATIONS, FederatedConfig
 from fedmq.config_section import PathText, Section, Text, Texts, described
 from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
 from fedmq.errors import ConfigError
@@ -106,6 +106,12 @@ class ExperimentConfig(Section):
                 f'training.optimizer_state: "keep" {reasons[name]} under federated.lora_aggregation "{name}"; '
                 'set optimizer_state "reset", or another lora_aggregation'
             )
+        if config.lora.rank_per_client and config.federated.lora_aggregation not in RANK_AGGREGATIONS:
+            raise ConfigError(
+                f'lora.rank_per_client: lora_aggregation "{config.federated.lora_aggregation}" takes the mean of each '
+                "number of A and B, and a client of smaller rank has none beyond its own; set "
+                f"federated.lora_aggregation to {' or '.join(RANK_AGGREGATIONS)}"
+            )
         if config.federated.local_method == "scaffold" and (reason := config.training.not_plain_sgd()):
             raise ConfigError(
                 'federated.local_method: "scaffold" takes the mean gradient from how far plain SGD moves the weights, '
@@ -174,7 +180,7 @@ class ExperimentConfig(Section):
     def to_run_spec(self) -> recipe.RunSpec:
         """What a worker must know of this config."""
         data = self.data.model_dump(exclude={"dataset_path"})
-        lora = self.lora.model_dump()
+        lora = self.lora.model_dump(exclude={"rank_per_client"})
         lists = ("target_modules", "layers_to_transform")
         lora |= {name: None if lora[name] is None else tuple(lora[name]) for name in lists}
         return recipe.RunSpec(

@@ -18,6 +18,8 @@ AGGREGATIONS = (
     *("fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
     *("geometric_median", "centered_clip", "norm_clip"),
 )
+#: of clients whose adapters have different ranks
+RANK_AGGREGATIONS = ("flexlora", "hetlora")
 SELECTIONS = ("uniform", "weighted", "round_robin", "power_of_choice", "oort")
 
 
@@ -61,8 +63,8 @@ class FederatedConfig(RoundsConfig):
         "fedavg", "what local training does against drift, beside lowering its loss; docs/algorithms.md"
     )
     local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
-    lora_aggregation: Literal["fedex", "fedit", "ffa", "flexlora", "flora", "lora_fair", "rolora"] = described(
-        "fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md"
+    lora_aggregation: Literal["fedex", "fedit", "ffa", "flexlora", "flora", "hetlora", "lora_fair", "rolora"] = (
+        described("fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md")
     )
     lora_aggregation_options: Options = described({}, "its options by name; what is missing takes its default")
     server_optimizer: Literal["none", "avgm", "nesterov", "adagrad", "adam", "yogi"] = described(

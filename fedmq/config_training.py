@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from fedmq.config_section import PathText, Section, Text, Texts, described
+from fedmq.protocol.fields import CLIENT_ID
 
 #: strict in its items; a tuple will do as a list
 Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(strict=False)]
@@ -41,7 +43,20 @@ class LoRAConfig(Section):
         None, "numbers of the layers that get an adapter, from 0; null = all", min_length=1
     )
     bias: Literal["none", "all", "lora_only"] = described("none", "which biases are trained")
+    rank_per_client: dict[str, int] = described(
+        {},
+        "client id -> rank of its adapter, so many rows of A and columns of B, 1 to r; those not named have r. The "
+        "scale is lora_alpha / r for all; docs/algorithms.md",
+    )
     task_type: Literal["CAUSAL_LM"] = described("CAUSAL_LM", "peft's task type")
+
+    def conflict(self) -> str | None:
+        for client, rank in self.rank_per_client.items():
+            if re.fullmatch(CLIENT_ID, client) is None:
+                return f"lora.rank_per_client: {client!r:.80} is no client id; one is client_0, or client_north"
+            if not 1 <= rank <= self.r:
+                return f"lora.rank_per_client: {client} has rank {rank}; it should be 1 to lora.r, which is {self.r}"
+        return None
 
 
 class TrainingConfig(Section):

@@ -15,6 +15,11 @@ def partition_data(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
 
     Needs pandas and the tokenizer, so it runs in a process of its own during `fedmq run`.
     """
+    clients = [f"client_{k}" for k in range(config.federated.num_clients)]
+    if unknown := sorted(config.lora.rank_per_client.keys() - clients):
+        known = f"its clients are client_0 to {clients[-1]}"
+        raise ConfigError(f"lora.rank_per_client: this partition has no {unknown[0]}; {known}")
+
     from fedmq.data.dataset import FederatedDataset
     from fedmq.data.prepare import partition_inputs, prepare_partition, reusable_partition
     from fedmq.data.shards import TokenizerInfo

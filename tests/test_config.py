@@ -26,6 +26,7 @@ from fedmq.config import (
 from fedmq.config_federated import SELECTIONS
 from fedmq.config_section import Section
 from fedmq.errors import ConfigError
+from fedmq.partitioning import partition_data
 
 DEFAULTS = {
     "experiment_name": "federated_gpt2_lora",
@@ -41,6 +42,7 @@ DEFAULTS = {
         "lora_dropout": 0.1,
         "layers_to_transform": None,
         "bias": "none",
+        "rank_per_client": {},
         "task_type": "CAUSAL_LM",
     },
     "training": {
@@ -325,6 +327,29 @@ def test_toml(tmp_path: Path) -> None:
             'federated.lora_aggregation: "flexlora" averages by itself, aggregation_method "median" would not be used',
         ),
         ({"federated": {"lora_aggregation": "flexlore"}}, "did you mean flexlora?"),
+        (
+            {"lora": {"rank_per_client": {"client_0": 4}}},
+            'lora.rank_per_client: lora_aggregation "fedit" takes the mean of each number of A and B, and a client of',
+        ),
+        (
+            {"lora": {"rank_per_client": {"client_0": 4}}, "federated": {"lora_aggregation": "rolora"}},
+            "set federated.lora_aggregation to flexlora or hetlora",
+        ),
+        (
+            {"lora": {"rank_per_client": {"client_0": 4}}, "federated": {"aggregation_method": "median"}},
+            "set federated.lora_aggregation to flexlora or hetlora",
+        ),
+        (
+            {"lora": {"rank_per_client": {"client_0": 4, "client_1": 9}}, "federated": {"lora_aggregation": "hetlora"}},
+            "lora.rank_per_client: client_1 has rank 9; it should be 1 to lora.r, which is 8",
+        ),
+        ({"lora": {"rank_per_client": {"client_0": 0}}}, "client_0 has rank 0; it should be 1 to lora.r, which is 8"),
+        ({"lora": {"rank_per_client": {"client_0": 4.5}}}, "lora.rank_per_client.client_0: got 4.5"),
+        ({"lora": {"rank_per_client": {"north": 4}}}, "'north' is no client id; one is client_0, or client_north"),
+        (
+            {"federated": {"mode": "async", "lora_aggregation": "hetlora"}},
+            'federated.lora_aggregation: "hetlora" needs a cohort',
+        ),
         (
             {"federated": {"lora_aggregation": "flexlora", "lora_aggregation_options": {"lam": 0.5}}},
             "federated.lora_aggregation_options: flexlora has no option 'lam'; it has none",
@@ -636,3 +661,13 @@ def test_what_a_mode_waits_for() -> None:
     assert federated.quorum() == 3, "half of those that train at a time, rounded up"
     federated.async_options = {"buffer_size": 1}
     assert federated.quorum() == 1
+
+
+def test_ranks_are_of_clients_that_a_partition_has(tmp_path: Path) -> None:
+    """Owners have names of their own, so a config alone cannot tell."""
+    ranks = {"client_9": 4, "client_10": 4}
+    config = ExperimentConfig.from_dict(
+        {"lora": {"rank_per_client": ranks}, "federated": {"lora_aggregation": "flexlora"}}
+    )
+    with pytest.raises(ConfigError, match="rank_per_client: this partition has no client_10; its clients are client_0"):
+        partition_data(config, tmp_path)

@@ -1,25 +1,29 @@
 """Aggregation that knows what LoRA factors are.
 
 FlexLoRA and LoRA-FAIR come near to the mean of the products B A with one pair of factors, and need the whole round at
-once. Where clients train one factor only (FFA-LoRA, RoLoRA) its mean is exact.
+once. Where clients train one factor only (FFA-LoRA, RoLoRA) its mean is exact. HetLoRA averages clients by how much
+they learnt. A client of smaller rank comes with zeros in its other rows of A and columns of B.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
+from fedmq.algorithms.aggregate import Aggregator, MeanState, Update, fedavg
 from fedmq.algorithms.lora_exact import fedex, flora
-from fedmq.algorithms.lora_factors import Factors, mean_factors, pairs
+from fedmq.algorithms.lora_factors import Factors, mean_factors, pairs, product_norm
 from fedmq.algorithms.options import require
 from fedmq.algorithms.rows import Matrix, flat, of_rows
 from fedmq.recipe import Factors as Trained
+from fedmq.tensors import NamedTensors, require_same_shapes
 
 #: clients' factors of one module -> the next global (A, B)
 _Rule = Callable[[list[Factors]], tuple[np.ndarray, np.ndarray]]
+#: what the norm of an update counts at least: next to nothing beside another, all the same where there is no other
+_LEAST_NORM = 1e-30
 
 
 def flexlora() -> Aggregator:
@@ -33,6 +37,43 @@ def flexlora() -> Aggregator:
       decomposition is of a matrix of (clients * r)^2, after two QR decompositions of the stacked factors.
     """
     return _of_factors(_best_of_rank, "flexlora")
+
+
+class _HetState(NamedTuple):
+    mean: MeanState
+    like: NamedTensors
+
+
+def hetlora() -> Aggregator:
+    """The mean by p_k in proportion to w_k |B_k A_k|, w_k being the weight: a client with a larger update counts more.
+
+    The norm is that of the products over all modules. Where nobody's is above 0 the w_k alone count, as in `fedavg`.
+
+    Example:
+      >>> a, b = "m.lora_A.weight", "m.lora_B.weight"
+      >>> rule = hetlora()
+      >>> state = rule.init({a: np.ones((1, 1)), b: np.zeros((1, 1))})
+      >>> for client, learnt in (("a", 1.0), ("b", 3.0)):
+      ...     delta = {a: np.zeros((1, 1)), b: np.full((1, 1), learnt)}
+      ...     state = rule.fold(state, Update(client, 0, 1, 1, delta), 1)
+      >>> rule.finish(state)[b]
+      array([[2.5]])
+
+    Reference:
+      Cho et al. 2024, HetLoRA (arXiv 2401.06432), sparsity-weighted aggregation, there with w_k = 1; clients do not
+      prune their own rank.
+    """
+    mean = fedavg()
+
+    def fold(state: _HetState, update: Update, weight: float) -> _HetState:
+        require_same_shapes(state.like, update.delta)
+        local = ((state.like[name] + update.delta[name] for name in pair) for pair in pairs(state.like))
+        norm = product_norm(Factors(1.0, *pair) for pair in local)
+        return state._replace(mean=mean.fold(state.mean, update, weight * max(norm, _LEAST_NORM)))
+
+    return Aggregator(
+        lambda like: _HetState(mean.init(like), like), fold, lambda state: mean.finish(state.mean), name="hetlora"
+    )
 
 
 def lora_fair(lam: float = 0.01) -> Aggregator:
@@ -119,6 +160,7 @@ BY_NAME: Mapping[str, Callable[..., Aggregator]] = {
     "ffa": ffa,
     "flexlora": flexlora,
     "flora": flora,
+    "hetlora": hetlora,
     "lora_fair": lora_fair,
     "rolora": rolora,
 }

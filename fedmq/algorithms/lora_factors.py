@@ -112,6 +112,19 @@ def relative_bias(modules: Iterable[Sequence[Factors]]) -> float:
     return math.sqrt(error / whole) if whole else 0.0
 
 
+def product_norm(clients: Iterable[Factors]) -> float:
+    """|(B_1 A_1, B_2 A_2, ...)|, the Frobenius norm of one adapter's products over its modules, through Gram matrices.
+
+    Args:
+      clients: the adapter's factors of one module after another; the weights do not count.
+
+    Example:
+      >>> product_norm([Factors(1.0, np.eye(1, 2) * 3, np.eye(2, 1)), Factors(1.0, np.eye(1, 2), np.eye(2, 1) * 4)])
+      5.0
+    """
+    return math.sqrt(sum(_product_norm([1.0], [client.b], [client.a]) for client in clients))
+
+
 def factors(adapters: Iterable[tuple[float, NamedTensors]], pair: Pair) -> list[Factors]:
     """Each client's factors of one module, in float64."""
     return [Factors(w, x[pair.a].astype(np.float64), x[pair.b].astype(np.float64)) for w, x in adapters]

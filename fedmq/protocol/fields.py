@@ -23,7 +23,8 @@ Seconds = Annotated[float, Field(ge=0)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Token = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 #: A client id is also the name of a folder: no separators, no leading dot, a fixed prefix.
-ClientId = Annotated[str, Field(pattern=r"^client_[A-Za-z0-9_.-]{1,57}$")]
+CLIENT_ID = r"^client_[A-Za-z0-9_.-]{1,57}$"
+ClientId = Annotated[str, Field(pattern=CLIENT_ID)]
 WORKER_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}$"
 WorkerName = Annotated[str, Field(pattern=WORKER_NAME)]
 TaskId = Annotated[str, Field(pattern=r"^[a-z]{1,16}-[0-9]{1,9}-[A-Za-z0-9_.-]{1,64}-[0-9]{1,6}$")]

@@ -1,4 +1,4 @@
-"""FlexLoRA and LoRA-FAIR, by algebra."""
+"""Rules for LoRA factors, by algebra."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
-from fedmq.algorithms.lora_aggregate import ffa, flexlora, lora_fair, rolora
+from fedmq.algorithms.lora_aggregate import ffa, flexlora, hetlora, lora_fair, rolora
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
 from fedmq.tensors import NamedTensors, add, subtract
 
-RULES = {"flexlora": flexlora, "lora_fair": lora_fair}
+RULES = {"flexlora": flexlora, "hetlora": hetlora, "lora_fair": lora_fair}
 SHAPES = {"m.0": (9, 7), "m.1": (5, 8)}
 RANK = 2
 
@@ -172,4 +172,4 @@ def test_one_factor_moves_and_its_mean_is_exact(rule: Aggregator, round: int, mo
 
 
 def test_all_others_train_both() -> None:
-    assert {rule.trained(r) for rule in (fedavg(), flexlora(), lora_fair()) for r in (1, 2)} == {"both"}
+    assert {rule.trained(r) for rule in (fedavg(), flexlora(), hetlora(), lora_fair()) for r in (1, 2)} == {"both"}

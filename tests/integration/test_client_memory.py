@@ -22,6 +22,11 @@ MEMORIES: dict[str, dict[str, dict[str, Any]]] = {
         "federated": {"local_method": "scaffold"},
         "training": {"local_optimizer": "sgd", "learning_rate": 0.1},
     },
+    "ranks": {
+        "lora": {"rank_per_client": {"client_0": 1, "client_2": 2}},
+        "federated": {"lora_aggregation": "hetlora", "upload_codec": "sign"},
+        "training": {"optimizer_state": "keep"},
+    },
 }
 
 #: by day the one that has most to lose: c_k with the client, c with the round and in the file that goes down

@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 from serving import adapter, bring, started, uploads
 
 from fedmq import build, tensors
+from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.codec import raw
-from fedmq.codec.part import of_part
+from fedmq.codec.part import of_part, start
 from fedmq.codec.update import BY_NAME, UpdateCodec, update_codec
 from fedmq.config import get_default_config
 from fedmq.errors import RemoteProtocolError
@@ -218,3 +219,46 @@ def test_each_round_of_rolora_has_its_own_part(tmp_path: Path) -> None:
         server.aggregate(round, CLIENTS)
         after = base_of(server, round)
         assert {n for n in after if not np.array_equal(after[n], before[n])} == {n for n in after if moving in n}
+
+
+# --- clients of different ranks --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", [build.lora_aggregator("flexlora"), build.lora_aggregator("hetlora")])
+@pytest.mark.parametrize("name", ["fp32", "sign"])
+def test_a_client_of_a_smaller_rank(tmp_path: Path, rule: Aggregator, name: str) -> None:
+    """It sends its rows and columns; what is screened, folded and kept has zeros in the others."""
+    codec, limits = codec_of(name), UpdateLimits(max_norm=0.5, max_tokens_per_example=128)
+    server = started(tmp_path, aggregator=rule, uploads=Uploads(codec, rule.trained, {"client_1": 3}), limits=limits)
+    before, part = base_of(server, 0), Part("both", 3)
+    a, b = sorted(before)
+    server.open_round(1, [CLIENTS])
+    tasks = make_tasks([f"train-1-{c}-0" for c in CLIENTS], get_default_config().to_run_spec(), server, "s").tasks
+    assert [task.work.part for task in tasks] == [part, Part("both", None)]  # type: ignore[union-attr]
+    begun, own = start(part, before), of_part(codec, part)
+    local = start(part, {n: (v + 0.05).astype(np.float32) for n, v in begun.items()})
+    # The way from the whole adapter to the smaller one is no part of the update: it is longer than is allowed.
+    assert tensors.l2_norm(tensors.subtract(begun, before)) > 0.5
+    with pytest.raises(RemoteProtocolError, match="SCHEMA") as refused:
+        bring(server, "train-1-client_1-0", update(before, name, 1))
+    if name == "fp32":
+        assert f"tensor '{a}' is float32 (4, 6), expected float32 (3, 6)" in str(refused.value)
+    content = own.encode(local, before, own.init(before))[0]
+    with pytest.raises(RemoteProtocolError, match="SCHEMA"):
+        bring(server, "train-1-client_2-0", content)
+    bring(server, "train-1-client_1-0", content)
+    bring(server, "train-1-client_2-0", update(before, name, 2))
+    server.aggregate(1, CLIENTS)
+    server.tidy([])
+    folded = kept(server, "client_1", 1)
+    assert tensors.spec(folded) == tensors.spec(before)
+    assert not folded[a][3:].any() and not folded[b][:, 3:].any()
+    np.testing.assert_allclose(folded[a][:3], before[a][:3] + 0.05, atol=1e-5)
+    clients = [folded, kept(server, "client_2", 1)]
+    state = rule.init(before)
+    for client, found in zip(CLIENTS, clients, strict=True):
+        state = rule.fold(state, Update(client, 0, 10, 100, tensors.subtract(found, before)), 10)
+    delta = rule.finish(state)
+    for tensor, value in base_of(server, 1).items():
+        assert np.array_equal(value, (before[tensor] + delta[tensor]).astype(np.float32))
+    assert server.journal.bias(1) is not None
