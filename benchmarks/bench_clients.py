@@ -62,7 +62,10 @@ def main() -> None:
             losses = []
             for start in range(0, size_of_cohort, size):
                 part = cohort[start : start + size]
-                outcomes = train_clients(part, recipe(), seeds=[1] * len(part), round=1)
+                n, adapter = len(part), lm.get_adapter()
+                outcomes = train_clients(
+                    part, recipe(), seeds=[1] * n, round=1, memories=[{}] * n, starts=[adapter] * n
+                )
                 losses += [one[0].train_loss for one in outcomes if not isinstance(one, Diverged)]
             return float(np.mean(losses))
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from fedmq.codec import raw
+from fedmq.codec.part import start
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import write_shard
 from fedmq.errors import DataError
@@ -210,6 +211,23 @@ def test_an_update_holds_the_part_that_is_asked_for(group: Group) -> None:
         content = (group.folder / task).read_bytes()
         assert raw.read_spec(content) == expected
         assert (trained.nbytes, trained.digest) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_a_client_of_a_smaller_rank_starts_from_its_rows_and_columns(group: Group) -> None:
+    """As if the others were 0 in the task's adapter."""
+    part, adapter = Part("both", 3), group.folder / "adapter"
+
+    def trained(*parts: Part) -> dict[str, np.ndarray]:
+        group.begin("client_b", parts=parts)
+        (task,) = group.answers(1)
+        content = (group.folder / task).read_bytes()
+        return raw.decode(content, raw.read_spec(content))
+
+    ours = trained(part)
+    content = adapter.read_bytes()
+    adapter.write_bytes(raw.encode(start(part, raw.decode(content, raw.read_spec(content)))))
+    for name, value in trained().items():
+        assert np.array_equal(ours[name], value[:3] if ".lora_A." in name else value[:, :3])
 
 
 def test_a_trainer_that_cannot_write_ends_its_worker(group: Group) -> None:
