@@ -11,7 +11,8 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, Field
 
 from fedmq import atomic, config_files, recipe
-from fedmq.config_federated import RANK_AGGREGATIONS, FederatedConfig
+from fedmq.config_federated import FederatedConfig
+from fedmq.config_lora import OF_RANKS
 from fedmq.config_section import PathText, Section, Text, Texts, described
 from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
 from fedmq.errors import ConfigError
@@ -106,11 +107,11 @@ class ExperimentConfig(Section):
                 f'training.optimizer_state: "keep" {reasons[name]} under federated.lora_aggregation "{name}"; '
                 'set optimizer_state "reset", or another lora_aggregation'
             )
-        if config.lora.rank_per_client and config.federated.lora_aggregation not in RANK_AGGREGATIONS:
+        if config.lora.rank_per_client and config.federated.lora_aggregation not in OF_RANKS:
             raise ConfigError(
                 f'lora.rank_per_client: lora_aggregation "{config.federated.lora_aggregation}" takes the mean of each '
                 "number of A and B, and a client of smaller rank has none beyond its own; set "
-                f"federated.lora_aggregation to {' or '.join(RANK_AGGREGATIONS)}"
+                f"federated.lora_aggregation to {', '.join(OF_RANKS[:-1])} or {OF_RANKS[-1]}"
             )
         if config.federated.local_method == "scaffold" and (reason := config.training.not_plain_sgd()):
             raise ConfigError(

@@ -18,8 +18,6 @@ AGGREGATIONS = (
     *("fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
     *("geometric_median", "centered_clip", "norm_clip"),
 )
-#: of clients whose adapters have different ranks
-RANK_AGGREGATIONS = ("flexlora", "hetlora")
 SELECTIONS = ("uniform", "weighted", "round_robin", "power_of_choice", "oort")
 
 

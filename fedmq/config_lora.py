@@ -9,6 +9,8 @@ from typing import Any
 from fedmq.config_section import options_conflict
 from fedmq.recipe import CodecSpec
 
+#: those that take clients whose adapters have different ranks
+OF_RANKS = ("flexlora", "flora", "hetlora")
 _LOSES = "what it loses of the adapter is not in what is merged into the base"
 _ANEW = "the factors begin anew in each round"
 #: rule -> setting -> what it has to be, and why

@@ -333,11 +333,11 @@ def test_toml(tmp_path: Path) -> None:
         ),
         (
             {"lora": {"rank_per_client": {"client_0": 4}}, "federated": {"lora_aggregation": "rolora"}},
-            "set federated.lora_aggregation to flexlora or hetlora",
+            "set federated.lora_aggregation to flexlora, flora or hetlora",
         ),
         (
             {"lora": {"rank_per_client": {"client_0": 4}}, "federated": {"aggregation_method": "median"}},
-            "set federated.lora_aggregation to flexlora or hetlora",
+            "set federated.lora_aggregation to flexlora, flora or hetlora",
         ),
         (
             {"lora": {"rank_per_client": {"client_0": 4, "client_1": 9}}, "federated": {"lora_aggregation": "hetlora"}},

@@ -1,4 +1,4 @@
-"""FlexLoRA and HetLoRA with clients of different ranks, and HetLoRA's weights, by algebra."""
+"""FlexLoRA, FLoRA and HetLoRA with clients of different ranks, and HetLoRA's weights, by algebra."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
 from fedmq.algorithms.lora_aggregate import flexlora, hetlora
+from fedmq.algorithms.lora_exact import flora
 from fedmq.algorithms.lora_factors import Factors, factors, pairs, product_norm
 from fedmq.codec.part import start
 from fedmq.recipe import Part
@@ -83,6 +84,20 @@ def test_flexlora_of_one_small_client_is_that_client() -> None:
     for module in SHAPES:
         np.testing.assert_allclose(product(found, module), product(clients[0], module), atol=1e-12)
         np.testing.assert_allclose(product(start(Part("both", 2), found), module), product(found, module), atol=1e-7)
+
+
+def test_flora_merges_all_that_clients_of_any_rank_learnt() -> None:
+    params, clients = cohort(2, [1, 3, None])
+    rule, weights = flora(seed=5), np.array([1.0, 2.0, 1.0])
+    state = rule.init(params)
+    for k, local in enumerate(clients):
+        state = rule.fold(state, Update(f"client_{k}", 0, 1, 1, subtract(local, params)), weights[k])
+    assert rule.merged is not None
+    merged, after = rule.merged(state), add(params, rule.finish(state))
+    for module in SHAPES:
+        update = sum(w / 4 * product(local, module) for w, local in zip(weights, clients, strict=True))
+        np.testing.assert_allclose(product(merged, module), update, atol=1e-5)
+        assert not product(after, module).any()
 
 
 # --- HetLoRA ---------------------------------------------------------------------------------------
