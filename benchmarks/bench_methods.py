@@ -4,7 +4,7 @@
 
 Eight clients of unequal kinds (`dirichlet`, alpha 0.3), all of which train in every round, one epoch of at most
 --texts-per-client texts, on the bundled base and adapter of the quickstart. Each run is `fedmq run --virtual-clock`
-with the settings of METHODS and TRAINING; its target is the test loss of "fedavg" with the same seed after R rounds.
+with the settings of METHODS and SECTIONS; its target is the test loss of "fedavg" with the same seed after R rounds.
 Seconds are the processor's, over the rounds, with start and evaluations: other work on the host hardly changes them.
 RESULTS is a file that takes one JSON line a run: runs that are in it are not done again, so that the table can be made
 bit by bit, and `--table` prints what is there, in Markdown.
@@ -35,6 +35,14 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "rolora": {"lora_aggregation": "rolora"},
     "flexlora": {"lora_aggregation": "flexlora"},
     "lora_fair": {"lora_aggregation": "lora_fair"},
+    "fedex": {"lora_aggregation": "fedex"},
+    "fedex, nesterov": {"lora_aggregation": "fedex", **NESTEROV},
+    "fedex, int4 up": {"lora_aggregation": "fedex", "upload_codec": "int4"},
+    "flora": {"lora_aggregation": "flora"},
+    "hetlora": {"lora_aggregation": "hetlora"},
+    "hetlora, ranks 16 to 2": {"lora_aggregation": "hetlora"},
+    "flexlora, ranks 16 to 2": {"lora_aggregation": "flexlora"},
+    "flora, ranks 16 to 2": {"lora_aggregation": "flora"},
     # the step at the server
     "lr 1.5": {"server_optimizer_options": {"lr": 1.5}},
     "avgm": {"server_optimizer": "avgm", "server_optimizer_options": {"lr": 0.5, "momentum": 0.5}},
@@ -78,8 +86,14 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "oort, 4": {"clients_per_round": 4, "selection": "oort"},
 }
 SGD = {"local_optimizer": "sgd", "learning_rate": 0.3}
-#: name -> what differs in section `training`
-TRAINING: Mapping[str, Mapping[str, Any]] = {"sgd": SGD, "scaffold": SGD, "optimizer kept": {"optimizer_state": "keep"}}
+RANKS = {"rank_per_client": {f"client_{k}": (16, 8, 4, 2)[k % 4] for k in range(8)}}
+#: name -> section -> what differs in it
+SECTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "sgd": {"training": SGD},
+    "scaffold": {"training": SGD},
+    "optimizer kept": {"training": {"optimizer_state": "keep"}},
+    **{f"{name}, ranks 16 to 2": {"lora": RANKS} for name in ("hetlora", "flexlora", "flora")},
+}
 Run = dict[str, Any]
 
 
@@ -121,7 +135,8 @@ def one_run(arguments: argparse.Namespace, name: str, seed: int) -> Run:
             "log_dir": str(folder / "logs"),
             "training": quickstart["training"]
             | {"max_samples_per_client": arguments.texts_per_client, "learning_rate": arguments.learning_rate}
-            | TRAINING.get(name, {}),
+            | SECTIONS.get(name, {}).get("training", {}),
+            "lora": quickstart["lora"] | SECTIONS.get(name, {}).get("lora", {}),
             "federated": federated | {"save_client_adapters": False} | METHODS[name],
             "data": {"dataset_path": arguments.texts},
             "generation": {"prompts": []},
