@@ -166,7 +166,7 @@ def server(
         limits=update_limits(config),
         num_rounds=federated.num_rounds,
         save_every=federated.save_every,
-        save_client_adapters=federated.save_client_adapters,
+        save_client_adapters=federated.save_client_adapters and federated.shared() == "both",
     )
 
 
@@ -224,6 +224,11 @@ def round_policy(config: ExperimentConfig) -> RoundPolicy:
     )
 
 
+def generates(config: ExperimentConfig) -> bool:
+    """Whether texts are made at the end: prompts, and a model of all clients to continue them."""
+    return bool(config.generation.prompts) and config.federated.shared() == "both"
+
+
 def transport(bind: str, keys: Path | None) -> CoordinatorTransport:
     """The coordinator's end of the network, listening; with keys, its sockets are in a process of their own.
 
@@ -261,7 +266,7 @@ def coordinator(
         Timers(start_s=federated.start_timeout_s, stall_s=federated.stall_timeout_s),
         expected=federated.num_clients,
         named=named,
-        generates=bool(config.generation.prompts),
+        generates=generates(config),
         progress=server.progress(),
         started_at=now,
     )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedmq.build import round_policy
+from fedmq.build import generates, round_policy
 from fedmq.config import ExperimentConfig
 from fedmq.errors import ConfigError
 from fedmq.protocol.coordinator_state import CoordinatorState
@@ -18,6 +18,7 @@ from fedmq.runtime.local import num_cores
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.view import View
 from fedmq.runtime.virtual import NEVER, VirtualRun
+from fedmq.storage import personal
 
 
 def virtual_run(
@@ -48,7 +49,7 @@ def virtual_run(
         NEVER,
         expected=config.federated.num_clients,
         named=named,
-        generates=bool(config.generation.prompts),
+        generates=generates(config),
     )
     setup = Setup(
         spec=config.to_run_spec(),
@@ -59,6 +60,7 @@ def virtual_run(
         work_dir=str(work_dir),
         log_dir=str(log_dir),
         state_dir=str(server.run_dir / FOLDER),
+        personal_dir=str(server.run_dir / personal.FOLDER),
     )
     trainer = TrainerProcess(TRAINER, config.training.num_threads or num_cores(), log_dir / "trainer.log")
     return VirtualRun(state, server, setup.spec, view, trainer, setup, speeds)

@@ -64,6 +64,7 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
     from fedmq.runtime.console import ConsoleView
     from fedmq.runtime.memory import keep_freed_memory
     from fedmq.storage.metrics import readable_size
+    from fedmq.storage.personal import where_own_models_are
 
     keep_freed_memory()
     crash_points.arm("coordinator")
@@ -81,13 +82,15 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
     for text in summary["generations"]:
         view.say(f"  {' '.join((text['prompt'] + text['text']).split())}")
     first, last = (summary["perplexity"].get(str(v)) for v in (0, summary["rounds"]))
+    own = "" if config.federated.shared() == "both" else ", of the clients' own models"
     if first and last:
-        view.say(
-            f"perplexity {first:.2f} -> {last:.2f} ({100 * (last / first - 1):+.0f} %) in {summary['rounds']} rounds"
-        )
+        share = f"{100 * (last / first - 1):+.0f} %"
+        view.say(f"perplexity {first:.2f} -> {last:.2f} ({share}) in {summary['rounds']} rounds{own}")
     up, down = readable_size(summary["bytes_up"]), readable_size(summary["bytes_down"])
     view.say(f"updates and adapters on the wire: up {up}, down {down}")
     view.say(f"adapter SHA-256 {summary['digest']}")
+    if own:
+        view.say(where_own_models_are(Path(summary["output_dir"])))
     view.say(f"results in {summary['output_dir']}, logs in {summary['log_dir']}")
 
 
@@ -213,10 +216,13 @@ def worker(**options: Any) -> None:
     click.echo(reason)
 
 
-def _finished(run_dir: str) -> Any:
+_client = click.option("--client", metavar="NAME", help="Whose own model, after a run with lora_aggregation fedsa.")
+
+
+def _finished(run_dir: str, client: str | None) -> Any:
     from fedmq.finished_run import FinishedRun
 
-    run = FinishedRun(run_dir)
+    run = FinishedRun(run_dir, client)
     if not run.complete:
         rounds = run.config.federated.num_rounds
         click.echo(f"note: {run_dir} ended early; this is its model of round {run.version} of {rounds}", err=True)
@@ -230,9 +236,10 @@ def _finished(run_dir: str) -> Any:
 @click.option("--temperature", type=click.FloatRange(0), help="Of sampling; 0 = greedy; default: the run's.")
 @click.option("--seed", type=click.IntRange(0), help="Of sampling; default: the run's.")
 @click.option("--device", help="cuda, cuda:N, cpu or mps; default: the run's.")
-def generate(run_dir: str, prompts: tuple[str, ...], **options: Any) -> None:
+@_client
+def generate(run_dir: str, prompts: tuple[str, ...], client: str | None, **options: Any) -> None:
     """Continue prompts with the global model of RUN_DIR; only the texts go to stdout."""
-    for text in _finished(run_dir).generate(prompts, **options):
+    for text in _finished(run_dir, client).generate(prompts, **options):
         click.echo(readable(text))
 
 
@@ -244,10 +251,11 @@ def generate(run_dir: str, prompts: tuple[str, ...], **options: Any) -> None:
     help="Score all rows of this file that pass the run's filters; default: the run's test split.",
 )
 @click.option("--device", help="cuda, cuda:N, cpu or mps; default: the run's.")
+@_client
 @json_option
-def evaluate(run_dir: str, data: str | None, device: str | None, as_json: bool) -> None:
+def evaluate(run_dir: str, data: str | None, device: str | None, client: str | None, as_json: bool) -> None:
     """Score the global model of RUN_DIR: eval_loss (nats per token), perplexity, num_examples, num_tokens."""
-    result = _finished(run_dir).evaluate(data, device)
+    result = _finished(run_dir, client).evaluate(data, device)
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -259,9 +267,10 @@ def evaluate(run_dir: str, data: str | None, device: str | None, as_json: bool) 
 @click.argument("run_dir", type=click.Path())
 @click.option("--out", required=True, metavar="DIR", help="The folder to write.")
 @click.option("--merge", is_flag=True, help="A plain transformers folder with the adapter merged in.")
-def export(run_dir: str, out: str, merge: bool) -> None:
+@_client
+def export(run_dir: str, out: str, merge: bool, client: str | None) -> None:
     """Write the global model of RUN_DIR as a PEFT adapter, or merged into its base."""
-    _finished(run_dir).export(Path(out), merge)
+    _finished(run_dir, client).export(Path(out), merge)
     click.echo(f"wrote {out}")
 
 

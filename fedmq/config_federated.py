@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from fedmq import config_lora, own_code
 from fedmq.config_rounds import RoundsConfig
 from fedmq.config_section import Options, Text, described, nearest, options_conflict
-from fedmq.recipe import CodecSpec, LocalMethodSpec
+from fedmq.recipe import CodecSpec, Factors, LocalMethodSpec
 
 AGGREGATIONS = (
     *("fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
@@ -61,8 +61,12 @@ class FederatedConfig(RoundsConfig):
         "fedavg", "what local training does against drift, beside lowering its loss; docs/algorithms.md"
     )
     local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
-    lora_aggregation: Literal["fedex", "fedit", "ffa", "flexlora", "flora", "hetlora", "lora_fair", "rolora"] = (
-        described("fedit", "how the LoRA factors A and B of the updates become one pair; docs/algorithms.md")
+    lora_aggregation: Literal[
+        "fedex", "fedit", "fedsa", "ffa", "flexlora", "flora", "hetlora", "lora_fair", "rolora"
+    ] = described(
+        "fedit",
+        "how the LoRA factors A and B of the updates become one pair; fedsa = A is averaged, B stays with its client: "
+        "a model for each, none of all; docs/algorithms.md",
     )
     lora_aggregation_options: Options = described({}, "its options by name; what is missing takes its default")
     server_optimizer: Literal["none", "avgm", "nesterov", "adagrad", "adam", "yogi"] = described(
@@ -100,6 +104,10 @@ class FederatedConfig(RoundsConfig):
     )
     save_every: int = described(5, "rounds between global checkpoints; the last is always kept", "rounds", ge=1)
     save_client_adapters: bool = described(True, "keep each client's adapter of each round")
+
+    def shared(self) -> Factors:
+        """The LoRA factors that are sent and averaged; the others stay with their clients, each with its own model."""
+        return "A" if self.lora_aggregation == "fedsa" else "both"
 
     def upload_spec(self) -> CodecSpec:
         """How updates travel, as workers are told."""
@@ -156,7 +164,7 @@ class FederatedConfig(RoundsConfig):
             return None
         whole = {
             "aggregation_method": ("fedavg", "norm_clip"),
-            "lora_aggregation": ("fedit",),
+            "lora_aggregation": ("fedit", "fedsa"),
             "local_method": ("fedavg", "fedprox"),
             "selection": tuple(name for name in SELECTIONS if name != "weighted"),
         }

@@ -16,32 +16,63 @@ import numpy as np
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import open_split, read_partition
 from fedmq.errors import ConfigError, DataError, ModelError, StorageError
-from fedmq.storage.checkpoint import checkpoint_files, write_checkpoint
+from fedmq.storage.checkpoint import CONFIG, WEIGHTS, CheckpointFiles, checkpoint_files, write_checkpoint
 from fedmq.storage.journal import Journal
+from fedmq.storage.personal import FOLDER, folders, where_own_models_are
 from fedmq.storage.run_folder import DATABASE
 
 if TYPE_CHECKING:
     from fedmq.learning.models import LanguageModel
 
 
+def own_model(run_dir: Path, client: str | None, personal: bool) -> CheckpointFiles | None:
+    """The files of a client's own model; None where all clients have one.
+
+    Raises:
+      ConfigError: each has its own and none is named, or the other way round; or this client's is not here.
+    """
+    if not personal:
+        if client is not None:
+            raise ConfigError(f"{run_dir} has one model, of all clients: leave --client {client} out")
+        return None
+    here = folders(run_dir / FOLDER)
+    none = f'{run_dir} has no model of all clients (federated.lora_aggregation is "fedsa")'
+    if not here:
+        raise ConfigError(f"{none}; {where_own_models_are(run_dir)}")
+    if client is None:
+        raise ConfigError(f"{none}: say whose, such as --client {min(here)}")
+    if client not in here:
+        raise ConfigError(
+            f"{run_dir}: {client} has no model of its own here: no such client, or no training of it has counted "
+            f"(here are {', '.join(list(here)[:10])})"
+        )
+    return CheckpointFiles(here[client] / WEIGHTS, here[client] / CONFIG)
+
+
 class FinishedRun:
     """The newest global model of RUN_DIR, with the base that it was trained on. Nothing is written into RUN_DIR.
 
+    Args:
+      run_dir: OUTPUT_DIR.
+      client: whose model, where each client has its own; None where all have one.
+
     Raises:
       StorageError: RUN_DIR holds no run, or one that has no model yet.
+      ConfigError: there is no such model.
     """
 
-    def __init__(self, run_dir: str) -> None:
-        self.run_dir = Path(run_dir)
+    def __init__(self, run_dir: str, client: str | None = None) -> None:
+        self.run_dir, self.client = Path(run_dir), client
         journal = Journal.open(self.run_dir / DATABASE, read_only=True)
         try:
             self.config = ExperimentConfig.from_dict(json.loads(journal.require("config")))
             version = journal.last_committed()
             if version is None:
                 raise StorageError(f"{run_dir} has no model yet: its run ended before the first adapter was made")
-            self.version = version
+            own = own_model(self.run_dir, client, self.config.federated.shared() != "both")
+            self.version = version if own is None else int(own.weights.parent.name.removeprefix("round_"))
             digest, links = journal.digest(version), journal.links(version)
-            self._files = checkpoint_files(self.run_dir, version, digest, links)
+            self._files = own or checkpoint_files(self.run_dir, version, digest, links)
             self._base_digest = journal.require("base_digest")
             self._partition = json.loads(journal.get("data") or "{}").get("inputs")
         finally:
@@ -111,6 +142,8 @@ class FinishedRun:
     def evaluate(self, csv: str | None = None, device: str | None = None) -> dict[str, Any]:
         """Score the run's test split, or all rows of a CSV that pass the run's filters.
 
+        A client's own model is scored on what was held out of its client's texts, in place of the test split.
+
         Returns:
           eval_loss (mean NLL in nats per token, EOS included), perplexity, num_examples, num_tokens.
         """
@@ -128,7 +161,7 @@ class FinishedRun:
 
         model = self.model(device)
         texts: Sequence[np.ndarray] = (
-            open_split(data / "test", "test") if rows is None else model.tokenizer.encode(rows, model.max_length)
+            self._held_out(data) if rows is None else model.tokenizer.encode(rows, model.max_length)
         )
         result = evaluate(model, texts, batch_size=self.config.training.batch_size)
         return {
@@ -137,6 +170,11 @@ class FinishedRun:
             "num_examples": result.num_examples,
             "num_tokens": result.num_tokens,
         }
+
+    def _held_out(self, data: Path) -> Sequence[np.ndarray]:
+        if self.client is None:
+            return open_split(data / "test", "test")
+        return open_split(data / "clients" / self.client, "val")
 
     def export(self, out: Path, merge: bool) -> None:
         """Write a PEFT adapter folder, or a plain transformers folder.

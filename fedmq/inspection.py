@@ -9,6 +9,7 @@ from typing import Any
 
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, lateness, readable_size, round_metrics, total_bytes
+from fedmq.storage.personal import FOLDER, folders
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
 
@@ -40,6 +41,7 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
             "rounds": rounds,
             **total_bytes(rounds),
             "generations": journal.generations(),
+            "own_models": {client: str(path) for client, path in folders(run_dir / FOLDER).items()},
             "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],
         }
     finally:
@@ -61,6 +63,10 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"  waiting for {line}"
     for version, score in found["scores"].items():
         yield f"round {version:>3}  perplexity {score['perplexity']:10.2f}  loss {score['eval_loss']:.4f}"
+    for version, score in list(found["scores"].items())[-1:]:
+        for client, own in score.get("clients", {}).items():
+            score_of = f"perplexity {own['perplexity']:10.2f}  loss {own['eval_loss']:.4f}"
+            yield f"  round {version:>3}  {client:<14} {score_of}"
     for row in found["rounds"]:
         up, down = readable_size(row["bytes_up"]), readable_size(row["bytes_down"])
         yield f"  round {row['round']:>3}  {len(row['client_metrics'])} clients  up {up}  down {down}"
@@ -77,5 +83,7 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"in all  up {readable_size(found['bytes_up'])}  down {readable_size(found['bytes_down'])}"
     for warning in found["warnings"][-10:]:
         yield f"warning: {warning}"
+    for client, path in found["own_models"].items():
+        yield f"{client}'s own model is in {path}"
     if found["digest"]:
         yield f"adapter SHA-256 {found['digest']}"

@@ -57,10 +57,10 @@ class LocalMethodSpec:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Local training of one client in one round: the fields of config section `training`, `factors` and `method`.
+    """Local training of one client in one round: the fields of config section `training`, and the last three.
 
-    `factors`: the LoRA factors that are trained; the aggregation decides it for each round. `method`: as
-    `federated.local_method` says.
+    `factors`: the LoRA factors that are trained; the aggregation decides it for each round. `shared`: those that are
+    sent and averaged; the others each client keeps for itself. `method`: as `federated.local_method` says.
     """
 
     num_epochs: int
@@ -84,6 +84,7 @@ class TrainingRecipe:
     sgd_momentum: float
     optimizer_state: str
     factors: Factors
+    shared: Factors
     method: LocalMethodSpec
 
 

@@ -351,6 +351,18 @@ def test_toml(tmp_path: Path) -> None:
             'federated.lora_aggregation: "hetlora" needs a cohort',
         ),
         (
+            {"federated": {"lora_aggregation": "fedsa"}, "data": {"val_split": 0.0, "test_split": 0.2}},
+            'federated.lora_aggregation: "fedsa" gives each client a model of its own, which is scored on texts of',
+        ),
+        (
+            {"federated": {"lora_aggregation": "fedsa", "aggregation_method": "median"}},
+            'federated.lora_aggregation: "fedsa" averages by itself, aggregation_method "median" would not be used',
+        ),
+        (
+            {"federated": {"lora_aggregation": "fedsa", "local_method": "scaffold"}},
+            'federated.local_method: "scaffold" averages by itself, lora_aggregation "fedsa" would not be used',
+        ),
+        (
             {"federated": {"lora_aggregation": "flexlora", "lora_aggregation_options": {"lam": 0.5}}},
             "federated.lora_aggregation_options: flexlora has no option 'lam'; it has none",
         ),

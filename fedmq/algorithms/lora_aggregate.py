@@ -1,8 +1,9 @@
 """Aggregation that knows what LoRA factors are.
 
 FlexLoRA and LoRA-FAIR come near to the mean of the products B A with one pair of factors, and need the whole round at
-once. Where clients train one factor only (FFA-LoRA, RoLoRA) its mean is exact. HetLoRA averages clients by how much
-they learnt. A client of smaller rank comes with zeros in its other rows of A and columns of B.
+once. Where clients train one factor only (FFA-LoRA, RoLoRA) its mean is exact; where they keep one for themselves
+(FedSA-LoRA) there is nothing to be near to. HetLoRA averages clients by how much they learnt. A client of smaller rank
+comes with zeros in its other rows of A and columns of B.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fedmq.algorithms.aggregate import Aggregator, MeanState, Update, fedavg
 from fedmq.algorithms.lora_exact import fedex, flora
 from fedmq.algorithms.lora_factors import Factors, mean_factors, pairs, product_norm
 from fedmq.algorithms.options import require
+from fedmq.algorithms.personal import is_shared
 from fedmq.algorithms.rows import Matrix, flat, of_rows
 from fedmq.recipe import Factors as Trained
 from fedmq.tensors import NamedTensors, require_same_shapes
@@ -118,6 +120,24 @@ def rolora() -> Aggregator:
     return _one_factor(lambda round: "B" if round % 2 else "A")
 
 
+def fedsa() -> Aggregator:
+    """A' = sum_k p_k A_k. Each B_k stays with its client, whose own model is B_k A'; there is no model of all.
+
+    Clients train both factors. Only A is in adapters and updates (`fedmq.algorithms.personal`): `init` refuses a B.
+
+    Reference:
+      Guo et al. 2025, Selective Aggregation for Low-Rank Adaptation in Federated Learning (arXiv 2410.01463).
+    """
+    mean = fedavg()
+
+    def init(like: NamedTensors) -> Any:
+        if own := [name for name in like if not is_shared(name, "A")]:
+            raise ValueError(f"{own[0]} is its client's own, and should not be here")
+        return mean.init(like)
+
+    return mean._replace(init=init, name="fedsa")
+
+
 def _one_factor(trained: Callable[[int], Trained]) -> Aggregator:
     """The mean of the factor that is trained in a round; of the other, no client moves anything."""
     mean = fedavg()
@@ -157,6 +177,7 @@ def _of_factors(rule: _Rule, name: str) -> Aggregator:
 BY_NAME: Mapping[str, Callable[..., Aggregator]] = {
     "fedex": fedex,
     "fedit": fedavg,
+    "fedsa": fedsa,
     "ffa": ffa,
     "flexlora": flexlora,
     "flora": flora,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fedmq import tensors
+from fedmq.algorithms.personal import kept_part, personal
 from fedmq.errors import ConfigError, DataError
 from fedmq.learning.adapter_folder import write_adapter
 from fedmq.learning.batching import lengths
@@ -40,7 +41,7 @@ def never() -> bool:
 
 def remembers(recipe: TrainingRecipe) -> bool:
     """Whether a client's training goes on from its last one's `TrainResult.memory`."""
-    return recipe.optimizer_state == "keep" or method_of(recipe.method).after is not None
+    return recipe.optimizer_state == "keep" or recipe.shared != "both" or method_of(recipe.method).after is not None
 
 
 def train(
@@ -111,7 +112,8 @@ def train_together(
         if not len(share.texts) or not (lengths(share.texts) >= 2).any():
             raise DataError(f"nothing to train on: none of the {len(share.texts)} texts has two tokens or more")
     packed, given = _packed_for(lm, recipe), lm.get_adapter()
-    starts = [given if share.start is None else share.start for share in shares]
+    # What a client keeps for itself takes the place of what everybody has.
+    starts = [personal(given if share.start is None else share.start, share.memory) for share in shares]
     with _threads(recipe.num_threads):
         if packed is None:
             outcomes = _one_by_one(lm, shares, starts, recipe, on_step, stopping)
@@ -125,14 +127,16 @@ def train_together(
 
 
 def _with_memory(share: Share, recipe: TrainingRecipe, start: NamedTensors, outcome: Outcome) -> Outcome:
-    """The same, with what the local method remembers of it."""
-    after = method_of(recipe.method).after
-    if isinstance(outcome, Diverged) or after is None:
+    """The same, with what the local method remembers of it, and what the client keeps for itself."""
+    if isinstance(outcome, Diverged):
         return outcome
     result, adapter = outcome
-    schedule = Schedule(share.texts, recipe, share.seed, share.subset_seed)
-    rates = sum(map(schedule.learning_rate, range(schedule.num_steps)))
-    memory = {**result.memory, **after(share.memory, tensors.subtract(adapter, start), rates)}
+    memory = {**result.memory, **kept_part(adapter, recipe.shared)}
+    after = method_of(recipe.method).after
+    if after is not None:
+        schedule = Schedule(share.texts, recipe, share.seed, share.subset_seed)
+        rates = sum(map(schedule.learning_rate, range(schedule.num_steps)))
+        memory |= after(share.memory, tensors.subtract(adapter, start), rates)
     return result._replace(memory=memory), adapter
 
 

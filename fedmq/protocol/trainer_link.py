@@ -28,7 +28,7 @@ class Source:
 class Setup:
     """Load the base and the data. `model` overrides the run's name for the base, where it lies elsewhere here.
 
-    `state_dir`: where what the clients remember is kept.
+    `state_dir`: where what the clients remember is kept; `personal_dir`: where their own models are, if they have any.
     """
 
     spec: RunSpec
@@ -39,6 +39,7 @@ class Setup:
     work_dir: str
     log_dir: str | None
     state_dir: str
+    personal_dir: str
 
 
 @dataclass(frozen=True, config=CLOSED)

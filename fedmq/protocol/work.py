@@ -57,7 +57,8 @@ def together(work: Work) -> object:
 class Task:
     """One piece of work. It carries all that it depends on: any worker that has the data gives the same result.
 
-    `follows`: of a training, the client's last update that counted. What the client remembers is as it was after that.
+    `follows`: of a training, or an evaluation of a client's own model, the client's last update that counted. What the
+    client remembers is as it was after that.
     `delta`: what makes `adapter` of the version before, for a worker that has that; nobody has to use it.
     `merged`: the newest link of what was merged into the base that `adapter` belongs to; None: nothing was.
     """

@@ -16,18 +16,20 @@ def training_progress(
     perplexities: Sequence[float],
     per_client: Mapping[str, Sequence[tuple[int, float]]],
     title: str,
+    scored: str = "global model, test split",
 ) -> None:
-    """Draw the global loss and perplexity side by side, and each client's training loss as a thin line.
+    """Draw the loss and perplexity side by side, and each client's training loss as a thin line.
 
     The same arguments give the same bytes. The file is written whole or not at all.
 
     Args:
       path: the PNG to write.
       rounds: the evaluated rounds, 0 = before training.
-      losses: the global evaluation loss of each of them, in nats per token.
-      perplexities: the global perplexity of each of them.
+      losses: the evaluation loss of each of them, in nats per token.
+      perplexities: the perplexity of each of them.
       per_client: client id -> (round, training loss) of each round that it took part in.
       title: the line above the plots.
+      scored: what loss and perplexity are of.
 
     Raises:
       ValueError: rounds, losses and perplexities differ in length.
@@ -48,11 +50,11 @@ def training_progress(
     for points in per_client.values():
         loss_axes.plot(*zip(*points, strict=True), color="tab:gray", alpha=0.55, lw=0.9, marker=".", ms=3, label=label)
         label = None
-    loss_axes.plot(rounds, losses, color="tab:blue", lw=2.2, marker="o", ms=5, label="global model, test split")
+    loss_axes.plot(rounds, losses, color="tab:blue", lw=2.2, marker="o", ms=5, label=scored)
     loss_axes.legend(frameon=False)
     perplexity_axes.plot(rounds, perplexities, color="tab:orange", lw=2.2, marker="o", ms=5)
 
-    for axes, name in ((loss_axes, "loss (nats per token)"), (perplexity_axes, "perplexity on the test split")):
+    for axes, name in ((loss_axes, "loss (nats per token)"), (perplexity_axes, f"perplexity ({scored})")):
         axes.set_xlabel("round (0 = before training)")
         axes.set_ylabel(name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -12,6 +12,13 @@ from fedmq.recipe import TrainingRecipe
 from fedmq.storage.hosted import Hosted
 from fedmq.storage.journal import Journal
 
+_OWN_MODELS = (
+    "fedsa: factor A is shared, B stays with its client: each has a model of its own, and there is none of all, so no "
+    "texts are made at the end",
+    "perplexity and loss are of the clients' own models, each on its client's held-out texts, averaged by tokens; one "
+    "that has not trained yet scores as the base does",
+)
+
 
 class Admission:
     """Checks what workers say of themselves when they are ready.
@@ -73,6 +80,8 @@ class Admission:
             share = 100 * ready.num_trainable / max(1, ready.num_parameters)
             text = f"LoRA trains {ready.num_trainable:,} of {ready.num_parameters:,} parameters ({share:.2f} %)"
             yield "info", text
+            if training.shared != "both":
+                yield from (("info", line) for line in _OWN_MODELS)
             largest = max((client.num_examples for client in ready.clients), default=None)
             if largest is not None and (line := warm_up_too_long(largest, training)) is not None:
                 yield "warning", line

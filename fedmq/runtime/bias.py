@@ -42,9 +42,9 @@ def record_bias(journal: Journal, blobs: BlobStore, updates: Updates, weighting:
 
 
 def _adapters(updates: Updates, rows: Sequence[Row], round: int) -> list[tuple[Row, NamedTensors]]:
-    """Updates and their adapters, as many as may be held; none where the adapter before them is deleted."""
+    """Updates and their adapters, as many as may be held; none where the adapter before is deleted, or has no pairs."""
     before = updates.version(round - 1)
-    if before is None:
+    if before is None or not pairs(before):
         return []
     nbytes = sum(value.nbytes for value in before.values())
     count = min(len(rows), MAX_CLIENTS, max(2, MAX_NBYTES // nbytes))

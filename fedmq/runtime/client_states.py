@@ -29,10 +29,12 @@ class ClientStates:
 
     Args:
       folder: made when the first state is kept.
+      spare: whether the state before the one that is asked for stays, too: a version may be scored, with what its
+        clients have of their own, while the next ones are trained.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, spare: bool = False) -> None:
+        self._folder, self._spare = folder, spare
 
     def keep(self, client: str, update: Folded, state: NamedTensors) -> None:
         """Make durable what a client remembers (float tensors) after this update, should it count."""
@@ -58,9 +60,11 @@ class ClientStates:
     def _forget_before(self, client: str, follows: Folded) -> None:
         """Later ones stay: whoever asks may be late, and the next round under way."""
         kept = self._path(client, follows)
-        for path in kept.parent.glob("round_*"):
-            found = _NAME.fullmatch(path.name)
-            if found and int(found[1]) <= follows.round and path != kept:
+        rounds = {path: int(found[1]) for path in kept.parent.glob("round_*") if (found := _NAME.fullmatch(path.name))}
+        earlier = [round for round in rounds.values() if round < follows.round]
+        spared = max(earlier, default=0) if self._spare else None
+        for path, round in rounds.items():
+            if round <= follows.round and path != kept and round != spared:
                 path.unlink(missing_ok=True)
 
     def _path(self, client: str, update: Folded) -> Path:

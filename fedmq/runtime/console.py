@@ -104,18 +104,22 @@ class ConsoleView:
         row = self._rows.pop(version, None)
         if row is None:
             return self.say(f"{line}  (before training)" if version == 0 else line)
-        clients = row["client_metrics"]
+        clients, own = row["client_metrics"], (score or {}).get("clients", {})
         up, down = readable_size(row["bytes_up"]), readable_size(row["bytes_down"])
         self.say(f"{line}  {row['seconds']:.1f} s  up {up}  down {down}")
         for client in clients[:_CLIENTS_SHOWN]:
             self.say(
                 f"    {client['client_id']:<12} {client['train_samples']:>6} texts"
                 f"  train loss {client['train_loss']:.4f}  {client['train_seconds']:.1f} s on {client['worker_id']}"
-                f"{lateness(client['staleness'])}"
+                f"{lateness(client['staleness'])}{_own(own.get(client['client_id']))}"
             )
         if len(clients) > _CLIENTS_SHOWN:
             self.say(f"    ... and {len(clients) - _CLIENTS_SHOWN} more clients")
         return None
+
+
+def _own(score: dict[str, Any] | None) -> str:
+    return "" if score is None else f"  held-out perplexity {score['perplexity']:.2f}"
 
 
 def _as_it_is(text: str) -> Text:

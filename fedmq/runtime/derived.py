@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from fedmq.runtime.server import FederatedServer
 
 
 def write_derived(server: FederatedServer, title: str) -> None:
     """training_metrics.json, global_metrics.json and training_progress.png, from the journal."""
     from fedmq.report.plots import training_progress
+
+    config: dict[str, Any] = json.loads(server.journal.require("config"))
+    own = config.get("federated", {}).get("lora_aggregation") == "fedsa"
 
     server.write_derived()
     scores = server.scores()
@@ -23,4 +29,5 @@ def write_derived(server: FederatedServer, title: str) -> None:
         [score["perplexity"] for score in scores.values()],
         per_client,
         title,
+        scored="clients' own models, held-out texts" if own else "global model, test split",
     )

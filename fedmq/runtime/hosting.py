@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +26,19 @@ from fedmq.protocol.messages import HostedClient
 from fedmq.protocol.trainer_link import Source
 from fedmq.recipe import DataSpec, RunSpec
 
+log = logging.getLogger("fedmq.trainer")
+
 
 class Hosted(NamedTuple):
-    """The clients of one worker, all on one model, and the test shard if it has that."""
+    """The clients of one worker, all on one model, and the test shard if it has that and there is a model of all.
+
+    `held_out`: by client, the split that its own model is scored on.
+    """
 
     clients: dict[str, FederatedClient]
     announced: tuple[HostedClient, ...]
     test: TokenSplit | None
+    held_out: dict[str, str]
 
 
 def host(
@@ -44,12 +51,14 @@ def host(
     """Open everything that the worker was given.
 
     Raises:
-      DataError: a source is neither a shard, a folder of shards nor a CSV; or it was made for another base.
+      DataError: a source is neither a shard, a folder of shards nor a CSV; or it was made for another base; or a
+        client has no held-out text, where its own model is what there is to score.
     """
     tokenizer = TokenizerInfo(
         model.tokenizer.digest, model.tokenizer.eos_token_id, model.tokenizer.vocab_size, model.max_length
     )
     clients: dict[str, FederatedClient] = {}
+    held_out: dict[str, str] = {}
     announced: dict[str, HostedClient] = {}
     test: TokenSplit | None = None
     for folder in (f for source in sources for f in _shards(source, model, run.data, run.seed, tokenizer, work_dir)):
@@ -57,6 +66,9 @@ def host(
         _require_same_tokenizer(folder, info, tokenizer)
         splits = {name: open_split(folder, name) for name, split in info.splits.items() if split.num_examples}
         if info.client_id is None:
+            if run.training.shared != "both":
+                log.info("%s is not used: there is no model of all clients to score on it", folder)
+                continue
             if test is not None:
                 raise DataError(f"{folder}: a second test shard; give one --data that holds one")
             test = splits["test"]
@@ -74,15 +86,18 @@ def host(
         used = usable_texts(sizes, run.training.max_samples_per_client, client.subset_seed)
         if not len(used):
             raise DataError(f"{folder}: client {name} has no text of two tokens or more to train on")
-        held_out = info.splits.get("test")
+        held_out[name] = "test"
+        if run.training.shared != "both":
+            held_out[name] = _own_held_out(folder, name, splits)
+        scored = info.splits.get(held_out[name])
         announced[name] = HostedClient(
             client=name,
             num_examples=len(used),
             num_tokens=int(sizes[used].sum()),
-            num_held_out=held_out.num_examples if held_out else 0,
+            num_held_out=scored.num_examples if scored else 0,
             data_digest=info.splits["train"].sha256,
         )
-    return Hosted(clients, tuple(announced[name] for name in sorted(announced)), test)
+    return Hosted(clients, tuple(announced[name] for name in sorted(announced)), test, held_out)
 
 
 def evaluate_unit(
@@ -90,10 +105,22 @@ def evaluate_unit(
 ) -> EvaluationResult:
     """Score the model's adapter on the test shard, or on a client's own held-out split."""
     if unit != "test":
-        return hosted.clients[unit].evaluate("test", batch_size=batch_size, on_step=on_step)
+        return hosted.clients[unit].evaluate(hosted.held_out[unit], batch_size=batch_size, on_step=on_step)
     if hosted.test is None:
         raise DataError("this worker was not given the test shard")
     return evaluate(model, hosted.test, batch_size=batch_size, on_step=on_step)
+
+
+def _own_held_out(folder: Path, name: str, splits: dict[str, TokenSplit]) -> str:
+    """An owner's own test split; else what a partition put aside for the client, which no training looks at."""
+    for split in ("test", "val"):
+        if split in splits and (splits[split].lengths >= 2).any():
+            return split
+    raise DataError(
+        f'{folder}: client {name} has no held-out text, and federated.lora_aggregation "fedsa" scores each client\'s '
+        "own model on the client's own: raise data.val_split (of an owner's CSV, data.test_split) or "
+        "federated.min_samples_per_client"
+    )
 
 
 def _shards(

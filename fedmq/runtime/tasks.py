@@ -50,8 +50,11 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
         adapter = server.training_files.of(version) if job.kind == "train" else server.adapter(version)
         delta = delta_to(server.journal, server.blobs, version)
         merged = newest_link(server.journal, server.blobs, version)
-    folded = server.journal.last_folded(client, job.round) if job.kind == "train" and client else None
-    follows = None if folded is None else m.Folded(*folded)
+    follows = None
+    if client and (job.kind == "train" or training.shared != "both"):
+        # A version is scored with what its clients have of their own since it was made.
+        folded = server.journal.last_folded(client, job.round if job.kind == "train" else job.round + 1)
+        follows = None if folded is None else m.Folded(*folded)
     return m.Task(task, task_nonce(secret, task), job.round, client, seed, adapter, work, follows, delta, merged)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from fedmq import atomic, crash_points
+from fedmq.algorithms.personal import shared_part
 from fedmq.codec import raw
 from fedmq.codec.base_link import BaseLink
 from fedmq.codec.update import UpdateCodec, update_codec
@@ -37,10 +38,11 @@ from fedmq.protocol import trainer_link as link
 from fedmq.protocol.fields import FailureCode
 from fedmq.protocol.messages import Task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
-from fedmq.recipe import TrainingRecipe
+from fedmq.recipe import Factors, TrainingRecipe
 from fedmq.runtime.client_states import ClientStates
 from fedmq.runtime.control import parted
 from fedmq.runtime.hosting import Hosted, evaluate_unit, host
+from fedmq.runtime.own_models import OwnModels
 from fedmq.runtime.packing import memory_of, pack, start_of
 from fedmq.runtime.pipe import Pipe, PipeClosed
 from fedmq.tensors import NamedTensors
@@ -60,6 +62,8 @@ class Trainer:
         self._hosted: Hosted | None = None
         self._codec: UpdateCodec | None = None
         self._states = ClientStates(Path())
+        self._own = OwnModels(Path(), self._states)
+        self._shared: Factors = "both"
         self._work_dir = Path()
         self._next_step_at = 0.0
         #: tasks that the agent still waits for an answer to; None stands for Setup
@@ -124,7 +128,9 @@ class Trainer:
         # What cannot work on this device or base ends the worker here, in one line; in a task it would be tried again.
         precision = require_precision(run.training, device)
         self._codec = update_codec(run.upload)
-        self._states = ClientStates(Path(setup.state_dir))
+        self._shared = run.training.shared
+        self._states = ClientStates(Path(setup.state_dir), spare=self._shared != "both")
+        self._own = OwnModels(Path(setup.personal_dir), self._states)
         if run.training.num_threads is not None:
             torch.set_num_threads(run.training.num_threads)
         self._model = LanguageModel.load(
@@ -158,8 +164,9 @@ class Trainer:
         base: NamedTensors = {}
         control: NamedTensors = {}
         if begin.adapter is not None:
-            base, control = parted(Path(begin.adapter).read_bytes(), self._model.initial_adapter())
-            self._model.set_adapter(base)
+            initial = self._model.initial_adapter()
+            base, control = parted(Path(begin.adapter).read_bytes(), shared_part(initial, self._shared))
+            self._model.set_adapter({**initial, **base})
             self._model.grow(begin.merged, lambda path: BaseLink.decoded(Path(path).read_bytes()).factors)
         log.info("%s begun", ", ".join(task.task for task in begin.tasks))
         work = begin.tasks[0].work
@@ -175,7 +182,7 @@ class Trainer:
         self, begin: link.Begin, base: NamedTensors, control: NamedTensors, hosted: Hosted, recipe: TrainingRecipe
     ) -> Iterator[link.Trained | link.Failed]:
         """Train the clients of a group together; an answer for each."""
-        assert self._codec is not None
+        assert self._codec is not None and self._model is not None
         outcomes = train_clients(
             [hosted.clients[task.client or ""] for task in begin.tasks],
             recipe,
@@ -184,7 +191,7 @@ class Trainer:
             memories=[
                 {**control, **memory_of(task, self._states)} if remembers(recipe) else {} for task in begin.tasks
             ],
-            starts=[start_of(task, base) for task in begin.tasks],
+            starts=[start_of(task, self._model.get_adapter()) for task in begin.tasks],
             on_step=self._on_step,
             stopping=self._halt.is_set,
         )
@@ -199,7 +206,8 @@ class Trainer:
                 *(task.task, task.round, task.client, result.num_steps, result.num_examples),
                 *(result.train_loss, result.train_seconds),
             )
-            packed = pack(task, adapter, base, result.memory, self._codec, self._states, Path(path))
+            update = shared_part(adapter, self._shared)
+            packed = pack(task, update, base, result.memory, self._codec, self._states, Path(path))
             yield link.Trained(
                 task.task,
                 packed.digest,
@@ -219,9 +227,11 @@ class Trainer:
         match task.work:
             case InitWork():
                 config = json.dumps(model.adapter_config(), indent=2)
-                blob = self._write(path, model.initial_adapter())
+                blob = self._write(path, shared_part(model.initial_adapter(), self._shared))
                 return link.Trained(task.task, *blob, 0, 0, 0, 0.0, 0.0, config, False)
             case EvaluateWork(_, unit, batch_size):
+                if self._shared != "both":
+                    self._own.put_on(task, model)
                 score = evaluate_unit(hosted, model, unit, batch_size, self._on_step)
                 if not math.isfinite(score.loss_sum):
                     raise Diverged(f"the evaluation loss is {score.loss_sum}: training diverged")

@@ -123,12 +123,15 @@ class VirtualRun:
         )
         for level, line in self._admission.introduce("one trainer for all", everyone, self.spec.training):
             self.view.note(level, line)
+        held_out = frozenset(client.client for client in loaded.clients if client.num_held_out)
         hosted = {f"device_of_{client.client}": (client,) for client in loaded.clients}
         for worker, clients in ({_EVALUATOR: ()} | hosted).items():
-            ready = replace(everyone, clients=clients, evaluates_test=worker == _EVALUATOR)
+            ready = replace(everyone, clients=clients, evaluates_test=everyone.evaluates_test and worker == _EVALUATOR)
             if (refusal := self._admission.check(worker, ready)) is not None:
                 raise ConfigError(refusal.text)
-            self._events.append(as_event(worker, ready))
+            event = as_event(worker, ready)
+            # Scores take no time: those of clients' own models need not wait for their devices either.
+            self._events.append(replace(event, held_out=held_out) if worker == _EVALUATOR else event)
         self._settle()
 
     def _next(self) -> None:

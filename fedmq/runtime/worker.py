@@ -25,6 +25,7 @@ from fedmq.runtime.outbox import Outbox
 from fedmq.runtime.pipe import PipeClosed
 from fedmq.runtime.transfers import Transfers
 from fedmq.runtime.worker_log import describe
+from fedmq.storage import personal
 from fedmq.transport.base import Payload, WorkerTransport
 
 log = logging.getLogger("fedmq.worker")
@@ -76,6 +77,8 @@ class WorkerAgent:
         self._setup: link.Setup | None = None
         self._exit: we.Exit | None = None
         self._leaving: str | None = None
+        #: where those of its clients are kept, in a run in which they have any
+        self.own_models = options.work_dir / personal.FOLDER
         self._crashes = 0
         self._next_waiting_at = time.monotonic() + 10.0
 
@@ -191,8 +194,10 @@ class WorkerAgent:
         options = self.options
         self._outbox.begin(welcome.run)
         sources, state_dir = options.sources, welcome.state_dir
+        self.own_models = Path(state_dir).parent / personal.FOLDER
         if sources:
             state_dir = str(client_states.of_worker(options.work_dir, welcome.run).resolve())
+            self.own_models = options.work_dir.resolve() / personal.FOLDER / welcome.run
         else:
             if not (options.loopback and welcome.data_dir):
                 hint = "give it a shard, or a CSV with --client NAME, by --data"
@@ -210,6 +215,7 @@ class WorkerAgent:
             work_dir=str(options.work_dir),
             log_dir=None if options.log_dir is None else str(options.log_dir),
             state_dir=state_dir,
+            personal_dir=str(self.own_models),
         )
         assert self._trainer is not None
         self._trainer.send(self._setup)

@@ -23,6 +23,7 @@ from fedmq.protocol.worker_events import Exit
 from fedmq.runtime.local import num_cores
 from fedmq.runtime.memory import keep_freed_memory
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
+from fedmq.storage.personal import folders
 from fedmq.transport.addresses import is_loopback
 from fedmq.transport.keys import KeyPair, PublicKey, read_pair, read_public
 from fedmq.transport.zeromq import ZmqWorkerTransport
@@ -86,7 +87,10 @@ def run_worker(
         end: Exit = agent.run()
     if lock is not None:
         lock.close()
-    return end.code, end.reason
+    own = (
+        "" if end.code else "".join(f"\n{name}'s own model: {path}" for name, path in folders(agent.own_models).items())
+    )
+    return end.code, end.reason + own
 
 
 def read_keys(key: str | None, server_key: str | None) -> tuple[KeyPair, PublicKey] | None:

@@ -50,21 +50,32 @@ def total_bytes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def global_metrics(journal: Journal, first: int = 0) -> dict[int, dict[str, Any]]:
-    """By version, from `first` on: token-weighted mean NLL over all evaluated units, and its perplexity."""
-    sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0, 0])
+    """By version, from `first` on: token-weighted mean NLL over all evaluated units, and its perplexity.
+
+    Where clients were what it was scored on, `clients` has the same of each.
+    """
+    rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in journal.evaluations(first):
-        for i, name in enumerate(("loss_sum", "num_tokens", "num_examples")):
-            sums[row["version"]][i] += row[name]
+        rows[row["version"]].append(row)
     result = {}
-    for version, (loss_sum, num_tokens, num_examples) in sums.items():
-        loss = loss_sum / num_tokens
-        result[version] = {
-            "eval_loss": loss,
-            "perplexity": perplexity(loss),
-            "num_tokens": int(num_tokens),
-            "num_examples": int(num_examples),
-        }
+    for version, units in rows.items():
+        result[version] = _score(units)
+        if clients := {row["unit"]: _score([row]) for row in units if row["unit"] != "test"}:
+            result[version]["clients"] = clients
     return result
+
+
+def _score(units: list[dict[str, Any]]) -> dict[str, Any]:
+    loss_sum, num_tokens, num_examples = (
+        sum(row[name] for row in units) for name in ("loss_sum", "num_tokens", "num_examples")
+    )
+    loss = loss_sum / num_tokens
+    return {
+        "eval_loss": loss,
+        "perplexity": perplexity(loss),
+        "num_tokens": num_tokens,
+        "num_examples": num_examples,
+    }
 
 
 def round_metrics(journal: Journal, first: int = 1) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ DATABASE = "run.db"
 _ASIDE = ".overwritten"
 #: What a run leaves in its folder, and --overwrite replaces. Shards in data/ are kept: they may serve again.
 _OWN = (
-    *("run.db-wal", "run.db-shm", "config.json", "blobs", "global_model", "workers", "client_states"),
+    *("run.db-wal", "run.db-shm", "config.json", "blobs", "global_model", "workers", "client_states", "personal"),
     *("training_metrics.json", "global_metrics.json", "training_progress.png"),
 )
 

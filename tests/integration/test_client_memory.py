@@ -18,6 +18,7 @@ Make = Callable[[str], dict[str, Any]]
 MEMORIES: dict[str, dict[str, dict[str, Any]]] = {
     "keep": {"training": {"optimizer_state": "keep"}},
     "feddyn": {"federated": {"local_method": "feddyn", "weighting": "uniform"}},
+    "fedsa": {"federated": {"lora_aggregation": "fedsa"}},
     "scaffold": {
         "federated": {"local_method": "scaffold"},
         "training": {"local_optimizer": "sgd", "learning_rate": 0.1},
@@ -59,6 +60,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, make: Make) -> Callabl
     return run
 
 
+def own_models(folder: Path) -> dict[str, bytes]:
+    """Adapter files, by where they are."""
+    found = (folder / "personal").rglob("*.safetensors")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
 @each
 def test_everything_is_killed_in_each_round(
     federation: Federation, make: Make, undisturbed: Callable[[str], Path], name: str, nightly: bool
@@ -75,6 +82,9 @@ def test_everything_is_killed_in_each_round(
     rows = [client for round in metrics["round_metrics"] for client in round["client_metrics"]]
     assert len(rows) == 9 and not any(row["state_lost"] for row in rows)
     assert digest_of(folder) == digest_of(undisturbed(name))
+    if name == "fedsa":
+        own, others = own_models(folder), own_models(undisturbed(name))
+        assert len(own) == 3 and own == others
     assert not (folder / "client_states").exists()
 
 

@@ -142,6 +142,7 @@ def recipe() -> TrainingRecipe:
         sgd_momentum=0.0,
         optimizer_state="reset",
         factors="both",
+        shared="both",
         method=LocalMethodSpec("fedavg", mu=None, alpha=None),
     )
 

@@ -66,6 +66,15 @@ def test_older_states_are_deleted_and_later_ones_stay(tmp_path: Path) -> None:
     assert len(files(tmp_path / "client_1")) == 3
 
 
+def test_the_one_before_may_be_spared(tmp_path: Path) -> None:
+    states = ClientStates(tmp_path, spare=True)
+    for round, digit in ((1, "a"), (3, "a"), (5, "a"), (5, "b"), (6, "a")):
+        states.keep("client_1", update(round, digit), state(round))
+    assert states.recall("client_1", update(5, "b")) is not None
+    assert files(tmp_path) == [f"round_{r}-{d * 64}.safetensors" for r, d in ((3, "a"), (5, "b"), (6, "a"))]
+    assert states.recall("client_1", update(3)) is not None and len(files(tmp_path)) == 3
+
+
 @pytest.mark.parametrize("damage", [b"", b"x", b"\0" * 100])
 def test_a_damaged_state_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes) -> None:
     states = ClientStates(tmp_path)

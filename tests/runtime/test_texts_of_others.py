@@ -96,7 +96,7 @@ def test_texts_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert clean(texts[0].replace("\u2028", ""), breaks=True) and "red\ufffd[31m" in texts[0]
     assert texts[1] == "kept: \U0001f469\u200d\U0001f52c\tand\nbreaks"
     drawn: list[Any] = []
-    monkeypatch.setattr(plots, "training_progress", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(plots, "training_progress", lambda *arguments, scored: drawn.append(arguments))
     bench.server.journal.add_evaluation(
         version=1, unit="test", worker="w0", loss_sum=1.0, num_tokens=1, num_examples=1, seconds=0.0
     )

@@ -91,7 +91,7 @@ def answer(setup: link.Setup) -> Any:
 
 
 def setup(run: RunSpec, tmp_path: Path, *sources: link.Source, device: str = "cpu", model: str | None = None) -> Any:
-    return link.Setup(run, sources, device, model, None, str(tmp_path), None, str(tmp_path / "states"))
+    return link.Setup(run, sources, device, model, None, str(tmp_path), None, str(tmp_path / "states"), "")
 
 
 def test_a_precision_that_the_device_has_not(run: RunSpec, tmp_path: Path) -> None:

@@ -68,7 +68,16 @@ def test_units_add_up_by_tokens(journal: Journal) -> None:
     journal.add_evaluation(**evaluation(1, "client_2", 10.0, 30))
     assert global_metrics(journal) == {
         0: {"eval_loss": 4.0, "perplexity": math.exp(4.0), "num_tokens": 10, "num_examples": 2},
-        1: {"eval_loss": 1.0, "perplexity": math.e, "num_tokens": 40, "num_examples": 4},
+        1: {
+            "eval_loss": 1.0,
+            "perplexity": math.e,
+            "num_tokens": 40,
+            "num_examples": 4,
+            "clients": {
+                "client_1": {"eval_loss": 3.0, "perplexity": math.exp(3.0), "num_tokens": 10, "num_examples": 2},
+                "client_2": {"eval_loss": 1 / 3, "perplexity": math.exp(1 / 3), "num_tokens": 30, "num_examples": 2},
+            },
+        },
     }
     assert list(global_metrics(journal, first=1)) == [1]
 
