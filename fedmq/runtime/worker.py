@@ -77,8 +77,7 @@ class WorkerAgent:
         self._setup: link.Setup | None = None
         self._exit: we.Exit | None = None
         self._leaving: str | None = None
-        #: where those of its clients are kept, in a run in which they have any
-        self.own_models = options.work_dir / personal.FOLDER
+        self.own_models = options.work_dir / personal.FOLDER  # its clients', if they have any
         self._crashes = 0
         self._next_waiting_at = time.monotonic() + 10.0
 
