@@ -37,7 +37,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_settings: Setting
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("int4", "sign") else pytest.mark.nightly) for name in BY_NAME]
+    "name", [pytest.param(name, marks=() if name == "sign" else pytest.mark.nightly) for name in BY_NAME]
 )
 def test_a_run_with_each(federation: Federation, tiny_settings: Settings, name: str) -> None:
     config = federation.config(**tiny_settings(upload_codec=name))
@@ -71,6 +71,7 @@ def test_whichever_worker_trains_a_client_it_goes_on_from_its_state(
     assert digest_of(federation.folder / "run") == digest_of(undisturbed)
 
 
+@pytest.mark.nightly
 def test_a_coordinator_that_is_killed(
     federation: Federation, tiny_settings: Settings, undisturbed: Path, nightly: bool
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_coordinator_that_is_killed(
     assert digest_of(federation.folder / "run") == digest_of(undisturbed)
 
 
+@pytest.mark.nightly
 def test_states_do_matter(federation: Federation, tiny_settings: Settings, undisturbed: Path) -> None:
     """The runs above would not end alike if the states were left out, or thrown away on the way."""
     config = federation.config(**tiny_settings(**SIGN, upload_codec_options={"error_feedback": False}))
@@ -132,6 +134,7 @@ def test_a_client_that_moves_to_another_host_begins_anew_and_says_so(federation:
     assert not (federation.folder / "noop" / "a" / "client_states").exists(), "the run is over"
 
 
+@pytest.mark.nightly
 def test_a_disk_that_lost_what_clients_remember(federation: Federation, tiny_settings: Settings) -> None:
     config = federation.config(**tiny_settings(**SIGN))
     run = federation.fedmq("run", config, "--workers", 1)

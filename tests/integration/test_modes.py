@@ -85,6 +85,7 @@ def test_killed_and_gone_on_with(federation: Federation, free_port: int, whom: s
     assert all(began <= version for version, _, began in counted)
 
 
+@pytest.mark.nightly
 def test_by_the_virtual_clock_the_same_model_again(
     tmp_path: Path, tiny_settings: Callable[..., dict[str, Any]]
 ) -> None:

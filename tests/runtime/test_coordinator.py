@@ -41,8 +41,8 @@ def test_one_round(bench: Bench) -> None:
     assert bench.coordinator.finish is not None and bench.coordinator.finish.outcome == "done"
     assert bench.server.journal.last_committed() == 1
     assert (bench.server.run_dir / "global_model" / "round_final" / "adapter_config.json").read_text() == CONFIG
-    bench.close()
-    bench.hands.clear()
+    hand.say(m.Goodbye("told so"))
+    bench.coordinator.close()
     assert hand.heard() == [m.Shutdown("done", "all rounds committed")]
 
 

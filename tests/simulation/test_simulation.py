@@ -185,7 +185,7 @@ def _keeps_states_in_memory(self: Any, client: str, update: Any, state: Any, rea
 @pytest.mark.parametrize(
     ("kind", "name", "bug", "invariant", "first"),
     [
-        (ClientStates, "recall", _goes_on_from_the_newest, "I4", 0),
+        (ClientStates, "recall", _goes_on_from_the_newest, "I4", 44),
         (ClientStates, "keep", _keeps_states_in_memory, "I4", 0),
         (Coordinator, "_uploaded", _acks_at_once, "I5: .* was accepted and is None", 23),
         (PartialBlob, "finish", _never_syncs, "I5: .* not whole", 0),
