@@ -65,7 +65,9 @@ def test_failures_devices_goodbyes(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO, "fedmq"):
         bench.play(script())
     other.heard()
-    bench.close()
+    for hand in (bad, other):
+        hand.say(m.Goodbye("told so"))
+    bench.coordinator.close()
     assert bench.coordinator.finish is not None and SHOWN in bench.coordinator.finish.reason
     notes = [note["text"] for note in bench.server.journal.notes()]
     assert sum(SHOWN in note for note in notes) >= 4, "joined on, failed, lost, given up"
