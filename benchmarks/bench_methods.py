@@ -62,7 +62,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     # local training
     "fedprox": {"local_method": "fedprox"},
     "fednova": {"local_method": "fednova"},
-    "feddyn": {"local_method": "feddyn", "weighting": "uniform"},
+    "feddyn": {"local_method": "feddyn", "local_method_options": {"alpha": 1.0}, "weighting": "uniform"},
     "sgd": {},
     "scaffold": {"local_method": "scaffold"},
     "optimizer kept": {},
