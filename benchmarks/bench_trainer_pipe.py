@@ -41,7 +41,7 @@ def main() -> None:
         trainer = TrainerProcess([sys.executable, str(HERE / "noop_trainer.py")], 1, Path(folder, "trainer.log"))
 
         def ask() -> None:
-            trainer.send(link.Begin((task,), None, (), ("unused",)))
+            trainer.send(link.Begin((task,), None, None, ("unused",)))
             trainer.receive()
 
         ask()  # by the answer it has started

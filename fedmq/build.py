@@ -20,7 +20,7 @@ from fedmq.algorithms.candidates import Sampler
 from fedmq.algorithms.partition_shares import Partitioner
 from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
-from fedmq.build_local import rule_of_method, update_limits
+from fedmq.build_local import require_base_can_grow, rule_of_method, update_limits
 from fedmq.codec import delta, download, update
 from fedmq.config import ExperimentConfig
 from fedmq.config_federated import FederatedConfig
@@ -148,6 +148,7 @@ def server(
     rule = _rule(config, own_aggregator)
     if reason := federated.too_few(rule.fewest, f"{rule.label()} needs"):
         raise ConfigError(reason)
+    require_base_can_grow(config, rule)
     weigh = weighting.capped(_pick("weighting", WEIGHTINGS, federated.weighting), federated.max_client_examples)
     if own_sampler is not None and federated.selection != "uniform":
         raise ConfigError(f"federated.selection is {federated.selection!r} and a sampler was given: leave one out")

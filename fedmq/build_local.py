@@ -1,4 +1,4 @@
-"""The coordinator's part in the local method of a config: its rule, and what an update may claim."""
+"""What a config's rules ask of the rest of it: the rule of a local method, claims of updates, a base that grows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from fedmq.algorithms import local_aggregate
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.local_aggregate import LocalSteps
 from fedmq.config import ExperimentConfig
+from fedmq.errors import ConfigError
 from fedmq.runtime.screening import UpdateLimits
 
 
@@ -35,3 +36,13 @@ def update_limits(config: ExperimentConfig) -> UpdateLimits:
         config.model.max_length * training.num_epochs,
         num_steps if told else None,
     )
+
+
+def require_base_can_grow(config: ExperimentConfig, rule: Aggregator) -> None:
+    """Raise ConfigError where a rule merges into the base, and the rest of the config cannot have that."""
+    federated = config.federated
+    if rule.merged is not None and (federated.mode == "async" or federated.download_codec != "fp32"):
+        raise ConfigError(
+            f'{rule.label()} merges into the base, which goes neither with federated.mode "async" nor with a lossy '
+            "federated.download_codec: set them to their defaults first"
+        )

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedmq.codec.base_link import BaseLink
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import open_split, read_partition
 from fedmq.errors import ConfigError, DataError, ModelError, StorageError
-from fedmq.storage.checkpoint import CONFIG, WEIGHTS, CheckpointFiles, checkpoint_files, write_checkpoint
+from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_files
 from fedmq.storage.journal import Journal
 from fedmq.storage.personal import FOLDER, folders, where_own_models_are
 from fedmq.storage.run_folder import DATABASE
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from fedmq.learning.models import LanguageModel
 
 
-def own_model(run_dir: Path, client: str | None, personal: bool) -> CheckpointFiles | None:
+def own_model(run_dir: Path, client: str | None, personal: bool) -> tuple[Path, Path] | None:
     """The files of a client's own model; None where all clients have one.
 
     Raises:
@@ -46,7 +47,14 @@ def own_model(run_dir: Path, client: str | None, personal: bool) -> CheckpointFi
             f"{run_dir}: {client} has no model of its own here: no such client, or no training of it has counted "
             f"(here are {', '.join(list(here)[:10])})"
         )
-    return CheckpointFiles(here[client] / WEIGHTS, here[client] / CONFIG)
+    return here[client] / WEIGHTS, here[client] / CONFIG
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error.strerror}); try again") from None
 
 
 class FinishedRun:
@@ -70,9 +78,9 @@ class FinishedRun:
             if version is None:
                 raise StorageError(f"{run_dir} has no model yet: its run ended before the first adapter was made")
             own = own_model(self.run_dir, client, self.config.federated.shared() != "both")
-            self.version = version if own is None else int(own.weights.parent.name.removeprefix("round_"))
-            digest, links = journal.digest(version), journal.links(version)
-            self._files = own or checkpoint_files(self.run_dir, version, digest, links)
+            self.version = version if own is None else int(own[0].parent.name.removeprefix("round_"))
+            self._files = own or checkpoint_files(self.run_dir, version, journal.digest(version))
+            self._links = [self.run_dir / "blobs" / link for link in journal.links(version)]
             self._base_digest = journal.require("base_digest")
             self._partition = json.loads(journal.get("data") or "{}").get("inputs")
         finally:
@@ -97,13 +105,11 @@ class FinishedRun:
         found, _ = resolve_device(device or self.config.device)
         with tempfile.TemporaryDirectory() as folder:
             # A model between two checkpoints is only a blob: it is copied, for it to have the names that PEFT wants.
-            try:
-                write_checkpoint(Path(folder, "model"), *self._files)
-            except OSError as error:
-                raise StorageError(f"{error.filename}: cannot be read ({error.strerror}); try again") from None
+            for path, file in zip(self._files, (WEIGHTS, CONFIG), strict=True):
+                Path(folder, file).write_bytes(_content(path))
             model = load_for_inference(
                 name,
-                Path(folder, "model"),
+                Path(folder),
                 device=found,
                 max_length=self.config.model.max_length,
                 cache_dir=self.config.model.cache_dir,
@@ -116,6 +122,7 @@ class FinishedRun:
                 f"base model {name!r} is not the one that {self.run_dir} was trained on (SHA-256 "
                 f"{model.base_digest[:12]}, the run's {self._base_digest[:12]}): put that one back, or run again"
             )
+        model.grow([str(link) for link in self._links], lambda link: BaseLink.decoded(_content(Path(link))).factors)
         return model
 
     def generate(

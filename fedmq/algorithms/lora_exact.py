@@ -49,6 +49,17 @@ def flora(seed: int = 0) -> Aggregator:
     Args:
       seed: >= 0; a run gives its own.
 
+    Example:
+      >>> from fedmq.algorithms.aggregate import Update
+      >>> rule = flora(seed=7)
+      >>> like = {"h.lora_A.weight": np.ones((1, 4), np.float32), "h.lora_B.weight": np.zeros((2, 1), np.float32)}
+      >>> state = rule.init(like)
+      >>> moved = {"h.lora_A.weight": np.zeros((1, 4)), "h.lora_B.weight": np.full((2, 1), 3.0)}
+      >>> state = rule.fold(state, Update("a", 0, 1, 1, moved), 1)
+      >>> merged = rule.merged(state)
+      >>> float((merged["h.lora_B.weight"] @ merged["h.lora_A.weight"]).mean().round(4))
+      3.0
+
     Reference:
       Wang et al. 2024, FLoRA (arXiv 2409.05976), whose stack [p_1 A_1; ...], [B_1 ...] is of the same product; all
       clients of a round begin with the same A.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ from fedmq.tensors import NamedTensors
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-#: Key of CONFIG for the names of files, oldest first, in a folder of that name: what was merged into the base.
-MERGED = "merged_into_base"
 
 
 def write_adapter(folder: Path, tensors: NamedTensors, config: Mapping[str, Any]) -> None:
@@ -49,26 +46,11 @@ def read_adapter(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises:
       StorageError: a file is missing or damaged.
     """
-    with _readable(folder):
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return read_tensors(folder / WEIGHTS), config
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file of an adapter folder.
-
-    Raises:
-      StorageError: it is missing or damaged.
-    """
-    with _readable(path):
-        return safetensors.numpy.load(path.read_bytes())
-
-
-@contextmanager
-def _readable(of: Path) -> Iterator[None]:
     try:
-        yield
+        tensors = safetensors.numpy.load((folder / WEIGHTS).read_bytes())
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise StorageError(f"{of} is not a whole adapter: {error.filename} is missing") from error
+        raise StorageError(f"{folder} holds no adapter: {error.filename} is missing") from error
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise StorageError(f"{of} cannot be read: {error}") from error
+        raise StorageError(f"the adapter in {folder} cannot be read: {error}") from error
+    return tensors, config

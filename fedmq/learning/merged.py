@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -93,8 +94,9 @@ class MergedBase:
             if path not in self._layers or module + _B not in link:
                 raise LocalProtocolError(f"what is merged into the base has {name!r}, this model has no such module")
             layer = self._layers[path].get_base_layer()
-            # In float64, where the order of its sums hardly matters: other hosts should come to the same float32.
-            product = torch.tensor(link[module + _B]).double() @ torch.tensor(link[name]).double()
+            # In float64, and on one thread: how a product is cut up shows in its last digits.
+            with _one_thread():
+                product = torch.tensor(link[module + _B]).double() @ torch.tensor(link[name]).double()
             product = product.T if isinstance(layer, Conv1D) else product
             weight = layer.weight.data
             if product.shape != weight.shape:
@@ -108,3 +110,13 @@ class MergedBase:
         layer.weight.data = weight
         if self._packed is not None:
             self._packed.frozen.replace(path, weight if isinstance(layer, Conv1D) else weight.mT)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from fedmq.atomic import fsync, replacing_folder
 from fedmq.errors import LocalProtocolError, ModelError
 from fedmq.learning import bases
-from fedmq.learning.adapter_folder import MERGED, read_adapter, read_tensors, write_adapter
+from fedmq.learning.adapter_folder import read_adapter, write_adapter
 from fedmq.learning.bases import load_base
 from fedmq.learning.engine import choose_engine
 from fedmq.learning.fast.model import PackedModel
@@ -200,10 +200,15 @@ class LanguageModel:
         content |= {"base_model_name_or_path": self.name, "inference_mode": True}
         return {key: _plain(content[key]) for key in sorted(content)}
 
-    def save_adapter(self, folder: Path) -> None:
-        """Write a folder that PeftModel.from_pretrained loads on the base as it came: what was merged is in it."""
-        adapter = self._merged.whole(self.get_adapter())
-        write_adapter(folder, adapter, self._config_of(adapter))
+    def save_adapter(self, folder: Path, adapter: NamedTensors | None = None) -> None:
+        """Write a folder that PeftModel.from_pretrained loads on the base as it came: what was merged is in it.
+
+        Args:
+          folder: replaced if it is there.
+          adapter: in place of the model's own.
+        """
+        whole = self._merged.whole(self.get_adapter() if adapter is None else adapter)
+        write_adapter(folder, whole, self._config_of(whole))
 
     def merged(self) -> transformers.PreTrainedModel:
         """A plain transformers model, on the CPU, with the adapter added into its weights."""
@@ -240,7 +245,7 @@ def load_for_inference(
 
     Args:
       name: the base; None takes the one that the adapter names.
-      adapter_folder: holds adapter_model.safetensors and adapter_config.json, and what was merged into the base.
+      adapter_folder: holds adapter_model.safetensors and adapter_config.json.
       device: as returned by `resolve_device`.
       max_length: in tokens.
       cache_dir: the hub's cache; None is the library's default.
@@ -275,9 +280,6 @@ def load_for_inference(
         lm.set_adapter(tensors)
     except LocalProtocolError as error:
         raise ModelError(f"the adapter in {adapter_folder} does not fit base model {name!r}: {error}") from error
-    # Held: the folder may be gone when they are asked for again.
-    links = {name: read_tensors(adapter_folder / MERGED / Path(name).name) for name in config.get(MERGED, ())}
-    lm.grow(list(links), links.__getitem__)
     return lm
 
 

@@ -13,7 +13,6 @@ import torch
 from fedmq import tensors
 from fedmq.algorithms.personal import kept_part, personal
 from fedmq.errors import ConfigError, DataError
-from fedmq.learning.adapter_folder import write_adapter
 from fedmq.learning.batching import lengths
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.fast.group import Member, train_group
@@ -174,7 +173,7 @@ def _member(lm: LanguageModel, share: Share, start: NamedTensors) -> Member:
 
     def save(step: int, adapter: NamedTensors) -> None:
         assert folder is not None
-        write_adapter(folder / f"step_{step}", adapter, lm.adapter_config())
+        lm.save_adapter(folder / f"step_{step}", adapter)
 
     return Member(
         start,

@@ -58,12 +58,12 @@ class Loaded:
 class Begin:
     """Do these tasks together. `adapter`: the file that all start from; `results`: where each one's new one goes.
 
-    `merged`: the files of what was merged into the base, oldest first.
+    `merged`: the file of the newest link of the base; those before it are beside it, under their digests.
     """
 
     tasks: Annotated[tuple[Task, ...], Field(min_length=1, max_length=MAX_GROUP)]
     adapter: str | None
-    merged: tuple[str, ...]
+    merged: str | None
     results: tuple[str, ...]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedmq import tensors
 from fedmq.algorithms.aggregate import Aggregator, Update
+from fedmq.algorithms.lora_factors import pairs
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.codec import raw
 from fedmq.errors import FedmqError, LocalProtocolError, RunError
@@ -98,6 +99,7 @@ def fold(
         merged = {} if rule.merged is None else rule.merged(state)
         found = rule.finish(state)
         tensors.require_same_shapes(params, found)
+        _require_factors(merged, params)
         if not all(np.isfinite(value).all() for value in (*found.values(), *left.values(), *merged.values())):
             raise ValueError("it gave NaN or infinity")
     return Mean(found, left if rule.left is not None else found if rule.after is not None else {}, merged)
@@ -117,6 +119,18 @@ def step(
     if not all(np.isfinite(value).all() for value in adapter.values()):
         raise RunError(f"round {round}: the server's step gave NaN or infinity: lower the server's learning rate")
     return adapter, after
+
+
+def _require_factors(merged: NamedTensors, params: NamedTensors) -> None:
+    """What is merged is committed with the round, and no worker could go on with anything else."""
+    known = {name: pair for pair in pairs(params) for name in pair}
+    for name, value in merged.items():
+        if name not in known or not all(factor in merged for factor in known[name]):
+            raise ValueError(f"it merges {name!r}, which is no factor of a pair of the adapter that it merges whole")
+        a, b = (merged[factor] for factor in known[name])
+        sides = params[known[name].a].shape[1], params[known[name].b].shape[0]
+        if value.dtype != np.float32 or a.shape != (len(a), sides[0]) or b.shape != (sides[1], len(a)) or not len(a):
+            raise ValueError(f"it merges {value.dtype} {value.shape} as {name!r}, expected float32 factors of one rank")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from fedmq.codec import raw
 from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.updates import Updates
 from fedmq.storage.blobs import BlobStore
-from fedmq.storage.checkpoint import CONFIG, checkpoint_of, write_checkpoint
+from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_of, write_checkpoint
 from fedmq.storage.journal import Journal
 
 
@@ -53,7 +53,7 @@ class Checkpoints:
         names += ["round_final"] if round == self._num_rounds else []
         for name in names:
             folder = self._run_dir / "global_model" / name
-            write_checkpoint(folder, self._blobs.path(digest), self.config, [self._blobs.path(link) for link in links])
+            write_checkpoint(folder, self._blobs.path(digest), self.config, links)
 
     def keep_clients(self, round: int, again: bool = False) -> None:
         """Write what is missing of the clients' of a committed round, as far as its blobs are still there.
@@ -67,7 +67,7 @@ class Checkpoints:
             folder, blob = self._run_dir / row["client"] / f"round_{round}", self._blobs.path(row["digest"])
             if not (again or not folder.is_dir()) or not blob.is_file():
                 continue
-            links = [self._blobs.path(link) for link in self._journal.links(row["started"] - 1)]
+            links = self._journal.links(row["started"] - 1)
             if self._updates.whole(row):
                 write_checkpoint(folder, blob, self.config, links)
                 continue
@@ -82,10 +82,10 @@ class Checkpoints:
         last = self._journal.last_committed()
         if last is None:
             return
-        files = checkpoint_of(self._run_dir, last, self._journal.digest(last), self._journal.links(last))
-        final = self._run_dir / "global_model" / "round_final"
-        if last == self._num_rounds and not final.is_dir():
-            write_checkpoint(final, files.weights, self.config, files.links)
+        kept = checkpoint_of(self._run_dir, last, self._journal.digest(last), self._journal.links(last))
+        final = kept.with_name("round_final")
+        if last == self._num_rounds and not (final / WEIGHTS).is_file():
+            write_checkpoint(final, kept / WEIGHTS, kept / CONFIG)
         self.keep_clients(last)
         if last == self._num_rounds:  # nobody trains any more
             shutil.rmtree(self._run_dir / FOLDER, ignore_errors=True)

@@ -218,6 +218,8 @@ class Coordinator:
                 self._intake.decline(worker, task)
                 self._verdict(worker, task, code, text)
             case ev.Select(round, eligible, count, draw):
+                for client in self.server.uploads.nowhere(self._journal.all_hosted()) if round == 1 else ():
+                    self._note("warning", f"lora.rank_per_client names {client}, and no worker hosts it so far")
                 self._events.append(ev.Selected(round, self.server.select(round, eligible, count, draw)))
             case ev.OpenRound(round, groups, started):
                 self.server.open_round(round, groups, self.state.clock.draw, started)

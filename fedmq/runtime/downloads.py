@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedmq.codec.download import DownloadCodec, Published
-from fedmq.errors import RemoteProtocolError, RunError
+from fedmq.errors import RemoteProtocolError, RunError, StorageError
 from fedmq.protocol.messages import BlobRef, DeltaRef
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
@@ -36,6 +36,15 @@ def delta_to(journal: Journal, blobs: BlobStore, version: int) -> DeltaRef | Non
 
 
 def newest_link(journal: Journal, blobs: BlobStore, version: int) -> BlobRef | None:
-    """The newest link of the base of a committed version; None where nothing was merged."""
+    """The newest link of the base of a committed version; None where nothing was merged.
+
+    Raises:
+      StorageError: it is gone.
+    """
     links = journal.links(version)
-    return BlobRef(links[-1], blobs.path(links[-1]).stat().st_size) if links else None
+    if not links:
+        return None
+    path = blobs.path(links[-1])
+    if not path.is_file():
+        raise StorageError(f"{path} is gone, a part of the model of round {version}: put it back, or begin anew")
+    return BlobRef(links[-1], path.stat().st_size)

@@ -39,6 +39,7 @@ from fedmq.protocol.fields import FailureCode
 from fedmq.protocol.messages import Task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
 from fedmq.recipe import Factors, TrainingRecipe
+from fedmq.runtime.base_links import Chain
 from fedmq.runtime.client_states import ClientStates
 from fedmq.runtime.control import parted
 from fedmq.runtime.hosting import Hosted, evaluate_unit, host
@@ -61,6 +62,7 @@ class Trainer:
         self._model: LanguageModel | None = None
         self._hosted: Hosted | None = None
         self._codec: UpdateCodec | None = None
+        self._chain = Chain()
         self._states = ClientStates(Path())
         self._own = OwnModels(Path(), self._states)
         self._shared: Factors = "both"
@@ -167,7 +169,8 @@ class Trainer:
             initial = self._model.initial_adapter()
             base, control = parted(Path(begin.adapter).read_bytes(), shared_part(initial, self._shared))
             self._model.set_adapter({**initial, **base})
-            self._model.grow(begin.merged, lambda path: BaseLink.decoded(Path(path).read_bytes()).factors)
+            links = self._chain.up_to(begin.merged)
+            self._model.grow(links, lambda path: BaseLink.decoded(Path(path).read_bytes()).factors)
         log.info("%s begun", ", ".join(task.task for task in begin.tasks))
         work = begin.tasks[0].work
         if isinstance(work, TrainWork):

@@ -77,7 +77,13 @@ class Transfers:
         if self._download is not None:
             self._download.part.close()
             self._download = None
-        if (link := self.links.missing(merged)) is not None:
+        try:
+            link = self.links.missing(merged)
+        except RemoteProtocolError as error:
+            log.warning("what was merged into the base cannot be read: %s", error)
+            self._missing = True
+            return
+        if link is not None:
             self._begin(link, blob, delta, merged)
             return
         if self._adapters.holds(blob.digest):
@@ -204,15 +210,14 @@ class Transfers:
         self._download = None
         try:
             download.part.finish()
-            if download.merged is not None:
-                self._charge(download)
-                return self.fetch(download.adapter, download.delta, download.merged)
-            if download.delta is not None:
+            if download.delta is not None and download.merged is None:
                 assert self._codec is not None
                 self._adapters.rebuild(download.adapter, download.delta, self._codec)
         except RemoteProtocolError as error:
             return self._without(download, str(error))
         self._charge(download)
+        if download.merged is not None:
+            return self.fetch(download.adapter, download.delta, download.merged)
         return self._done(download.adapter.digest)
 
     def _without(self, download: Download, why: str) -> None:

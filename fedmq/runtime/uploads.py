@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from fedmq.codec.part import of_part, start
@@ -27,6 +27,10 @@ class Uploads(NamedTuple):
     def part(self, client: str, round: int) -> Part:
         """What a client trains from and sends, in a training of this round."""
         return Part(self.sent(round), self.ranks.get(client))
+
+    def nowhere(self, hosted: Iterable[str]) -> list[str]:
+        """Clients that have a rank and are not among these."""
+        return sorted(self.ranks.keys() - set(hosted))
 
     def start(self, client: str, round: int, adapter: NamedTensors) -> NamedTensors:
         """What the client trains from, where the global adapter is this one."""

@@ -219,8 +219,9 @@ class VirtualRun:
         """A task's time is over: now it is done, and nothing of it before, as it may have been cancelled."""
         base = task.adapter
         result = Path(self._setup.work_dir) / "result"
-        adapter = None if base is None else str(self.server.blobs.path(base.digest))
-        answer = self._ask(link.Begin((task,), adapter, tuple(map(str, self._merged(task))), (str(result),)))
+        blobs = (base, task.merged)
+        adapter, merged = (None if blob is None else str(self.server.blobs.path(blob.digest)) for blob in blobs)
+        answer = self._ask(link.Begin((task,), adapter, merged, (str(result),)))
         match answer:
             case link.Trained():
                 self._trained(worker, task, answer, result.read_bytes())

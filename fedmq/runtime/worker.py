@@ -222,10 +222,10 @@ class WorkerAgent:
 
     def _run(self, tasks: tuple[m.Task, ...]) -> None:
         assert self._trainer is not None
-        blob = tasks[0].adapter
-        adapter = None if blob is None else str(self._transfers.path(blob.digest))
+        blobs = (tasks[0].adapter, tasks[0].merged)
+        adapter, merged = (None if blob is None else str(self._transfers.path(blob.digest)) for blob in blobs)
         made = tuple(str(self._outbox.made(task.task)) for task in tasks)
-        self._trainer.send(link.Begin(tasks, adapter, self._transfers.links.paths(tasks[0].merged), made))
+        self._trainer.send(link.Begin(tasks, adapter, merged, made))
 
     # --- the trainer ---------------------------------------------------------------------------
 

@@ -12,11 +12,13 @@ import transformers
 from peft import PeftModel
 
 from fedmq.errors import LocalProtocolError
+from fedmq.learning.adapter_folder import read_adapter
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.tokenizer import library_warnings_to_log
-from fedmq.recipe import LoRASpec
-from fedmq.tensors import NamedTensors
+from fedmq.learning.train import train
+from fedmq.recipe import LoRASpec, TrainingRecipe
+from fedmq.tensors import NamedTensors, digest
 
 TARGETS = {"gpt2": ("c_attn", "c_proj"), "llama": ("q_proj", "up_proj", "down_proj")}
 
@@ -118,3 +120,15 @@ def test_links_of_another_model_are_refused_and_change_nothing(
     with pytest.raises(LocalProtocolError, match=says):
         lm.grow(["x"], lambda name: link)
     assert bits(lm, texts) == before
+
+
+def test_snapshots_of_a_training_are_of_the_whole_model(
+    lora: LoRASpec, engine: str, gpt2_folder: Path, texts: list[np.ndarray], recipe: TrainingRecipe, tmp_path: Path
+) -> None:
+    lm = load(gpt2_folder, lora, engine)
+    lm.grow(["one"], lambda name: links(lm)["one"])
+    train(lm, texts, replace(recipe, num_epochs=1, save_steps=5), seed=1, snapshot_dir=tmp_path)
+    lm.save_adapter(tmp_path / "last")
+    snapshot, config = read_adapter(tmp_path / "step_5")
+    assert digest(snapshot) == digest(read_adapter(tmp_path / "last")[0])
+    assert set(config["rank_pattern"].values()) == {4 + 2}, "the adapter's rank and the link's"

@@ -187,7 +187,7 @@ def test_adapter_folders_are_byte_deterministic(lm: LanguageModel, tmp_path: Pat
 def test_damaged_or_foreign_adapter_folders(
     gpt2_folder: Path, llama_folder: Path, lora: LoRASpec, lm: LanguageModel, tmp_path: Path
 ) -> None:
-    with pytest.raises(StorageError, match="not a whole adapter: .*adapter_config.json is missing"):
+    with pytest.raises(StorageError, match="adapter_model.safetensors is missing"):
         load_for_inference(None, tmp_path, device="cpu", max_length=32)
     lm.save_adapter(tmp_path / "a")
     weights = tmp_path / "a" / "adapter_model.safetensors"

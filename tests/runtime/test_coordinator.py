@@ -46,6 +46,16 @@ def test_one_round(bench: Bench) -> None:
     assert hand.heard() == [m.Shutdown("done", "all rounds committed")]
 
 
+def test_a_rank_of_a_client_that_nobody_hosts_is_told_of(bench: Bench) -> None:
+    """As of one whose name is misspelt: owners' names are known only when they join."""
+    bench.server.uploads = bench.server.uploads._replace(ranks={"client_nroth": 2, "client_1": 4})
+    hand = bench.hand()
+
+    bench.play(training(hand))
+    assert "lora.rank_per_client names client_nroth, and no worker hosts it so far" in bench.view.notes
+    assert not any("names client_1," in note for note in bench.view.notes)
+
+
 def wrong_kind(task: m.Task) -> Any:
     return m.Evaluated(task.task, task.nonce, 1.0, 1, 1, 0.5)
 

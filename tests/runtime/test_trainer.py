@@ -173,9 +173,9 @@ class Group:
         adapter = self.folder / "adapter"
         if not adapter.exists():
             first = m.Task("init-0-adapter-0", "cd" * 16, 0, None, 7, None, InitWork("init"), None, None, None)
-            self.agent.send(link.Begin((first,), None, (), (str(adapter),)))
+            self.agent.send(link.Begin((first,), None, None, (str(adapter),)))
             self.answers(1)
-        self.agent.send(link.Begin(tasks, str(adapter), (), tuple(str(self.folder / t.task) for t in tasks)))
+        self.agent.send(link.Begin(tasks, str(adapter), None, tuple(str(self.folder / t.task) for t in tasks)))
 
     def answers(self, number: int) -> dict[str, Any]:
         """By task; progress is left out."""
