@@ -27,6 +27,7 @@ def test_updates_are_those_of_gpt2() -> None:
     assert not np.array_equal(*(next(iter(adapter(k, 1).values())) for k in (0, 1))) and examples(0) == 10
 
 
+@pytest.mark.nightly
 def test_every_rule_is_measured() -> None:
     found = json.loads(bench("--counts", 7, "--repeats", 1, "--layers", 1, "--json"))
     figures = found["counts"]["7"]

@@ -63,6 +63,7 @@ def test_a_robust_rule_learns_beside_a_worker_that_lies(play: Callable[[str], li
     assert second < first < before
 
 
+@pytest.mark.nightly
 def test_the_mean_follows_the_lies(play: Callable[[str], list[float]]) -> None:
     before, first, second = play("fedavg")
     assert min(first, second) > before + 0.1

@@ -40,7 +40,8 @@ def play(federation: Federation, name: str, **federated: Any) -> Path:
     return federation.folder / name
 
 
-@pytest.mark.parametrize("selection", [pytest.param("power_of_choice", marks=pytest.mark.nightly), "oort"])
+@pytest.mark.nightly
+@pytest.mark.parametrize("selection", ["power_of_choice", "oort"])
 def test_a_coordinator_that_is_killed_and_resumed_draws_the_same(
     federation: Federation, free_port: int, selection: str
 ) -> None:

@@ -103,6 +103,7 @@ def test_precision_is_that_of_this_call_not_of_the_one_before(
     assert digests[0] == digests[3] != digests[1] == digests[2]
 
 
+@pytest.mark.parametrize("engine", [pytest.param("hf", marks=pytest.mark.nightly), "fast"], indirect=True)
 def test_another_process_trains_the_same(
     engine: str, lm: LanguageModel, texts: Texts, lora: LoRASpec, recipe: TrainingRecipe, tmp_path: Path
 ) -> None:
