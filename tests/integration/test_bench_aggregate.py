@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from running import REPO, environment
 
 sys.path.insert(0, str(REPO / "benchmarks"))
