@@ -38,6 +38,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "fedex": {"lora_aggregation": "fedex"},
     "fedex, nesterov": {"lora_aggregation": "fedex", **NESTEROV},
     "fedex, int4 up": {"lora_aggregation": "fedex", "upload_codec": "int4"},
+    "recommended": {"lora_aggregation": "fedex", "upload_codec": "int4", **NESTEROV},
     "flora": {"lora_aggregation": "flora"},
     "hetlora": {"lora_aggregation": "hetlora"},
     "hetlora, ranks 16 to 2": {"lora_aggregation": "hetlora"},
@@ -171,17 +172,17 @@ def table(runs: list[Run]) -> list[str]:
     """Markdown: a line for each method, mean and spread over the seeds that it and the baseline have."""
     targets = {one["seed"]: one["loss"][-1] for one in runs if one["method"] == BASELINE}
     lines = [
-        f"Seeds {', '.join(map(str, sorted(targets)))}; mean (least to most). Rounds and bytes are to the loss of "
-        f"`{BASELINE}` after {max(len(one['loss']) for one in runs) - 1} rounds.",
+        f"Mean over seeds (least to most). Rounds and bytes are to the loss of `{BASELINE}` with the same seed after "
+        f"{max(len(one['loss']) for one in runs) - 1} rounds.",
         "",
-        "| method | loss | rounds to the target | MB to it, up + down | up only | bias | seconds a round |",
-        "|---|---|---|---|---|---|---|",
+        "| method | seeds | loss | rounds to the target | MB to it, up + down | up only | bias | seconds a round |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in METHODS:
         of = [one for one in runs if one["method"] == name and one["seed"] in targets]
         if of:
             reached = [first(one["loss"], targets[one["seed"]]) for one in of]
-            cells = [name, spread([one["loss"][-1] for one in of], 3)]
+            cells = [name, str(len(of)), spread([one["loss"][-1] for one in of], 3)]
             if None in reached:
                 cells += [f"not reached ({sum(r is not None for r in reached)} of {len(of)})", "", ""]
             else:
