@@ -87,5 +87,5 @@ class Checkpoints:
         if last == self._num_rounds and not (final / WEIGHTS).is_file():
             write_checkpoint(final, kept / WEIGHTS, kept / CONFIG)
         self.keep_clients(last)
-        if last == self._num_rounds:  # nobody trains any more
+        if self._journal.get("status") == "done":  # nobody trains any more, nor scores a client's own model
             shutil.rmtree(self._run_dir / FOLDER, ignore_errors=True)
