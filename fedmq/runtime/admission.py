@@ -27,10 +27,11 @@ class Admission:
       journal: keeps the digest of the base that the run's first worker loaded, and of each client the digest of its
         data, its size, and who has hosted it.
       named: the run's clients where they are known beforehand.
+      shared: `TrainingRecipe.shared`: where it is one factor, each client has a model of its own, and none is of all.
     """
 
-    def __init__(self, journal: Journal, named: Collection[str]) -> None:
-        self._journal, self._named = journal, named
+    def __init__(self, journal: Journal, named: Collection[str], shared: str) -> None:
+        self._journal, self._named, self._shared = journal, named, shared
 
     def check(self, worker: str, ready: m.Ready) -> m.Reject | None:
         """The refusal, or None. Adapters of another base fit in shape and would spoil the model silently."""
@@ -38,6 +39,8 @@ class Admission:
         if base is not None and base != ready.base_digest:
             text = f"its base has SHA-256 {ready.base_digest[:12]}, that of the run's first worker {base[:12]}"
             return _refusal("BASE", f"{text}: give all workers the same model")
+        if self._shared != "both" and (text := _cannot_score(ready)) is not None:
+            return _refusal("DATA", text)
         for client in ready.clients:
             if self._named and client.client not in self._named:
                 return _refusal("DATA", f"this run has no {client.client}")
@@ -109,6 +112,14 @@ def as_event(worker: str, ready: m.Ready) -> ev.WorkerReady:
         ready.running,
         ready.outbox,
     )
+
+
+def _cannot_score(ready: m.Ready) -> str | None:
+    """Versions are scored on the test shard once anybody says to have it, and then on no client's own texts."""
+    if ready.evaluates_test:
+        return "it offers to score a model on the test shard, and this run has none of all clients: each has its own"
+    lacking = [client.client for client in ready.clients if not client.num_held_out]
+    return f"{lacking[0]} has no held-out text to score its own model on" if lacking else None
 
 
 def _refusal(code: str, text: str) -> m.Reject:

@@ -70,7 +70,7 @@ class Coordinator:
         self._links = Links(transport)
         self._events: deque[ev.Event] = deque()
         self._intake = Intake(transport, server)
-        self._admission = Admission(self._journal, state.named)
+        self._admission = Admission(self._journal, state.named, spec.training.shared)
         shared = data_dir is not None and data_dir.is_dir()
         welcome = m.Welcome(
             run=self._journal.require("run"),

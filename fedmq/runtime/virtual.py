@@ -73,7 +73,7 @@ class VirtualRun:
         self._trainer, self._setup, self._speeds = trainer, setup, speeds
         self._journal = server.journal
         self._journal.clock = lambda: self.now
-        self._admission = Admission(self._journal, state.named)
+        self._admission = Admission(self._journal, state.named, spec.training.shared)
         self._order = itertools.count()
         #: what will have been done when, by whom
         self._calendar: list[tuple[float, int, str, m.Task]] = []
