@@ -39,8 +39,8 @@ class Admission:
         if base is not None and base != ready.base_digest:
             text = f"its base has SHA-256 {ready.base_digest[:12]}, that of the run's first worker {base[:12]}"
             return _refusal("BASE", f"{text}: give all workers the same model")
-        if self._shared != "both" and (text := _cannot_score(ready)) is not None:
-            return _refusal("DATA", text)
+        if self._shared != "both" and (lacks := _cannot_score(ready)) is not None:
+            return _refusal("DATA", lacks)
         for client in ready.clients:
             if self._named and client.client not in self._named:
                 return _refusal("DATA", f"this run has no {client.client}")
