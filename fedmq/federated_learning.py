@@ -23,7 +23,6 @@ from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.virtual import VirtualRun
-from fedmq.storage.metrics import total_bytes
 from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
 
 #: What the end of a run may take: workers that have not ended by then are killed.
@@ -275,25 +274,22 @@ class FederatedLearning:
 
     def summary(self) -> dict[str, Any]:
         """The run in one JSON-able object: rounds, perplexities, bytes, digest, generations, folders."""
-        journal, last = self.server.journal, self.server.journal.last_committed()
-        assert last is not None
-        return {
-            "output_dir": str(self.run_dir),
-            "log_dir": self.config.log_dir,
-            "rounds": last,
-            "digest": journal.digest(last),
-            "perplexity": {str(v): score["perplexity"] for v, score in self.server.scores().items()},
-            **total_bytes(self.server.rounds()),
-            "eval_loss": {str(v): score["eval_loss"] for v, score in self.server.scores().items()},
-            "generations": [{"prompt": g["prompt"], "text": g["text"]} for g in journal.generations()],
-        }
+        return derived.summary(self.server, self.config.log_dir)
 
-    def test_generation(self, prompts: Sequence[str] | None = None) -> list[dict[str, str]]:
-        """Continue prompts with the newest global model; prints and returns {prompt, generated} for each."""
+    def test_generation(self, prompts: Sequence[str] | None = None, client: str | None = None) -> list[dict[str, str]]:
+        """Continue prompts with the newest global model; prints and returns {prompt, generated} for each.
+
+        Args:
+          prompts: None takes generation.prompts.
+          client: whose model, where each client has its own (federated.lora_aggregation "fedsa"); else None.
+
+        Raises:
+          ConfigError: there is no such model here.
+        """
         from fedmq.finished_run import FinishedRun
 
         wanted = list(prompts) if prompts is not None else list(self.config.generation.prompts)
-        texts = FinishedRun(str(self.run_dir)).generate(wanted)
+        texts = FinishedRun(str(self.run_dir), client).generate(wanted)
         results = [{"prompt": p, "generated": t.removeprefix(p)} for p, t in zip(wanted, texts, strict=True)]
         for result in results:
             self.view.say(" ".join((result["prompt"] + result["generated"]).split()))

@@ -34,14 +34,16 @@ def own_model(run_dir: Path, client: str | None, personal: bool) -> tuple[Path, 
     """
     if not personal:
         if client is not None:
-            raise ConfigError(f"{run_dir} has one model, of all clients: leave --client {client} out")
+            raise ConfigError(
+                f"{run_dir} has one model, of all clients: leave the client out, {client} has none of its own"
+            )
         return None
     here = folders(run_dir / FOLDER)
     none = f'{run_dir} has no model of all clients (federated.lora_aggregation is "fedsa")'
     if not here:
         raise ConfigError(f"{none}; {where_own_models_are(run_dir)}")
     if client is None:
-        raise ConfigError(f"{none}: say whose, such as --client {min(here)}")
+        raise ConfigError(f"{none}: say whose, such as {min(here)} (--client, from Python client=)")
     if client not in here:
         raise ConfigError(
             f"{run_dir}: {client} has no model of its own here: no such client, or no training of it has counted "

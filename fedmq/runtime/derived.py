@@ -1,4 +1,4 @@
-"""The files of a run that are made from its journal, and can be made again at any time."""
+"""What is made from the journal of a run, and can be made again at any time: its files, and its summary."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fedmq.runtime.server import FederatedServer
+from fedmq.storage.metrics import total_bytes
 
 
 def write_derived(server: FederatedServer, title: str) -> None:
@@ -31,3 +32,19 @@ def write_derived(server: FederatedServer, title: str) -> None:
         title,
         scored="clients' own models, held-out texts" if own else "global model, test split",
     )
+
+
+def summary(server: FederatedServer, log_dir: str) -> dict[str, Any]:
+    """The run in one JSON-able object: rounds, perplexities, bytes, digest, generations, folders."""
+    journal, last, scores = server.journal, server.journal.last_committed(), server.scores()
+    assert last is not None
+    return {
+        "output_dir": str(server.run_dir),
+        "log_dir": log_dir,
+        "rounds": last,
+        "digest": journal.digest(last),
+        "perplexity": {str(v): score["perplexity"] for v, score in scores.items()},
+        **total_bytes(server.rounds()),
+        "eval_loss": {str(v): score["eval_loss"] for v, score in scores.items()},
+        "generations": [{"prompt": g["prompt"], "text": g["text"]} for g in journal.generations()],
+    }

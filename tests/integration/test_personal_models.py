@@ -15,13 +15,17 @@ from conftest import Federation, write_tweets
 from running import fedmq
 from safetensors.numpy import load, load_file
 
+from fedmq import FederatedLearning
 from fedmq.cli import main
+from fedmq.config import ExperimentConfig
 from fedmq.data.shards import open_split
 from fedmq.errors import ConfigError
 from fedmq.finished_run import own_model
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.models import load_for_inference
+from fedmq.storage.journal import Journal
 from fedmq.storage.personal import folders
+from fedmq.storage.run_folder import DATABASE
 
 Settings = Callable[..., dict[str, Any]]
 #: The libraries warn of each other.
@@ -98,12 +102,16 @@ def test_the_folder_of_a_local_run(local: Path, tmp_path: Path, tiny_gpt2: Path)
     assert json.loads((run / "training_metrics.json").read_text())["round_metrics"][0]["global_metrics"]["clients"]
     for arguments in (("evaluate", run), ("generate", run, "--prompt", "My"), ("export", run, "--out", tmp_path / "x")):
         code, text = here(*arguments)
-        assert code == 2 and "has no model of all clients" in text and "say whose, such as --client client_0" in text
+        assert code == 2 and "has no model of all clients" in text and "say whose, such as client_0 (--client, " in text
         code, text = here(*arguments, "--client", "client_7")
         assert code == 2 and "client_7 has no model of its own here: no such client" in text
     last = json.loads((run / "global_metrics.json").read_text())[-1]["clients"]["client_1"]
     code, text = here("evaluate", run, "--client", "client_1", "--json")
     assert code == 0 and json.loads(text) == pytest.approx(last, rel=1e-5)
+    code, text = here("generate", run, "--client", "client_1", "--prompt", "My")
+    config = ExperimentConfig.load(run / "config.json").with_overrides([f"output_dir={json.dumps(str(run))}"])
+    (result,) = FederatedLearning(config).test_generation(["My"], client="client_1")
+    assert code == 0 and text == f"My{result['generated']}\n"
     assert here("export", run, "--client", "client_1", "--out", tmp_path / "own")[0] == 0
     weights = (tmp_path / "own" / "adapter_model.safetensors").read_bytes()
     assert weights == (run / "personal" / "client_1" / "round_2" / "adapter_model.safetensors").read_bytes()
@@ -113,9 +121,21 @@ def test_the_folder_of_a_local_run(local: Path, tmp_path: Path, tiny_gpt2: Path)
         peft.PeftModel.from_pretrained(base, run / "global_model" / "round_final")
 
 
+def test_texts_of_a_clients_own_model_from_python(tmp_path: Path) -> None:
+    config = ExperimentConfig.from_dict({"federated": {"lora_aggregation": "fedsa"}, "output_dir": str(tmp_path)})
+    journal = Journal.create(tmp_path / DATABASE, {"config": json.dumps(config.to_dict()), "base_digest": "ab" * 32})
+    journal.commit_round(0, "cd" * 32)
+    journal.close()
+    (tmp_path / "personal" / "client_0" / "round_1").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="say whose, such as client_0"):
+        FederatedLearning(config).test_generation(["My"])
+    with pytest.raises(ConfigError, match="client_1 has no model of its own here"):
+        FederatedLearning(config).test_generation(["My"], client="client_1")
+
+
 def test_whose_model_is_meant(tmp_path: Path) -> None:
     assert own_model(tmp_path, None, personal=False) is None
-    with pytest.raises(ConfigError, match="has one model, of all clients: leave --client client_0 out"):
+    with pytest.raises(ConfigError, match="has one model, of all clients: leave the client out, client_0 has"):
         own_model(tmp_path, "client_0", personal=False)
     with pytest.raises(ConfigError, match="has no model of all clients .*; clients' own models are where their data"):
         own_model(tmp_path, "client_0", personal=True)
@@ -123,7 +143,7 @@ def test_whose_model_is_meant(tmp_path: Path) -> None:
         (tmp_path / "personal" / "client_0" / f"round_{version}").mkdir(parents=True)
     found = own_model(tmp_path, "client_0", personal=True)
     assert found is not None and found.weights.parent == tmp_path / "personal" / "client_0" / "round_10"
-    with pytest.raises(ConfigError, match="say whose, such as --client client_0$"):
+    with pytest.raises(ConfigError, match="say whose, such as client_0 .--client, from Python client=.$"):
         own_model(tmp_path, None, personal=True)
     with pytest.raises(ConfigError, match=r"client_1 has no model of its own here: .* \(here are client_0\)"):
         own_model(tmp_path, "client_1", personal=True)
