@@ -86,6 +86,10 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
     if first and last:
         share = f"{100 * (last / first - 1):+.0f} %"
         view.say(f"perplexity {first:.2f} -> {last:.2f} ({share}) in {summary['rounds']} rounds{own}")
+        before, after = (summary["unscored_clients"].get(str(v), []) for v in (0, summary["rounds"]))
+        if before != after:
+            odd = ", ".join(sorted({*before} ^ {*after})[:10])
+            view.note("warning", f"these two are not of the same clients: in one of them {odd} could not be scored")
     up, down = readable_size(summary["bytes_up"]), readable_size(summary["bytes_down"])
     view.say(f"updates and adapters on the wire: up {up}, down {down}")
     view.say(f"adapter SHA-256 {summary['digest']}")

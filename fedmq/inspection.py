@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmq.storage.journal import Journal
-from fedmq.storage.metrics import global_metrics, lateness, readable_size, round_metrics, total_bytes
+from fedmq.storage.metrics import coverage, global_metrics, lateness, readable_size, round_metrics, total_bytes
 from fedmq.storage.personal import FOLDER, folders
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
@@ -62,7 +62,8 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
         for line in found["live"]["awaited"]:
             yield f"  waiting for {line}"
     for version, score in found["scores"].items():
-        yield f"round {version:>3}  perplexity {score['perplexity']:10.2f}  loss {score['eval_loss']:.4f}"
+        mean = f"perplexity {score['perplexity']:10.2f}  loss {score['eval_loss']:.4f}"
+        yield f"round {version:>3}  {mean}{coverage(score)}"
     for version, score in list(found["scores"].items())[-1:]:
         for client, own in score.get("clients", {}).items():
             score_of = f"perplexity {own['perplexity']:10.2f}  loss {own['eval_loss']:.4f}"

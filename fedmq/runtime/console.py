@@ -13,7 +13,7 @@ from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.jobs import in_words
 from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import readable
-from fedmq.storage.metrics import lateness, readable_size
+from fedmq.storage.metrics import coverage, lateness, readable_size
 
 #: Rounds with more clients than this are summed up in one line.
 _CLIENTS_SHOWN = 10
@@ -100,7 +100,7 @@ class ConsoleView:
         if score is None:
             line += "not evaluated (a worker needs a test split for that; see also the warnings)"
         else:
-            line += f"perplexity {score['perplexity']:8.2f}  loss {score['eval_loss']:.4f}"
+            line += f"perplexity {score['perplexity']:8.2f}  loss {score['eval_loss']:.4f}{coverage(score)}"
         row = self._rows.pop(version, None)
         if row is None:
             return self.say(f"{line}  (before training)" if version == 0 else line)

@@ -52,17 +52,33 @@ def total_bytes(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 def global_metrics(journal: Journal, first: int = 0) -> dict[int, dict[str, Any]]:
     """By version, from `first` on: token-weighted mean NLL over all evaluated units, and its perplexity.
 
-    Where clients were what it was scored on, `clients` has the same of each.
+    Where clients were what it was scored on, `clients` has the same of each, and `unscored_clients` names those of the
+    run that are not in the mean: they hold out nothing, came later, or their evaluation is to come or was given up.
     """
     rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in journal.evaluations(first):
         rows[row["version"]].append(row)
-    result = {}
+    result, known = {}, set[str]()
     for version, units in rows.items():
         result[version] = _score(units)
         if clients := {row["unit"]: _score([row]) for row in units if row["unit"] != "test"}:
-            result[version]["clients"] = clients
+            known = known or set(journal.all_hosted())
+            result[version] |= {"clients": clients, "unscored_clients": sorted(known - clients.keys())}
     return result
+
+
+def coverage(score: Mapping[str, Any]) -> str:
+    """What is said of a mean that some of the run's clients are not in; nothing of others.
+
+    Args:
+      score: of a version, from `global_metrics`.
+
+    Example:
+      >>> coverage({"eval_loss": 2.5, "clients": {"client_0": {}, "client_2": {}}, "unscored_clients": ["client_1"]})
+      '  of 2 of 3 clients'
+    """
+    missing, scored = score.get("unscored_clients", []), score.get("clients", {})
+    return f"  of {len(scored)} of {len(scored) + len(missing)} clients" if missing else ""
 
 
 def _score(units: list[dict[str, Any]]) -> dict[str, Any]:

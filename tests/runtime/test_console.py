@@ -42,6 +42,13 @@ def test_a_round_is_shown_once_when_its_evaluation_is_there() -> None:
     assert second.split() == ["client_0", "12", "texts", "train", "loss", "1.5000", "2.0", "s", "on", "worker_0"]
 
 
+def test_a_mean_over_some_of_the_clients_says_so() -> None:
+    view, out = printed()
+    view.committed(ROW)
+    view.scored(1, SCORE | {"clients": {"client_0": SCORE}, "unscored_clients": ["client_1"]})
+    assert "perplexity    20.00  loss 2.9957  of 1 of 2 clients  3.2 s" in out.getvalue()
+
+
 def test_the_state_before_training_says_so() -> None:
     view, out = printed()
     view.scored(0, SCORE)

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from fedmq.storage.hosted import Hosted
 from fedmq.storage.journal import Journal
-from fedmq.storage.metrics import global_metrics, perplexity, round_metrics, training_metrics, write_metrics
+from fedmq.storage.metrics import coverage, global_metrics, perplexity, round_metrics, training_metrics, write_metrics
 
 
 def evaluation(version: int, unit: str, loss_sum: float, num_tokens: int) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def test_units_add_up_by_tokens(journal: Journal) -> None:
+    journal.put(**{Hosted.key(f"client_{k}"): Hosted(8, 200, ("w",)).encoded() for k in (1, 2)})
     # (30 + 10) / (10 + 30): the mean over tokens is 1, the mean of the two means would be 1.67.
     journal.add_evaluation(**evaluation(1, "client_1", 30.0, 10))
     journal.add_evaluation(**evaluation(1, "client_2", 10.0, 30))
@@ -77,9 +79,22 @@ def test_units_add_up_by_tokens(journal: Journal) -> None:
                 "client_1": {"eval_loss": 3.0, "perplexity": math.exp(3.0), "num_tokens": 10, "num_examples": 2},
                 "client_2": {"eval_loss": 1 / 3, "perplexity": math.exp(1 / 3), "num_tokens": 30, "num_examples": 2},
             },
+            "unscored_clients": [],
         },
     }
     assert list(global_metrics(journal, first=1)) == [1]
+    assert coverage(global_metrics(journal)[0]) == coverage(global_metrics(journal)[1]) == ""
+
+
+def test_a_mean_that_some_clients_are_not_in_says_so(journal: Journal) -> None:
+    """A client whose evaluation was given up (it keeps its part of the model on another host) is missed aloud."""
+    journal.put(**{Hosted.key(f"client_{k}"): Hosted(8, 200, ("w",)).encoded() for k in (1, 2, 3)})
+    journal.add_evaluation(**evaluation(1, "client_2", 30.0, 10))
+    score = global_metrics(journal)[1]
+    assert score["eval_loss"] == 3.0 and score["unscored_clients"] == ["client_1", "client_3"]
+    assert coverage(score) == "  of 1 of 3 clients"
+    assert round_metrics(journal)[0]["global_metrics"] == score
+    assert "unscored_clients" not in global_metrics(journal)[0], "that was the test split"
 
 
 def test_one_row_per_committed_round(journal: Journal) -> None:
