@@ -113,11 +113,6 @@ class ExperimentConfig(Section):
                 "number of A and B, and a client of smaller rank has none beyond its own; set "
                 f"federated.lora_aggregation to {', '.join(OF_RANKS[:-1])} or {OF_RANKS[-1]}"
             )
-        if config.federated.shared() != "both" and not config.data.val_split:
-            raise ConfigError(
-                'federated.lora_aggregation: "fedsa" gives each client a model of its own, which is scored on texts of '
-                "that client, and data.val_split 0 holds none of them back; set data.val_split to 0.1, say"
-            )
         if config.federated.local_method == "scaffold" and (reason := config.training.not_plain_sgd()):
             raise ConfigError(
                 'federated.local_method: "scaffold" takes the mean gradient from how far plain SGD moves the weights, '

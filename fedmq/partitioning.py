@@ -19,6 +19,11 @@ def partition_data(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
     if unknown := sorted(config.lora.rank_per_client.keys() - clients):
         known = f"its clients are client_0 to {clients[-1]}"
         raise ConfigError(f"lora.rank_per_client: this partition has no {unknown[0]}; {known}")
+    if config.federated.shared() != "both" and not config.data.val_split:
+        raise ConfigError(
+            'federated.lora_aggregation: "fedsa" gives each client a model of its own, which is scored on texts of '
+            "that client, and data.val_split 0 holds none of them back; set data.val_split to 0.1, say"
+        )
 
     from fedmq.data.dataset import FederatedDataset
     from fedmq.data.prepare import partition_inputs, prepare_partition, reusable_partition

@@ -351,10 +351,6 @@ def test_toml(tmp_path: Path) -> None:
             'federated.lora_aggregation: "hetlora" needs a cohort',
         ),
         (
-            {"federated": {"lora_aggregation": "fedsa"}, "data": {"val_split": 0.0, "test_split": 0.2}},
-            'federated.lora_aggregation: "fedsa" gives each client a model of its own, which is scored on texts of',
-        ),
-        (
             {"federated": {"lora_aggregation": "fedsa", "aggregation_method": "median"}},
             'federated.lora_aggregation: "fedsa" averages by itself, aggregation_method "median" would not be used',
         ),
@@ -675,11 +671,24 @@ def test_what_a_mode_waits_for() -> None:
     assert federated.quorum() == 1
 
 
-def test_ranks_are_of_clients_that_a_partition_has(tmp_path: Path) -> None:
-    """Owners have names of their own, so a config alone cannot tell."""
-    ranks = {"client_9": 4, "client_10": 4}
-    config = ExperimentConfig.from_dict(
-        {"lora": {"rank_per_client": ranks}, "federated": {"lora_aggregation": "flexlora"}}
-    )
-    with pytest.raises(ConfigError, match="rank_per_client: this partition has no client_10; its clients are client_0"):
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (
+            {
+                "lora": {"rank_per_client": {"client_9": 4, "client_10": 4}},
+                "federated": {"lora_aggregation": "flexlora"},
+            },
+            "lora.rank_per_client: this partition has no client_10; its clients are client_0",
+        ),
+        (
+            {"federated": {"lora_aggregation": "fedsa"}, "data": {"val_split": 0.0, "test_split": 0.2}},
+            'federated.lora_aggregation: "fedsa" gives each client a model of its own, which is scored on texts of',
+        ),
+    ],
+)
+def test_what_only_a_partition_can_refuse(tmp_path: Path, values: dict[str, Any], text: str) -> None:
+    """Owners have names of their own, and hold out texts themselves, so a config alone cannot tell."""
+    config = ExperimentConfig.from_dict(values)
+    with pytest.raises(ConfigError, match=text):
         partition_data(config, tmp_path)
