@@ -29,7 +29,7 @@ class ClientStates:
 
     Args:
       folder: made when the first state is kept.
-      spare: whether the state before the one that is asked for stays, too: a version may be scored, with what its
+      spare: whether the last state that was asked for before stays, too: a version may be scored, with what its
         clients have of their own, while the next ones are trained.
     """
 
@@ -61,15 +61,27 @@ class ClientStates:
         """Later ones stay: whoever asks may be late, and the next round under way."""
         kept = self._path(client, follows)
         rounds = {path: int(found[1]) for path in kept.parent.glob("round_*") if (found := _NAME.fullmatch(path.name))}
-        earlier = [round for round in rounds.values() if round < follows.round]
-        spared = max(earlier, default=0) if self._spare else None
+        spared = self._last_before(follows.round, rounds) if self._spare else None
         for path, round in rounds.items():
-            if round <= follows.round and path != kept and round != spared:
+            if round <= follows.round and path not in (kept, spared):
                 path.unlink(missing_ok=True)
+                _mark(path).unlink(missing_ok=True)
+        if self._spare and kept in rounds:
+            _mark(kept).touch()
+
+    def _last_before(self, round: int, rounds: dict[Path, int]) -> Path | None:
+        """The newest that was asked for, so it counted; any number of others may have been made since."""
+        earlier = [path for path in rounds if rounds[path] < round]
+        return max([path for path in earlier if _mark(path).exists()] or earlier, key=rounds.__getitem__, default=None)
 
     def _path(self, client: str, update: Folded) -> Path:
         # Both names are checked by the codec of messages: no separators.
         return self._folder / client / f"round_{update.round}-{update.digest}.safetensors"
+
+
+def _mark(path: Path) -> Path:
+    """Beside a state that was asked for."""
+    return path.with_suffix(".counted")
 
 
 def forget_all(work_dir: Path) -> None:

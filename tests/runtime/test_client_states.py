@@ -66,13 +66,25 @@ def test_older_states_are_deleted_and_later_ones_stay(tmp_path: Path) -> None:
     assert len(files(tmp_path / "client_1")) == 3
 
 
-def test_the_one_before_may_be_spared(tmp_path: Path) -> None:
-    states = ClientStates(tmp_path, spare=True)
-    for round, digit in ((1, "a"), (3, "a"), (5, "a"), (5, "b"), (6, "a")):
-        states.keep("client_1", update(round, digit), state(round))
-    assert states.recall("client_1", update(5, "b")) is not None
-    assert files(tmp_path) == [f"round_{r}-{d * 64}.safetensors" for r, d in ((3, "a"), (5, "b"), (6, "a"))]
-    assert states.recall("client_1", update(3)) is not None and len(files(tmp_path)) == 3
+def test_the_one_that_counted_before_may_be_spared(tmp_path: Path) -> None:
+    """Not those that were made since, and did not count: a version that is still to be scored follows none of them."""
+    made = ((1, "a"), (2, "a"), (3, "a"), (4, "a"), (5, "a"), (5, "b"), (6, "a"))
+    for round, digit in made:
+        ClientStates(tmp_path, spare=True).keep("client_1", update(round, digit), state(round))
+
+    def ask(round: int, digit: str) -> list[tuple[int, str]]:
+        """By another worker each time; what is there then."""
+        assert ClientStates(tmp_path, spare=True).recall("client_1", update(round, digit)) is not None
+        return [(r, d) for r, d in made if f"round_{r}-{d * 64}.safetensors" in files(tmp_path)]
+
+    assert ask(1, "a") == [*made]
+    assert ask(2, "a") == [*made]
+    assert ask(5, "b") == [(2, "a"), (5, "b"), (6, "a")]
+    assert ask(2, "a") == ask(5, "b") == [(2, "a"), (5, "b"), (6, "a")], "the version before is scored late"
+    assert ask(6, "a") == [(5, "b"), (6, "a")]
+    assert len(list(tmp_path.rglob("*.counted"))) == 2
+    ClientStates(tmp_path).recall("client_1", update(7))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\0" * 100])

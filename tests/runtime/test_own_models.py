@@ -163,7 +163,7 @@ def test_b_stays_and_goes_on(desk: Desk, model: LanguageModel) -> None:
     assert kept.relative_to(desk.folder / "personal") == Path("client_a/round_2"), "the newest"
     tensors, config = read_adapter(kept)
     assert tensors.keys() == whole.keys() and config["peft_type"] == "LORA"
-    (state,) = (desk.folder / "states" / "client_a").glob(f"round_2-{second['client_a']}*")
+    (state,) = (desk.folder / "states" / "client_a").glob(f"round_2-{second['client_a']}*.safetensors")
     for name, value in load_file(state).items():
         assert np.array_equal(tensors[name.removeprefix(f"training:{OWN}")], value), name
     for name, value in load_file(first).items():
