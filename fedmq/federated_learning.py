@@ -124,7 +124,7 @@ class FederatedLearning:
         self._server = build.server(self.config, self.run_dir, run.journal, self.aggregator, self.sampler)
         if run.finished:
             # It may have been killed just before it wrote them.
-            derived.write_derived(self._server, self.config.experiment_name)
+            derived.write_derived(self._server, self.config.experiment_name, self.config.federated.shared())
             self._dismiss_workers()
             self.close()
             return
@@ -270,7 +270,7 @@ class FederatedLearning:
             return
         settle(self.run_dir)
         if has_run:
-            derived.write_derived(self.server, self.config.experiment_name)
+            derived.write_derived(self.server, self.config.experiment_name, self.config.federated.shared())
 
     def summary(self) -> dict[str, Any]:
         """The run in one JSON-able object: rounds, perplexities, bytes, digest, generations, folders."""

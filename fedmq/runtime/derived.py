@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fedmq.runtime.server import FederatedServer
 from fedmq.storage.metrics import total_bytes
 
 
-def write_derived(server: FederatedServer, title: str) -> None:
-    """training_metrics.json, global_metrics.json and training_progress.png, from the journal."""
-    from fedmq.report.plots import training_progress
+def write_derived(server: FederatedServer, title: str, shared: str) -> None:
+    """training_metrics.json, global_metrics.json and training_progress.png, from the journal.
 
-    config: dict[str, Any] = json.loads(server.journal.require("config"))
-    own = config.get("federated", {}).get("lora_aggregation") == "fedsa"
+    Args:
+      server: of the run.
+      title: of the plot.
+      shared: the factors that are (`TrainingRecipe.shared`): where not both are, clients' own models were scored.
+    """
+    from fedmq.report.plots import training_progress
 
     server.write_derived()
     scores = server.scores()
@@ -30,7 +32,7 @@ def write_derived(server: FederatedServer, title: str) -> None:
         [score["perplexity"] for score in scores.values()],
         per_client,
         title,
-        scored="clients' own models, held-out texts" if own else "global model, test split",
+        scored="global model, test split" if shared == "both" else "clients' own models, held-out texts",
     )
 
 

@@ -98,11 +98,13 @@ def test_texts_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert clean(texts[0].replace("\u2028", ""), breaks=True) and "red\ufffd[31m" in texts[0]
     assert texts[1] == "kept: \U0001f469\u200d\U0001f52c\tand\nbreaks"
     drawn: list[Any] = []
-    monkeypatch.setattr(plots, "training_progress", lambda *arguments, scored: drawn.append(arguments))
+    monkeypatch.setattr(plots, "training_progress", lambda *arguments, scored: drawn.append((*arguments, scored)))
     bench.server.journal.add_evaluation(
         version=1, unit="test", worker="w0", loss_sum=1.0, num_tokens=1, num_examples=1, seconds=0.0
     )
-    write_derived(bench.server, "a run")
+    for shared in ("both", "A"):
+        write_derived(bench.server, "a run", shared)
+    assert [arguments[-1] for arguments in drawn] == ["global model, test split", "clients' own models, held-out texts"]
     assert "red" not in repr(drawn), "a plot is drawn from ids and numbers"
     for name in ("training_metrics.json", "global_metrics.json"):
         assert "red" not in (tmp_path / name).read_text(encoding="utf-8")
