@@ -142,7 +142,7 @@ def test_whose_model_is_meant(tmp_path: Path) -> None:
     for version in (9, 10):
         (tmp_path / "personal" / "client_0" / f"round_{version}").mkdir(parents=True)
     found = own_model(tmp_path, "client_0", personal=True)
-    assert found is not None and found.weights.parent == tmp_path / "personal" / "client_0" / "round_10"
+    assert found is not None and found[0].parent == tmp_path / "personal" / "client_0" / "round_10"
     with pytest.raises(ConfigError, match="say whose, such as client_0 .--client, from Python client=.$"):
         own_model(tmp_path, None, personal=True)
     with pytest.raises(ConfigError, match=r"client_1 has no model of its own here: .* \(here are client_0\)"):

@@ -101,7 +101,7 @@ class Desk:
 
     def init(self) -> Path:
         task = m.Task("init-0-adapter-0", NONCE, 0, None, 7, None, InitWork("init"), None, None, None)
-        self._agent.send(link.Begin((task,), None, (), (str(self.folder / "first"),)))
+        self._agent.send(link.Begin((task,), None, None, (str(self.folder / "first"),)))
         self._answers(1)
         return self.folder / "first"
 
@@ -112,14 +112,14 @@ class Desk:
             m.Task(f"train-{round}-{client}-0", NONCE, round, client, 7, blob, work, before, None, None)
             for client, before in follows.items()
         )
-        self._agent.send(link.Begin(tasks, str(start), (), tuple(str(self.folder / task.task) for task in tasks)))
+        self._agent.send(link.Begin(tasks, str(start), None, tuple(str(self.folder / task.task) for task in tasks)))
         answers = {answer.task: answer for answer in self._answers(len(tasks))}
         return {task.client or "": m.Folded(round, answers[task.task].digest) for task in tasks}
 
     def evaluate(self, start: Path, version: int, client: str, follows: m.Folded | None) -> Any:
         work, blob = EvaluateWork("evaluate", client, 4), m.BlobRef("ab" * 32, 1)
         task = m.Task(f"evaluate-{version}-{client}-0", NONCE, version, client, 7, blob, work, follows, None, None)
-        self._agent.send(link.Begin((task,), str(start), (), (str(self.folder / "none"),)))
+        self._agent.send(link.Begin((task,), str(start), None, (str(self.folder / "none"),)))
         return self._answers(1)[0]
 
 
