@@ -39,6 +39,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "fedex, nesterov": {"lora_aggregation": "fedex", **NESTEROV},
     "fedex, int4 up": {"lora_aggregation": "fedex", "upload_codec": "int4"},
     "recommended": {"lora_aggregation": "fedex", "upload_codec": "int4", **NESTEROV},
+    "recommended, optimizer kept": {"lora_aggregation": "fedex", "upload_codec": "int4", **NESTEROV},
     "flora": {"lora_aggregation": "flora"},
     "hetlora": {"lora_aggregation": "hetlora"},
     "hetlora, ranks 16 to 2": {"lora_aggregation": "hetlora"},
@@ -93,6 +94,7 @@ SECTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "sgd": {"training": SGD},
     "scaffold": {"training": SGD},
     "optimizer kept": {"training": {"optimizer_state": "keep"}},
+    "recommended, optimizer kept": {"training": {"optimizer_state": "keep"}},
     **{f"{name}, ranks 16 to 2": {"lora": RANKS} for name in ("hetlora", "flexlora", "flora")},
 }
 Run = dict[str, Any]
