@@ -20,7 +20,7 @@ from fedmq.algorithms.candidates import Sampler
 from fedmq.algorithms.partition_shares import Partitioner
 from fedmq.algorithms.rows import kept_in
 from fedmq.algorithms.server_opt import ServerOptimizer
-from fedmq.build_local import require_base_can_grow, rule_of_method, update_limits
+from fedmq.build_rules import require_base_can_grow, rule_of_method, update_limits
 from fedmq.codec import delta, download, update
 from fedmq.config import ExperimentConfig
 from fedmq.config_federated import FederatedConfig

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 
 from fedmq import build
+from fedmq.algorithms.aggregate import Update, fedavg
 from fedmq.config import get_default_config
 from fedmq.config_federated import AGGREGATIONS, FederatedConfig
 from fedmq.errors import ConfigError
@@ -48,6 +50,33 @@ def test_how_many_clients_are_trained_together(engine: str, given: int | str, to
     policy = build.round_policy(config)
     assert (policy.clients_per_batch, policy.batch_size, policy.cohort) == (together, 8, 3)
     assert policy.quorum == 3, "null = all of them"
+
+
+def test_floras_new_factors_are_of_the_runs_seed_unless_it_says_another(tmp_path: Path) -> None:
+    """Else runs of other seeds would begin each round alike."""
+    like = {"m.lora_A.weight": np.zeros((2, 3), np.float32), "m.lora_B.weight": np.zeros((3, 2), np.float32)}
+
+    def begun(seed: int, options: dict[str, int] | None = None) -> list[float]:
+        config = get_default_config()
+        config.seed = seed
+        config.federated.lora_aggregation, config.federated.lora_aggregation_options = "flora", options or {}
+        (folder := tmp_path / f"{seed} {options}").mkdir()
+        journal = Journal.create(folder / "run.db", {})
+        rule = build.server(config, folder, journal).aggregator
+        journal.close()
+        update = Update("client_0", 0, 1, 1, {name: np.zeros(value.shape) for name, value in like.items()})
+        return list(rule.finish(rule.fold(rule.init(like), update, 1.0))["m.lora_A.weight"].ravel())
+
+    assert begun(1) == begun(2, {"seed": 1}) != begun(2)
+
+
+def test_a_rule_that_merges_needs_a_base_that_can_grow(tmp_path: Path) -> None:
+    config = get_default_config()
+    config.federated.download_codec = "int4"
+    journal = Journal.create(tmp_path / "run.db", {})
+    with pytest.raises(ConfigError, match="merges into the base, which goes neither with"):
+        build.server(config, tmp_path, journal, own_aggregator=fedavg()._replace(merged=lambda state: {}))
+    journal.close()
 
 
 def test_what_an_update_may_claim_and_weigh(tmp_path: Path) -> None:

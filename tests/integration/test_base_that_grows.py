@@ -61,6 +61,16 @@ def test_all_processes_killed_and_resumed_end_with_the_same_bits(
     assert run.end() == 0, run.output()
     assert digest_of(run_dir) == digest_of(virtual_run)
     assert links(run_dir, 3) == links(virtual_run, 3) and len(set(links(run_dir, 3))) == 3
+    assert not list(run_dir.glob("workers/*/blobs/*")), "workers keep nothing of a run that is done"
+
+
+def test_the_virtual_clock_counts_what_each_device_would_fetch(virtual_run: Path) -> None:
+    """The adapter, and of the links those that it has not: one more in each round."""
+    sizes = [(virtual_run / "blobs" / link).stat().st_size for link in links(virtual_run, 3)]
+    adapter = (virtual_run / "global_model" / "round_final" / "adapter_model.safetensors").stat().st_size
+    rounds = json.loads((virtual_run / "training_metrics.json").read_text())["round_metrics"]
+    down = [{client["bytes_down"] for client in row["client_metrics"]} for row in rounds]
+    assert down == [{adapter}, {adapter + sizes[0]}, {adapter + sizes[1]}]
 
 
 def here(*arguments: object) -> str:

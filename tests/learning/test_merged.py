@@ -103,6 +103,15 @@ def test_one_by_one_or_all_at_once_or_back_and_forth_gives_the_same_bits(
     assert grow("one", "two", "three") == steps[2], "as who joins late"
 
 
+def test_links_are_multiplied_on_one_thread(lora: LoRASpec, gpt2_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a product is cut up shows in its last digits, and a worker may have any number of threads."""
+    lm, set_to = load(gpt2_folder, lora, "fast"), []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    lm.grow(["two"], lambda name: links(lm)["two"])
+    assert set_to == [1, 3], "of its one module, and then as before"
+
+
 @pytest.mark.parametrize(
     ("link", "says"),
     [

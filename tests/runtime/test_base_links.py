@@ -16,7 +16,7 @@ from serving import give, make_server, started
 
 from fedmq.algorithms.aggregate import fedavg
 from fedmq.algorithms.lora_exact import fedex
-from fedmq.build_local import require_base_can_grow
+from fedmq.build_rules import require_base_can_grow
 from fedmq.codec import raw
 from fedmq.codec.base_link import BaseLink
 from fedmq.config import ExperimentConfig

@@ -11,7 +11,7 @@ from serving import adapter, give, make_server, started
 from fedmq import build, tensors
 from fedmq.algorithms import weighting
 from fedmq.algorithms.local_aggregate import LocalSteps, feddyn, fednova, scaffold
-from fedmq.build_local import update_limits
+from fedmq.build_rules import update_limits
 from fedmq.codec import raw
 from fedmq.config import ExperimentConfig
 from fedmq.errors import ConfigError, RemoteProtocolError
