@@ -191,8 +191,9 @@ def test_a_key_that_is_revoked_while_there_is_no_gateway_is_told(site: Site) -> 
     site.knock(b"hello")
     site.signal(signal.SIGKILL)
     revoke("north", site.keys)
-    site.until(lambda: len(site.notices) == 2)
-    assert [notice.kind for notice in site.notices] == ["gateway", "revoked"]
+    site.until(lambda: len(site.notices) >= 2)
+    # The worker knocks again at the new one, as a stranger, and may be told of in the same turn.
+    assert [notice.kind for notice in site.notices[:2]] == ["gateway", "revoked"]
     assert site.notices[1].worker == "north"
 
 
