@@ -1,6 +1,7 @@
 """Local training: real tokens a second of engine "fast" against the usual ways, and the limit of the machine.
 
-    python benchmarks/bench_training.py [--base FOLDER] [--texts CSV --tokenizer FOLDER] [--repeats 5] [--json]
+    python benchmarks/bench_training.py [--base FOLDER] [--texts CSV --tokenizer FOLDER] [--repeats 5]
+        [--device cuda:0] [--json]
 
 All train the same batches of 8 texts from the same adapter (LoRA r = 8 on c_attn, no dropout, so that losses can be
 compared), in turns, in one process. Tokens are those that are not padding. The limit is the time of the frozen weights'
@@ -54,24 +55,32 @@ def main() -> None:
     tokens = sum(map(len, texts))
     with tempfile.TemporaryDirectory() as scratch:
         base = base_folder(arguments, Path(scratch))
-        variants = trainings(base, texts) | evaluations(base, texts)
+        variants = trainings(base, texts, arguments.device) | evaluations(base, texts, arguments.device)
         rates: dict[str, list[float]] = {name: [] for name in variants}
         losses: dict[str, float | None] = {}
         for run in variants.values():
             run()  # kernels are set up, pages read
+            finish(arguments.device)
         for _ in range(arguments.repeats):
             for name, run in variants.items():
                 started = time.perf_counter()
                 losses[name] = run()
+                finish(arguments.device)
                 rates[name].append(tokens / (time.perf_counter() - started))
     report(arguments, {name: summary(r) for name, r in rates.items()}, losses, texts)
 
 
-def trainings(base: str, texts: Texts) -> dict[str, Callable[[], float | None]]:
+def finish(device: str) -> None:
+    """A card has work in hand after the call that asked for it."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def trainings(base: str, texts: Texts, device: str) -> dict[str, Callable[[], float | None]]:
     """Name of a way to train -> a run over all texts that returns its mean loss."""
-    library = load_model(base, lora_spec(), "hf")
-    ours = load_model(base, lora_spec())
-    single = load_model(base, lora_spec(), precision="fp32")
+    library = load_model(base, lora_spec(), "hf", device=device)
+    ours = load_model(base, lora_spec(), device=device)
+    single = load_model(base, lora_spec(), precision="fp32", device=device)
     start = library.initial_adapter()
     return {
         f"HF Trainer, padded to {MAX_LENGTH}": lambda: trainer(library, texts, MAX_LENGTH, False),
@@ -84,10 +93,10 @@ def trainings(base: str, texts: Texts) -> dict[str, Callable[[], float | None]]:
     }
 
 
-def evaluations(base: str, texts: Texts) -> dict[str, Callable[[], float | None]]:
+def evaluations(base: str, texts: Texts, device: str) -> dict[str, Callable[[], float | None]]:
     """The same for scoring."""
-    library = load_model(base, lora_spec(), "hf")
-    ours = load_model(base, lora_spec())
+    library = load_model(base, lora_spec(), "hf", device=device)
+    ours = load_model(base, lora_spec(), device=device)
     return {
         f"Trainer.evaluate, padded to {MAX_LENGTH}": lambda: hf_trainer(library, texts, MAX_LENGTH, False).evaluate()[
             "eval_loss"
@@ -101,7 +110,7 @@ def hf_trainer(lm: LanguageModel, texts: Texts, pad_to: int | None, bf16: bool) 
     lm.set_adapter(lm.initial_adapter())
     settings = transformers.TrainingArguments(
         output_dir=tempfile.gettempdir(),
-        use_cpu=True,
+        use_cpu=lm.device == "cpu",
         bf16=bf16,
         num_train_epochs=1,
         per_device_train_batch_size=8,
@@ -156,12 +165,12 @@ def packed_row(lm: LanguageModel, texts: Texts) -> float:
         labels = torch.cat([torch.tensor([IGNORED, *text[1:].tolist()]) for text in batch])
         visible = (owner[:, None] == owner) & (torch.arange(len(owner))[:, None] >= torch.arange(len(owner)))
         output = lm.model(
-            input_ids=torch.from_numpy(np.concatenate(batch).astype(np.int64))[None],
-            position_ids=positions[None],
-            attention_mask=visible[None, None],
+            input_ids=torch.from_numpy(np.concatenate(batch).astype(np.int64))[None].to(lm.device),
+            position_ids=positions[None].to(lm.device),
+            attention_mask=visible[None, None].to(lm.device),
             use_cache=False,
         )
-        nll = token_nll(output.logits, labels[None]).sum() / (labels != IGNORED).sum()
+        nll = token_nll(output.logits, labels[None].to(lm.device)).sum() / (labels != IGNORED).sum()
         nll.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -185,7 +194,8 @@ def products(lm: LanguageModel, texts: Texts) -> None:
     weights = [*(weight for weight, _ in frozen.linear.values()), frozen.head]
     widths = {width for weight in weights for width in weight.shape}
     for batch in (texts[i : i + 8] for i in range(0, len(texts), 8)):
-        rows = {width: torch.ones(sum(map(len, batch)), width, dtype=dtype) for width in widths}
+        count = sum(map(len, batch))
+        rows = {width: torch.ones(count, width, dtype=dtype, device=lm.device) for width in widths}
         for weight in weights:
             # The last token of a text has no target: the head does not see it.
             seen = slice(len(batch), None) if weight is frozen.head else slice(None)
@@ -215,7 +225,7 @@ def report(
         "texts": len(texts),
         "mean_tokens": sum(map(len, texts)) / len(texts),
         "repeats": arguments.repeats,
-        **machine(arguments.threads),
+        **machine(arguments.threads, arguments.device),
     }
     if arguments.json:
         print(json.dumps(result))

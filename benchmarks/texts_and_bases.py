@@ -24,12 +24,13 @@ MAX_LENGTH = 128
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--base, --texts, --tokenizer, --threads, --json."""
+    """--base, --texts, --tokenizer, --device, --threads, --json."""
     parser.add_argument(
         "--base", help="folder or hub id; default: GPT-2 small's shape with random weights, which take the same time"
     )
     parser.add_argument("--texts", default="bundled", help="CSV with a column `text`; default: the bundled sample")
     parser.add_argument("--tokenizer", default=str(BUNDLED["fedmq-tiny"]), help="folder or hub id")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N; not every benchmark looks at it")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", action="store_true")
 
@@ -58,9 +59,13 @@ def lora_spec(layers: tuple[int, ...] | None = None, dropout: float = 0.0) -> Lo
     return LoRASpec(8, 16, ("c_attn",), dropout, layers, "none", "CAUSAL_LM")
 
 
-def load_model(base: str, lora: LoRASpec, engine: str = "fast", precision: str = "auto") -> LanguageModel:
+def load_model(
+    base: str, lora: LoRASpec, engine: str = "fast", precision: str = "auto", device: str = "cpu"
+) -> LanguageModel:
     """A base with a new adapter; the base's own dropout is that of the adapter."""
-    lm = LanguageModel.load(base, lora, max_length=MAX_LENGTH, seed=1, device="cpu", engine=engine, precision=precision)
+    lm = LanguageModel.load(
+        base, lora, max_length=MAX_LENGTH, seed=1, device=device, engine=engine, precision=precision
+    )
     for module in lm.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = lora.lora_dropout
@@ -74,7 +79,8 @@ def recipe(**changed: Any) -> TrainingRecipe:
     return replace(defaults, **ours | {"shuffle_dataset": False, **changed})
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """Host, load, commit, time and versions."""
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Host, card, load, commit, time and versions."""
     found = frame(torch=torch.__version__, transformers=transformers.__version__)
-    return found | {"host": f"{found['host']}, {threads} threads"}
+    card = f", {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
+    return found | {"host": f"{found['host']}, {threads} threads{card}"}

@@ -16,6 +16,7 @@ from fedmq.tensors import NamedTensors
 
 #: Tokens at a time without padding: enough for the matrix products, and what they leave fits into the cache.
 _PACKED_TOKENS = 1024
+_PACKED_TOKENS_ON_CARD = 16 * 1024
 #: Engine "hf": logits in memory at once; 2**25 float32 are 128 MiB (and as much again inside the loss).
 _MAX_LOGITS = 1 << 25
 
@@ -88,7 +89,8 @@ def _packed(
     # Texts of like length together: less padding where attention needs some.
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] >= 2]
-    batch_of = np.cumsum(sizes[order]) // _PACKED_TOKENS
+    most = _PACKED_TOKENS if model.device == "cpu" else _PACKED_TOKENS_ON_CARD
+    batch_of = np.cumsum(sizes[order]) // most
     batches = np.split(order, np.flatnonzero(np.diff(batch_of)) + 1)
     adapters = model.adapters([lm.get_adapter() if adapter is None else adapter])
     cache, loss_sum = lm.trunk(texts), 0.0

@@ -18,6 +18,7 @@ from fedmq.learning import bases
 from fedmq.learning.adapter_folder import read_adapter, write_adapter
 from fedmq.learning.bases import load_base
 from fedmq.learning.engine import choose_engine
+from fedmq.learning.fast.card import passes_of
 from fedmq.learning.fast.model import PackedModel
 from fedmq.learning.fast.trunk import Recomputed, Trunk, Trunks
 from fedmq.learning.merged import MergedBase
@@ -89,6 +90,7 @@ class LanguageModel:
             engine, precision, name=name, base=base, lora=lora, targets=targets, device=device
         )
         self.packed = None if dtype is None else PackedModel(base, lora, self._initial, dtype, self.base_digest)
+        self.passes = None if self.packed is None else passes_of(self.packed)
         self._trunks: Trunks | None = None
         self._merged = MergedBase(self.model, lora.lora_alpha / lora.r, self.packed)
         if dtype is torch.bfloat16 and device == "cpu":

@@ -12,7 +12,8 @@ from fedmq.recipe import TrainingRecipe
 #: bfloat16 is taken where it is faster by this factor: its digits are fewer, and a close race could end otherwise
 #: in the next process, and with it the bits of the result.
 _WORTH = 1.25
-_PROBE_ROWS = 256
+#: Rows of the products: on a card so many that they take longer than to ask for them.
+_PROBE_ROWS, _PROBE_ROWS_ON_CARD = 256, 1 << 14
 
 
 def require_precision(recipe: TrainingRecipe, device: str) -> str:
@@ -50,12 +51,12 @@ def faster_dtype(device: str, width: int, seconds: float = 0.05) -> torch.dtype:
       width: of the matrices, that of the model's layers.
       seconds: the probe's length.
     """
-    shapes = (_PROBE_ROWS, width), (width, width)
+    on_cpu = device == "cpu"
+    shapes = (_PROBE_ROWS if on_cpu else _PROBE_ROWS_ON_CARD, width), (width, width)
     pairs = {
         dtype: [torch.ones(shape, dtype=dtype, device=device) for shape in shapes]
         for dtype in (torch.float32, torch.bfloat16)
     }
-    on_cpu = device == "cpu"
     clock = time.thread_time if on_cpu else time.perf_counter
     best = dict.fromkeys(pairs, float("inf"))
     threads = torch.get_num_threads()

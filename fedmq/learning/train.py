@@ -16,7 +16,7 @@ from fedmq.errors import ConfigError, DataError
 from fedmq.learning.batching import lengths
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.fast.group import Member, train_group
-from fedmq.learning.fast.model import PackedModel
+from fedmq.learning.fast.passes import Passes
 from fedmq.learning.fast.schedule import Schedule
 from fedmq.learning.hf import train_hf
 from fedmq.learning.local_term import method_of
@@ -110,15 +110,15 @@ def train_together(
     for share in shares:
         if not len(share.texts) or not (lengths(share.texts) >= 2).any():
             raise DataError(f"nothing to train on: none of the {len(share.texts)} texts has two tokens or more")
-    packed, given = _packed_for(lm, recipe), lm.get_adapter()
+    passes, given = _passes_for(lm, recipe), lm.get_adapter()
     # What a client keeps for itself takes the place of what everybody has.
     starts = [personal(given if share.start is None else share.start, share.memory) for share in shares]
     with _threads(recipe.num_threads):
-        if packed is None:
+        if passes is None:
             outcomes = _one_by_one(lm, shares, starts, recipe, on_step, stopping)
         else:
             members = [_member(lm, share, start) for share, start in zip(shares, starts, strict=True)]
-            outcomes = train_group(packed, members, recipe, on_step=on_step, stopping=stopping)
+            outcomes = train_group(passes, members, recipe, on_step=on_step, stopping=stopping)
     return [
         _with_memory(share, recipe, start, _require_finite(share, recipe, outcome))
         for share, start, outcome in zip(shares, starts, outcomes, strict=True)
@@ -148,7 +148,7 @@ def _require_finite(share: Share, recipe: TrainingRecipe, outcome: Outcome) -> O
     return diverged("the adapter is not finite after", last, schedule.num_steps, schedule.learning_rate(last))
 
 
-def _packed_for(lm: LanguageModel, recipe: TrainingRecipe) -> PackedModel | None:
+def _passes_for(lm: LanguageModel, recipe: TrainingRecipe) -> Passes | None:
     """What engine "fast" trains with; None where the recipe or the model is for engine "hf"."""
     asked = require_precision(recipe, lm.device)
     if recipe.engine == "hf":
@@ -160,7 +160,7 @@ def _packed_for(lm: LanguageModel, recipe: TrainingRecipe) -> PackedModel | None
     loaded = "bf16" if lm.packed.dtype is torch.bfloat16 else "fp32"
     if asked not in ("auto", loaded):
         raise ConfigError(f'training.precision is "{asked}", and the weights of this model were loaded in {loaded}')
-    return lm.packed
+    return lm.passes
 
 
 def _member(lm: LanguageModel, share: Share, start: NamedTensors) -> Member:

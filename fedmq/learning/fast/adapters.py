@@ -29,8 +29,7 @@ class Adapters:
     def __init__(self, adapters: Sequence[NamedTensors], scale: float, device: str) -> None:
         self.scale = scale
         self._shapes = {name: adapters[0][name].shape for name in sorted(adapters[0])}
-        rows = [np.concatenate([adapter[name].ravel() for name in self._shapes]) for adapter in adapters]
-        self.flat = torch.from_numpy(np.stack(rows)).to(device)
+        self.flat = torch.from_numpy(self._stacked(adapters)).to(device)
         self.grad = torch.zeros_like(self.flat)
         self.modules: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         views, start = {}, 0
@@ -43,6 +42,11 @@ class Adapters:
             if name.endswith(_A):
                 path = name.removesuffix(_A)
                 self.modules[path.removeprefix(_PREFIX)] = (views[name], views[path + _B])
+
+    def load(self, adapters: Sequence[NamedTensors]) -> None:
+        """Other values, of the same shapes, in the same place."""
+        with torch.no_grad():
+            self.flat.copy_(torch.from_numpy(self._stacked(adapters)))
 
     def frozen(self, factors: Factors) -> torch.Tensor | None:
         """Which of the P values of an adapter are not trained, bool (P,); None where all are."""
@@ -73,6 +77,9 @@ class Adapters:
             named[name] = values[start:end].reshape(shape).copy()
             start = end
         return named
+
+    def _stacked(self, adapters: Sequence[NamedTensors]) -> np.ndarray:
+        return np.stack([np.concatenate([adapter[name].ravel() for name in self._shapes]) for adapter in adapters])
 
     def joined(self, named: NamedTensors) -> torch.Tensor:
         """The other way, float32 (P,); 0 for names that are missing."""
@@ -152,10 +159,21 @@ def _each(x: torch.Tensor, matrices: torch.Tensor, bounds: tuple[int, ...]) -> t
     """Each client's rows times its matrix: (n, i), (K, i, j) -> (n, j)."""
     if len(bounds) == 2:
         return x @ matrices[0]
+    if x.is_cuda and _even(bounds):
+        return (x.unflatten(0, (len(matrices), -1)) @ matrices).flatten(0, 1)
     return torch.cat([x[start:end] @ m for m, (start, end) in zip(matrices, pairwise(bounds), strict=True)])
 
 
 def _add_outer(total: torch.Tensor, u: torch.Tensor, v: torch.Tensor, bounds: tuple[int, ...]) -> None:
     """Add each client's sum of outer products over its rows: (n, i), (n, j) into (K, i, j)."""
+    if u.is_cuda and _even(bounds):
+        u, v = (x.unflatten(0, (len(total), -1)) for x in (u, v))
+        total.baddbmm_(u.mT, v)
+        return
     for k, (start, end) in enumerate(pairwise(bounds)):
         total[k].add_(u[start:end].mT @ v[start:end])
+
+
+def _even(bounds: tuple[int, ...]) -> bool:
+    """Whether all clients have as many rows, so that a card does for all at once what it does for each."""
+    return bounds[-1] > 0 and bounds == tuple(range(0, bounds[-1] + 1, bounds[1]))

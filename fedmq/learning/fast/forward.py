@@ -8,9 +8,11 @@ import torch
 
 from fedmq.learning.fast.adapters import Adapters, lora_linear
 from fedmq.learning.fast.attention import attend
+from fedmq.learning.fast.card_dropout import CardDropout
 from fedmq.learning.fast.dropout import Dropout
 from fedmq.learning.fast.frozen import Frozen
 from fedmq.learning.fast.packed import Packed
+from fedmq.learning.fast.places import Places
 from fedmq.learning.fast.slots import Slots, slots
 
 
@@ -50,21 +52,23 @@ class Pass:
       frozen: of the base.
       packed: the texts.
       adapters: of the texts' clients; None runs the bare base.
-      dropout: None in evaluation and in frozen layers.
+      dropout: None in evaluation and in frozen layers; a `CardDropout` where there are `places`.
       lora_dropout: probability.
       past: in generation; then the pass is over one text.
       rotary: cosines and sines of the rows' positions, where the architecture wants them.
       slots: of the texts' heads, the same in all layers.
+      places: of the rows, on a card, in place of slots.
     """
 
     frozen: Frozen
     packed: Packed
     adapters: Adapters | None = None
-    dropout: Dropout | None = None
+    dropout: Dropout | CardDropout | None = None
     lora_dropout: float = 0.0
     past: Past | None = None
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     slots: Slots | None = None
+    places: Places | None = None
 
     def enter(self, layer: int) -> None:
         """Begin a layer; -1 is the embedding."""
@@ -90,9 +94,12 @@ class Pass:
         """Attention of each text on itself: (n, heads + 2 key heads, size) -> (n, heads * size)."""
         if self.past is not None:
             return self.past.attend(layer, qkv, heads, scale)
+        drops = self.dropout if p > 0 else None
+        if self.places is not None:
+            assert not isinstance(drops, Dropout)
+            shape = self.places.texts, heads, self.places.longest
+            return self.places.attend(qkv, heads, scale, None if drops is None else drops.attention(shape, p))
+        assert not isinstance(drops, CardDropout)
         if self.slots is None:
             self.slots = slots(self.packed, heads, (qkv.shape[1] - heads) // 2)
-        factors = None
-        if self.dropout is not None and p > 0:
-            factors = self.dropout.attention(heads, p, qkv.device)
-        return attend(qkv, self.slots, scale, factors)
+        return attend(qkv, self.slots, scale, None if drops is None else drops.attention(heads, p, qkv.device))

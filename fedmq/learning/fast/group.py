@@ -7,15 +7,13 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 
 from fedmq.learning.fast.adapters import Adapters
-from fedmq.learning.fast.dropout import Dropout
-from fedmq.learning.fast.model import PackedModel
+from fedmq.learning.fast.passes import Batch, Passes
 from fedmq.learning.fast.schedule import Schedule
 from fedmq.learning.fast.trunk import Recomputed, Trunk
 from fedmq.learning.local_term import LocalTerm, method_of
@@ -71,7 +69,7 @@ class _Progress:
 
 
 def train_group(
-    model: PackedModel,
+    passes: Passes,
     members: Sequence[Member],
     recipe: TrainingRecipe,
     *,
@@ -84,7 +82,7 @@ def train_group(
     its optimiser depends on the others.
 
     Args:
-      model: the frozen base.
+      passes: through the frozen base.
       members: each with two tokens or more to train on.
       recipe: of all.
       on_step: called with (steps done, steps in all) of the longest member.
@@ -98,7 +96,7 @@ def train_group(
       MemoryError: a quarter of a batch does not fit into memory.
     """
     started = time.monotonic()
-    adapters = model.adapters([m.start for m in members])
+    adapters = passes.adapters([m.start for m in members])
     schedules = [Schedule(m.texts, recipe, m.seed, m.subset_seed) for m in members]
     runs = [_Progress(m, s, s.steps()) for m, s in zip(members, schedules, strict=True)]
     rows = adapters.rows()
@@ -116,7 +114,7 @@ def train_group(
     grads = [row.grad for row in rows]
     frozen = adapters.frozen(recipe.factors)
     as_it_was = None if frozen is None else adapters.flat.detach()[:, frozen].clone()
-    worker = _Steps(model, adapters, [derive_seed(m.seed, "dropout") for m in members], recipe, stopping)
+    worker = _Steps(passes, adapters, [derive_seed(m.seed, "dropout") for m in members], recipe, stopping)
     num_steps = max(schedule.num_steps for schedule in schedules)
     for step in range(num_steps):
         batches = [next(run.steps) if run.runs(step) else [] for run in runs]
@@ -171,13 +169,13 @@ class _Steps:
 
     def __init__(
         self,
-        model: PackedModel,
+        passes: Passes,
         adapters: Adapters,
         seeds: list[int],
         recipe: TrainingRecipe,
         stopping: Callable[[], bool],
     ) -> None:
-        self._model, self._adapters, self._seeds, self._recipe = model, adapters, seeds, recipe
+        self._passes, self._adapters, self._seeds, self._recipe = passes, adapters, seeds, recipe
         self._stopping = stopping
         self._parts = 1
 
@@ -217,29 +215,14 @@ class _Steps:
     def _pass(
         self, runs: list[_Progress], chosen: list[tuple[int, int]], targets: list[int], number: int
     ) -> list[float]:
-        model, members = self._model, [run.member for run in runs]
+        members = [run.member for run in runs]
         own = [[i for owner, i in chosen if owner == k] for k in range(len(runs))]
-        packed = model.pack([[m.texts[i] for i in indices] for m, indices in zip(members, own, strict=True)])
-        trunk = None
-        if model.first_adapted > 0:
-            # In full or not at all: a trunk is either read or computed.
-            with torch.no_grad():
-                if all(m.trunk is not None for m in members):
-                    parts = [m.trunk.rows(indices) for m, indices in zip(members, own, strict=True) if m.trunk]
-                    trunk = torch.cat(parts)
-                else:
-                    trunk = model.trunk(packed)
-        dropout = Dropout(self._seeds, number, packed)
-        bounds = packed.target_bounds
-        each = torch.tensor([1.0 / max(1, count) for count in targets])
-        counts = torch.tensor([end - start for start, end in pairwise(bounds)])
-        weights = each.repeat_interleave(counts).to(model.device)
-        checkpointing = self._recipe.gradient_checkpointing
-        hidden = model.hidden(packed, self._adapters, trunk=trunk, dropout=dropout, checkpointing=checkpointing)
-        total, losses = model.loss(packed, hidden, weights)
-        total.backward()
-        sums = torch.stack([losses[start:end].double().sum() for start, end in pairwise(bounds)])
-        return sums.tolist()  # type: ignore[no-any-return]
+        texts = [[m.texts[i] for i in indices] for m, indices in zip(members, own, strict=True)]
+        # In full or not at all: a trunk is either read or computed.
+        trunks = [m.trunk.rows(indices) for m, indices in zip(members, own, strict=True) if m.trunk is not None]
+        whole = trunks if len(trunks) == len(members) else None
+        batch = Batch(texts, targets, self._seeds, number, whole)
+        return self._passes.backward(self._adapters, batch, self._recipe.gradient_checkpointing)
 
 
 def _record(run: _Progress, step: int, rate: float, norm: float) -> dict[str, Any]:

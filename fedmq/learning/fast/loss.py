@@ -8,6 +8,8 @@ import torch
 
 #: Of logits in memory at once. A chunk of few rows would be slow: each reads all the head's weights.
 _MAX_BYTES = 1 << 25
+_MAX_BYTES_ON_CARD = 1 << 28
+_ALIGNED = 64
 #: Logits in hand at once on a CPU: 4 MiB of float32, which stay in the cache from the softmax to the gradient.
 _BLOCK = 1 << 20
 
@@ -24,7 +26,7 @@ def token_losses(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor
       float32 (m,).
     """
     chunks = _chunks(hidden, targets, head)
-    return torch.cat([_losses(rows @ head, wanted, into_gradients=False) for rows, wanted in chunks])
+    return torch.cat([_losses(_logits(rows, head), wanted, into_gradients=False) for rows, wanted in chunks])
 
 
 def weighted_loss(
@@ -56,7 +58,7 @@ class _WeightedLoss(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses, gradients = [], []
         for rows, wanted in _chunks(hidden, targets, head):
-            logits = rows @ head
+            logits = _logits(rows, head)
             losses.append(_losses(logits, wanted, into_gradients=True))
             gradients.append(logits @ head.mT)
         nll = torch.cat(losses)
@@ -71,9 +73,20 @@ class _WeightedLoss(torch.autograd.Function):
 
 
 def _chunks(hidden: torch.Tensor, targets: torch.Tensor, head: torch.Tensor) -> Any:
-    count = -(-len(targets) * head.shape[1] * head.itemsize // _MAX_BYTES)
+    most = _MAX_BYTES_ON_CARD if head.is_cuda else _MAX_BYTES
+    count = -(-len(targets) * head.shape[1] * head.itemsize // most)
     size = -(-len(targets) // count)
     return zip(hidden.split(size), targets.split(size), strict=True)
+
+
+def _logits(rows: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """rows head, (m, vocabulary)."""
+    if not rows.is_cuda:
+        return rows @ head
+    # A card's fast kernels want rows that begin at multiples of 16 bytes.
+    width = -(-head.shape[1] // _ALIGNED) * _ALIGNED
+    logits = rows.new_empty(len(rows), width)[:, : head.shape[1]]
+    return torch.mm(rows, head, out=logits)
 
 
 def _losses(logits: torch.Tensor, targets: torch.Tensor, into_gradients: bool) -> torch.Tensor:

@@ -11,6 +11,7 @@ import transformers
 from torch.utils.checkpoint import checkpoint
 
 from fedmq.learning.fast.adapters import Adapters
+from fedmq.learning.fast.card_dropout import CardDropout
 from fedmq.learning.fast.dropout import Dropout
 from fedmq.learning.fast.forward import Pass, Past
 from fedmq.learning.fast.frozen import frozen_weights
@@ -18,6 +19,7 @@ from fedmq.learning.fast.gpt2 import GPT2
 from fedmq.learning.fast.llama import Llama
 from fedmq.learning.fast.loss import token_losses, weighted_loss
 from fedmq.learning.fast.packed import Packed, pack
+from fedmq.learning.fast.places import Places
 from fedmq.recipe import LoRASpec
 from fedmq.tensors import NamedTensors
 
@@ -85,9 +87,9 @@ class PackedModel:
         """Texts on this model's device; see `packed.pack`."""
         return pack(clients, self.device, first_position)
 
-    def trunk(self, packed: Packed) -> torch.Tensor:
-        """What goes into the lowest adapted layer, without dropout: float32 (n, d)."""
-        run = Pass(self.frozen, packed)
+    def trunk(self, packed: Packed, places: Places | None = None) -> torch.Tensor:
+        """What goes into the lowest adapted layer, without dropout: float32 (n, d); `places` as of `hidden`."""
+        run = Pass(self.frozen, packed, places=places)
         self._layers.prepare(run)
         x = self._layers.embed(run)
         for i in range(self.first_adapted):
@@ -100,8 +102,9 @@ class PackedModel:
         adapters: Adapters,
         *,
         trunk: torch.Tensor | None = None,
-        dropout: Dropout | None = None,
+        dropout: Dropout | CardDropout | None = None,
         past: Past | None = None,
+        places: Places | None = None,
         checkpointing: bool = False,
     ) -> torch.Tensor:
         """The last layer's output: float32 (n, d).
@@ -112,9 +115,10 @@ class PackedModel:
           trunk: what `trunk` gave for these texts; None computes from the tokens.
           dropout: None is evaluation.
           past: of generation.
+          places: of the rows, where `packed` is a grid's.
           checkpointing: keep no activations inside layers, compute them again in the backward pass.
         """
-        run = Pass(self.frozen, packed, adapters, dropout, self._lora.lora_dropout, past)
+        run = Pass(self.frozen, packed, adapters, dropout, self._lora.lora_dropout, past, places=places)
         self._layers.prepare(run)
         x = self._layers.embed(run) if trunk is None else trunk
         for i in range(0 if trunk is None else self.first_adapted, self._layers.num_layers):

@@ -12,8 +12,8 @@ import torch
 
 from fedmq.data.shards import open_split, write_shard
 from fedmq.learning.evaluate import evaluate
-from fedmq.learning.fast.dropout import Dropout
-from fedmq.learning.fast.packed import pack
+from fedmq.learning.fast.card import Card
+from fedmq.learning.fast.passes import Batch
 from fedmq.learning.generate import generate
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.precision import faster_dtype, require_precision
@@ -37,15 +37,40 @@ def load(
     return tiny.load(tiny.base(kind, dropout=p), tokenizer, lora, engine, precision, device)
 
 
+def passed(lm: LanguageModel, number: int) -> tuple[list[float], np.ndarray]:
+    """Losses and gradients of two clients in the pass with this number."""
+    assert lm.packed is not None
+    card = lm.passes if isinstance(lm.passes, Card) else Card(lm.packed)
+    adapters = card.adapters([lm.get_adapter()] * 2)
+    adapters.grad.zero_()
+    texts = [TEXTS, tiny.random_texts(7)]
+    losses = card.backward(adapters, Batch(texts, [100, 50], [3, 4], number, None), False)
+    return losses, adapters.grad.cpu().numpy().astype(np.float64)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("p", [0.0, 0.2])
 def test_float32_as_on_the_cpu(kind: str, p: float, tokenizer: Tokenizer) -> None:
-    """Dropout too: the masks are drawn on the host."""
-    seed = 3 if p else None
-    expected_loss, expected = tiny.fast_gradient(load(kind, tokenizer, "cpu", p=p), TEXTS, seed=seed)
-    loss, gradient = tiny.fast_gradient(load(kind, tokenizer, p=p), TEXTS, seed=seed)
-    assert loss == pytest.approx(expected_loss, rel=1e-4)
-    assert tiny.distance(gradient, expected) < 1e-3
+    """Dropout too, whose masks are the same. The first pass is not recorded, the second is, the third starts that."""
+    on_cpu, on_card = load(kind, tokenizer, "cpu", p=p), load(kind, tokenizer, p=p)
+    for number in range(3):
+        expected_losses, expected = passed(on_cpu, number)
+        losses, found = passed(on_card, number)
+        assert losses == pytest.approx(expected_losses, rel=1e-4)
+        assert tiny.distance(found, expected) < 1e-3
+
+
+def test_what_was_recorded_reads_other_weights_and_adapters(tokenizer: Tokenizer) -> None:
+    on_cpu, on_card = load("gpt2", tokenizer, "cpu"), load("gpt2", tokenizer)
+    for round in range(3):
+        for lm in (on_cpu, on_card):
+            assert lm.packed is not None
+            weight = torch.full((32, 128), 0.01 * round, device=lm.device)
+            lm.packed.frozen.replace("transformer.h.0.mlp.c_fc", weight)
+            lm.set_adapter({name: value * 0.9 for name, value in lm.get_adapter().items()})
+        for number in range(3):
+            (_, expected), (_, found) = passed(on_cpu, number), passed(on_card, number)
+            assert tiny.distance(found, expected) < 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,16 +116,6 @@ def test_a_group_gives_each_client_its_own(tokenizer: Tokenizer, recipe: Trainin
         assert isinstance(outcome, tuple)
         assert outcome[0].train_loss == pytest.approx(alone.train_loss, rel=1e-4)
         assert tiny.distance(tiny.flat(outcome[1]), tiny.flat(lm.get_adapter())) < 1e-4
-
-
-def test_masks_are_those_of_the_cpu() -> None:
-    masks = []
-    for device in ("cpu", CUDA):
-        dropout = Dropout([4], 1, pack([TEXTS], device))
-        dropout.enter(0)
-        x = torch.empty(len(dropout.packed.ids), 32, device=device)
-        masks.append([dropout.rows(x, 0.3), *dropout.attention(2, 0.3, x.device)])
-    assert all(b.is_cuda and torch.equal(a, b.cpu()) for a, b in zip(*masks, strict=True))
 
 
 def test_checkpointing(tokenizer: Tokenizer) -> None:

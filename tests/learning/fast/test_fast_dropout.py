@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 
-from fedmq.learning.fast import group
+from fedmq.learning.fast import passes as passes_module
 from fedmq.learning.fast.dropout import Dropout
 from fedmq.learning.fast.packed import Packed, pack
 from fedmq.learning.tokenizer import Tokenizer
@@ -128,7 +128,7 @@ def test_no_two_passes_of_a_training_have_the_same_masks(
             raise MemoryError
         return Dropout(seeds, step, packed)
 
-    monkeypatch.setattr(group, "Dropout", noted)
+    monkeypatch.setattr(passes_module, "Dropout", noted)
     lm = tiny.load(tiny.base("gpt2", dropout=0.1), tokenizer, tiny.spec("gpt2"), "fast")
     train(lm, tiny.random_texts(24), replace(recipe, gradient_accumulation_steps=2, num_epochs=2), seed=1)
     done = passes[1:]  # the first did not fit
