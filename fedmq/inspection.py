@@ -12,6 +12,7 @@ from fedmq.storage.metrics import coverage, global_metrics, lateness, readable_s
 from fedmq.storage.personal import FOLDER, folders
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
+from fedmq.storage.timeline import timeline
 
 
 def inspect_run(run_dir: Path) -> dict[str, Any]:
@@ -40,6 +41,7 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
             "scores": {str(version): score for version, score in sorted(global_metrics(journal).items())},
             "rounds": rounds,
             **total_bytes(rounds),
+            "timeline": timeline(journal),
             "generations": journal.generations(),
             "own_models": {client: str(path) for client, path in folders(run_dir / FOLDER).items()},
             "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],

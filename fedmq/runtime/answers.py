@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import Evaluated, Generated
+from fedmq.runtime.task_times import UNKNOWN, Times
 from fedmq.storage.journal import Journal
 
 
-def record_evaluation(journal: Journal, result: Evaluated, worker: str) -> None:
+def record_evaluation(journal: Journal, result: Evaluated, worker: str, times: Times = UNKNOWN) -> None:
     """A version was scored on one unit. RemoteProtocolError EMPTY: on no target."""
     if result.num_tokens < 1:
         raise RemoteProtocolError("EMPTY", "an evaluation without targets")
@@ -23,6 +24,7 @@ def record_evaluation(journal: Journal, result: Evaluated, worker: str) -> None:
         num_tokens=result.num_tokens,
         num_examples=result.num_examples,
         seconds=result.seconds,
+        assigned_at=times.assigned_at,
     )
 
 

@@ -30,6 +30,7 @@ from fedmq.runtime.intake import Intake, Stored
 from fedmq.runtime.links import Links
 from fedmq.runtime.reception import Desk, Reception
 from fedmq.runtime.server import FederatedServer
+from fedmq.runtime.task_times import TaskTimes
 from fedmq.runtime.tasks import make_tasks
 from fedmq.runtime.view import View, live_status
 from fedmq.transport.base import CoordinatorTransport, Received
@@ -67,7 +68,7 @@ class Coordinator:
         self.state, self.server, self.transport, self.spec, self.view = state, server, transport, spec, view
         self._journal = server.journal
         self._secret = self._journal.require("secret")
-        self._links = Links(transport)
+        self._links, self._times = Links(transport), TaskTimes(self._journal.clock)
         self._events: deque[ev.Event] = deque()
         self._intake = Intake(transport, server)
         self._admission = Admission(self._journal, state.named, spec.training.shared)
@@ -168,7 +169,8 @@ class Coordinator:
                 self.server.start(offer, content)
             else:
                 screened = self.server.check(offer, content)
-                self.server.accept(offer, worker, stored.nbytes, screened.norm)
+                times = self._times.take(worker, offer.task)
+                self.server.accept(offer, worker, stored.nbytes, screened.norm, times)
                 if screened.remark is not None:
                     self._note("warning", f"{screened.remark} from {worker}")
         except RemoteProtocolError as error:
@@ -183,7 +185,7 @@ class Coordinator:
             if isinstance(message, m.Generated):
                 record_texts(self._journal, message, self.spec.generation.prompts)
             else:
-                record_evaluation(self._journal, message, worker)
+                record_evaluation(self._journal, message, worker, self._times.take(worker, message.task))
         self._events.append(ev.ResultStored(worker, message.task))
 
     def _settle(self) -> None:
@@ -205,11 +207,13 @@ class Coordinator:
         match command:
             case ev.Dispatch(worker, tasks):
                 self._reception.guard.asked(worker, len(tasks))
+                self._times.assigned(worker, tasks)
                 left_s = self.state.clock.left_s(time.monotonic())
                 self._tell(worker, make_tasks(tasks, self.spec, self.server, self._secret, left_s))
             case ev.CancelTask(worker, task, reason):
                 self._tell(worker, m.Cancel(task, reason[:MAX_TEXT]))
             case ev.Reply(worker, task, "UPLOAD"):
+                self._times.offered(worker, task)
                 if (held := self._intake.expect(worker, task)) is not None:
                     self._uploaded(held)
                 else:

@@ -30,6 +30,7 @@ from fedmq.runtime.downloads import newest_link, publish
 from fedmq.runtime.needed_blobs import delete_unneeded
 from fedmq.runtime.screening import Screened, UpdateLimits, screen, screen_first
 from fedmq.runtime.selection import ClientSelection, Weighting, weigher
+from fedmq.runtime.task_times import UNKNOWN, Times
 from fedmq.runtime.updates import Updates
 from fedmq.runtime.uploads import Uploads
 from fedmq.storage.blobs import BlobStore
@@ -168,7 +169,7 @@ class FederatedServer:
             self._decoded[offer.blob.digest] = screened.adapter
         return screened
 
-    def accept(self, offer: Offer, worker: str, nbytes_up: int, norm: float) -> None:
+    def accept(self, offer: Offer, worker: str, nbytes_up: int, norm: float, times: Times = UNKNOWN) -> None:
         """An update whose blob is durable and checked counts: once for round and client.
 
         Args:
@@ -176,6 +177,7 @@ class FederatedServer:
           worker: whose.
           nbytes_up: on the wire.
           norm: as `check` found it.
+          times: of the task.
         """
         job, _ = parse_task(offer.task)
         last = self.journal.last_committed()
@@ -195,6 +197,7 @@ class FederatedServer:
             bytes_up=nbytes_up,
             bytes_down=offer.nbytes_down,
             state_lost=offer.state_lost,
+            **times._asdict(),
         )
 
     def aggregate(self, round: int, clients: Collection[str]) -> None:

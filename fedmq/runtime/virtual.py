@@ -35,6 +35,7 @@ from fedmq.runtime.answers import record_evaluation, record_texts
 from fedmq.runtime.child import TrainerProcess
 from fedmq.runtime.pipe import PipeClosed
 from fedmq.runtime.server import FederatedServer
+from fedmq.runtime.task_times import TaskTimes
 from fedmq.runtime.tasks import make_tasks
 from fedmq.runtime.view import View, live_status
 
@@ -73,6 +74,7 @@ class VirtualRun:
         self._trainer, self._setup, self._speeds = trainer, setup, speeds
         self._journal = server.journal
         self._journal.clock = lambda: self.now
+        self._times = TaskTimes(self._journal.clock)
         self._admission = Admission(self._journal, state.named, spec.training.shared)
         self._order = itertools.count()
         #: what will have been done when, by whom
@@ -162,6 +164,7 @@ class VirtualRun:
     def _do(self, command: ev.Command) -> None:
         match command:
             case ev.Dispatch(worker, tasks):
+                self._times.assigned(worker, tasks)
                 for task in make_tasks(tasks, self.spec, self.server, self._journal.require("secret")).tasks:
                     due = self.now + self._seconds(task)
                     heapq.heappush(self._calendar, (due, next(self._order), worker, task))
@@ -227,7 +230,7 @@ class VirtualRun:
                 self._trained(worker, task, answer, result.read_bytes())
             case link.Scored(_, loss_sum, num_tokens, num_examples, seconds):
                 scored = m.Evaluated(task.task, task.nonce, loss_sum, num_tokens, num_examples, seconds)
-                record_evaluation(self._journal, scored, worker)
+                record_evaluation(self._journal, scored, worker, self._times.take(worker, task.task))
                 self._events.append(ev.ResultStored(worker, task.task))
             case link.Texts(_, texts):
                 shown = tuple(readable(text[:MAX_CONTINUATION]) for text in texts)
@@ -261,7 +264,8 @@ class VirtualRun:
             self._events.append(ev.TaskFailed(worker, task.task, "INVALID", str(error)))
             return
         self.server.blobs.add(content)
-        self.server.accept(offer, worker, len(content), screened.norm)
+        self._times.offered(worker, task.task)
+        self.server.accept(offer, worker, len(content), screened.norm, self._times.take(worker, task.task))
         self._events.append(ev.ResultStored(worker, task.task, trained.digest))
 
     def _ask(self, message: link.Setup | link.Begin) -> Any:

@@ -104,8 +104,8 @@ class Journal(Database):
         """The set of updates that will be folded is fixed, for ever."""
         with self._written():
             self._db.execute(
-                "UPDATE rounds SET state = 'frozen', frozen = ? WHERE round = ? AND state = 'open'",
-                (json.dumps(list(clients)), round),
+                "UPDATE rounds SET state = 'frozen', frozen = ?, frozen_at = ? WHERE round = ? AND state = 'open'",
+                (json.dumps(list(clients)), self.clock(), round),
             )
 
     def commit_round(
@@ -185,7 +185,7 @@ class Journal(Database):
 
         A second one of the same round and client is an error of ours.
         """
-        self._insert("updates", fields)
+        self._insert("updates", fields | {"received_at": self.clock()})
 
     def updates(self, round: int | None = None) -> list[dict[str, Any]]:
         """Accepted updates, by round and client."""
@@ -209,7 +209,7 @@ class Journal(Database):
 
     def add_evaluation(self, **fields: Any) -> None:
         """A version was scored on one unit: sums, so that units add up by tokens. Scored again, the last counts."""
-        self._insert("evaluations", fields, "OR REPLACE")
+        self._insert("evaluations", fields | {"received_at": self.clock()}, "OR REPLACE")
 
     def evaluations(self, first: int = 0) -> list[dict[str, Any]]:
         """The evaluations of versions from `first` on, by version and unit."""

@@ -16,6 +16,7 @@ from serving import CONFIG, adapter, offer
 from fedmq.codec import raw
 from fedmq.protocol import messages as m
 from fedmq.protocol.policy import RoundPolicy
+from fedmq.storage.timeline import timeline
 
 
 @pytest.fixture
@@ -40,6 +41,9 @@ def test_one_round(bench: Bench) -> None:
     bench.play(script())
     assert bench.coordinator.finish is not None and bench.coordinator.finish.outcome == "done"
     assert bench.server.journal.last_committed() == 1
+    spans = timeline(bench.server.journal)
+    assert [span["kind"] for span in spans] == ["wait", "train", "transfer", "aggregate"]
+    assert all(span["start"] <= span["end"] for span in spans)
     assert (bench.server.run_dir / "global_model" / "round_final" / "adapter_config.json").read_text() == CONFIG
     hand.say(m.Goodbye("told so"))
     bench.coordinator.close()

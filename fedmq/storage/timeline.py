@@ -1,0 +1,46 @@
+"""Who did what when: a run's rounds and tasks as spans of time, for charts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fedmq.storage.journal import Journal
+
+
+def timeline(journal: Journal, first: int = 0) -> list[dict[str, Any]]:
+    """What took how long in the rounds from `first` on, by start; what is not known of is left out.
+
+    Returns:
+      {kind, round, who, worker, start, end}: seconds since 1970, or of virtual time. The kinds, and who is who:
+
+      - "wait": a client was selected, and no worker free for it; `worker` is "".
+      - "train": a client was trained, with what had to be downloaded for it.
+      - "transfer": its update was on the way, and checked.
+      - "aggregate": the model was made; `who` and `worker` are "".
+      - "evaluate": the version of the round was scored, on `who`: "test", or a client's held-out texts.
+    """
+    spans = [span for span in _all(journal, first) if None not in (span["start"], span["end"])]
+    return sorted(spans, key=lambda span: (span["start"], span["end"], span["kind"], span["who"]))
+
+
+def _all(journal: Journal, first: int) -> Iterator[dict[str, Any]]:
+    opened = {}
+    for row in journal.rounds(first):
+        opened[row["round"]] = row["opened_at"]
+        yield _span("aggregate", row["round"], "", "", row["frozen_at"], row["committed_at"])
+    for row in journal.updates():
+        if row["round"] not in opened:
+            continue
+        task = row["round"], row["client"], row["worker"]
+        # Of a training that began in an earlier round, nobody waited in this one.
+        if row["started"] == row["round"]:
+            yield _span("wait", *task[:2], "", opened[row["round"]], row["assigned_at"])
+        yield _span("train", *task, row["assigned_at"], row["offered_at"])
+        yield _span("transfer", *task, row["offered_at"], row["received_at"])
+    for row in journal.evaluations(first):
+        yield _span("evaluate", row["version"], row["unit"], row["worker"], row["assigned_at"], row["received_at"])
+
+
+def _span(kind: str, round: int, who: str, worker: str, start: float | None, end: float | None) -> dict[str, Any]:
+    return {"kind": kind, "round": round, "who": who, "worker": worker, "start": start, "end": end}
