@@ -83,8 +83,8 @@ class FederatedConfig(RoundsConfig):
     )
     download_codec: CodecName = described(
         "fp32",
-        "how the global adapter travels: fp32 = whole; else as its delta, in fewer bytes, to a worker that holds the "
-        "version before, and whole to any other; docs/algorithms.md",
+        "how the global adapter travels to a worker that holds the version before: fp32 = the tensors that moved, as "
+        "they are; else its delta, in fewer bytes. To any other it goes whole; docs/algorithms.md",
     )
     download_codec_options: Options = described(
         {}, "its options by name, such as block; error_feedback, at the server, is true unless false"

@@ -1,4 +1,4 @@
-"""How the global adapter travels to who holds the version before it: as its delta, encoded once for all."""
+"""How the global adapter travels to who holds the version before it: as its delta, made once for all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedmq import tensors
+from fedmq.codec import raw
 from fedmq.codec.update import update_codec
 from fedmq.recipe import CodecSpec
 from fedmq.tensors import NamedTensors
@@ -32,7 +33,6 @@ class DownloadCodec(NamedTuple):
     """The next global adapter to bytes and back, both ends knowing the one before.
 
     Attributes:
-      whole: whether there are no deltas.
       publish: (adapter that the server stepped to, float32; adapter before; residual after the version before, {} at
         first) -> Published.
         RemoteProtocolError, code NONFINITE: the delta leads beyond float32.
@@ -40,7 +40,6 @@ class DownloadCodec(NamedTuple):
         RemoteProtocolError, and nothing else, on what is none.
     """
 
-    whole: bool
     publish: Callable[[NamedTensors, NamedTensors, NamedTensors], Published]
     decode: Callable[[bytes, NamedTensors], dict[str, np.ndarray]]
 
@@ -48,15 +47,19 @@ class DownloadCodec(NamedTuple):
 def download_codec(spec: CodecSpec) -> DownloadCodec:
     """How the global adapter travels under `federated.download_codec` and its options.
 
-    With y_r what the server's step led to: d = y_r + e_(r-1) - x_(r-1); send C(d); x_r = float32(x_(r-1) + C(d)),
-    e_r = y_r + e_(r-1) - x_r, from e_0 = 0. So sum(x_r - x_(r-1)) + e_n = sum(y_r - x_(r-1)), whatever C loses.
+    Under "fp32" the step's own bits are the model. Where it has left some tensors as they were, to the bit, the delta
+    is the file of the others; where it moved all or none there is no delta, and nothing is remembered.
+
+    Under the others, with y_r what the server's step led to: d = y_r + e_(r-1) - x_(r-1); send C(d);
+    x_r = float32(x_(r-1) + C(d)), e_r = y_r + e_(r-1) - x_r, from e_0 = 0. So sum(x_r - x_(r-1)) + e_n = sum(y_r -
+    x_(r-1)), whatever C loses.
     What was sent is the model: who decodes it has the coordinator's bits, and who downloads the whole file as well. A
     tensor that the step has not moved at all (its factor was frozen) stays as it is, and its e waits.
 
     e stays at the coordinator and costs no byte on the way, so there is one unless `error_feedback` is false.
 
     Args:
-      spec: "fp32" has no deltas and no residual.
+      spec: the codec and its options.
 
     Example:
       >>> codec = download_codec(CodecSpec("sign", block=None, fraction=None, error_feedback=None))
@@ -70,9 +73,9 @@ def download_codec(spec: CodecSpec) -> DownloadCodec:
     Reference:
       Tang et al. 2019, DoubleSqueeze (arXiv 1905.05957), Algorithm 1, the server's pass.
     """
-    updates = update_codec(replace(spec, error_feedback=None if spec.name == "fp32" else False))
-    if updates.whole:
-        return DownloadCodec(True, lambda stepped, before, residual: Published(stepped, None, {}), updates.decode)
+    if spec.name == "fp32":
+        return DownloadCodec(_those_that_moved, _put_into)
+    updates = update_codec(replace(spec, error_feedback=False))
     remembers = spec.error_feedback is not False
 
     def publish(stepped: NamedTensors, before: NamedTensors, residual: NamedTensors) -> Published:
@@ -87,4 +90,15 @@ def download_codec(spec: CodecSpec) -> DownloadCodec:
         left = tensors.astype(tensors.subtract(wanted, adapter), np.float32)
         return Published(adapter, delta, left | {name: value for name, value in residual.items() if name not in moved})
 
-    return DownloadCodec(False, publish, updates.decode)
+    return DownloadCodec(publish, updates.decode)
+
+
+def _those_that_moved(stepped: NamedTensors, before: NamedTensors, residual: NamedTensors) -> Published:
+    # By their bytes: 0 and -0 are equal, and not the same file.
+    moved = {name: value for name, value in stepped.items() if value.tobytes() != before[name].tobytes()}
+    return Published(stepped, raw.encode(moved) if 0 < len(moved) < len(stepped) else None, {})
+
+
+def _put_into(delta: bytes, before: NamedTensors) -> dict[str, np.ndarray]:
+    known, named = tensors.spec(before), raw.read_spec(delta)
+    return {**before, **raw.decode(delta, {name: known[name] for name in named if name in known})}

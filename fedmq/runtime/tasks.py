@@ -48,7 +48,9 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
     adapter = delta = merged = None
     if version is not None:
         adapter = server.training_files.of(version) if job.kind == "train" else server.adapter(version)
-        delta = delta_to(server.journal, server.blobs, version)
+        # A file with what clients are told beside the adapter is another than the one that a delta leads to.
+        if adapter.digest == server.journal.digest(version):
+            delta = delta_to(server.journal, server.blobs, version)
         merged = newest_link(server.journal, server.blobs, version)
     follows = None
     if client and (job.kind == "train" or training.shared != "both"):

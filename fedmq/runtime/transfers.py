@@ -60,8 +60,7 @@ class Transfers:
 
         What the link can do stays known.
         """
-        codec = download_codec(download)
-        self._codec = None if codec.whole else codec
+        self._codec = download_codec(download)
         if (chunk_nbytes, credits) != (self._pace.max_nbytes, self._pace.max_credits):
             self._pace = Pace(max(1, chunk_nbytes), max(1, credits))
 

@@ -76,11 +76,37 @@ def test_without_feedback_what_is_lost_is_lost(name: str) -> None:
     assert missed[0] < 0.75 * missed[1], missed
 
 
-def test_fp32_has_no_delta_and_changes_nothing() -> None:
+def test_fp32_changes_nothing_and_has_no_delta_where_all_or_nothing_moved() -> None:
     codec, x = codec_of("fp32"), adapter(0)
-    y = stepped(x, 1)
+    for y in (stepped(x, 1), dict(x)):
+        new = codec.publish(y, x, {})
+        assert new.adapter is y and (new.delta, new.residual) == (None, {})
+
+
+def test_under_fp32_only_what_moved_travels_to_the_bit() -> None:
+    codec, x = codec_of("fp32"), adapter(0)
+    x["A"][0, 0] = 0.0
+    y = stepped(x, 1, "B")
     new = codec.publish(y, x, {})
-    assert codec.whole and new.adapter is y and (new.delta, new.residual) == (None, {})
+    assert new.adapter is y and new.delta == raw.encode({"B": y["B"]})
+    assert raw.encode(codec.decode(new.delta, x)) == raw.encode(y)
+    other_zero = {**y, "A": x["A"].copy()}
+    other_zero["A"][0, 0] = -0.0
+    assert codec.publish(other_zero, x, {}).delta is None, "it is another file"
+
+
+@pytest.mark.parametrize(
+    ("junk", "said"),
+    [
+        (lambda x: raw.encode({"C": x["B"]}), "SCHEMA: tensor 'C' does not belong here"),
+        (lambda x: raw.encode({"B": x["B"][1:]}), "SCHEMA: tensor 'B' is float32"),
+        (lambda x: raw.encode({"B": x["B"] * np.float32(np.nan)}), "NONFINITE"),
+        (lambda x: raw.encode({"B": x["B"]})[:-1], "SAFETENSORS"),
+    ],
+)
+def test_junk_in_place_of_what_moved_is_refused(junk: Any, said: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=said):
+        codec_of("fp32").decode(junk(adapter(0)), adapter(0))
 
 
 @pytest.mark.parametrize("name", LOSSY)

@@ -27,13 +27,15 @@ def adapter_of(server: FederatedServer, version: int) -> dict[str, np.ndarray]:
     return dict(raw.decode(content, raw.read_spec(content)))
 
 
-def play(server: FederatedServer, round: int, size: float = 1e-2) -> None:
-    """All updates of a round; what becomes of them is for the test."""
+def play(server: FederatedServer, round: int, size: float = 1e-2, factor: str = "") -> None:
+    """All updates of a round, of this factor alone if one is named; what becomes of them is for the test."""
     base = adapter_of(server, round - 1)
     server.open_round(round, [CLIENTS])
     for k, client in enumerate(CLIENTS):
         draw = np.random.default_rng(10 * round + k)
-        local = {name: (v + draw.normal(0, size, v.shape)).astype(np.float32) for name, v in base.items()}
+        local = {
+            name: (v + (factor in name) * draw.normal(0, size, v.shape)).astype(np.float32) for name, v in base.items()
+        }
         give(server, f"train-{round}-{client}-0", local)
 
 

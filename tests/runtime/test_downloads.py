@@ -13,6 +13,7 @@ from both_ends import CLIENTS, Ends, adapter_of, play, task
 from serving import make_server, started
 
 from fedmq import build
+from fedmq.algorithms import aggregate
 from fedmq.codec import raw
 from fedmq.codec.download import DownloadCodec, download_codec
 from fedmq.codec.update import BY_NAME
@@ -132,6 +133,35 @@ def test_a_codec_that_leads_beyond_float32_fails_the_round() -> None:
 # --- both ends -------------------------------------------------------------------------------------
 
 
+def test_under_fp32_who_holds_the_version_before_downloads_what_moved(tmp_path: Path) -> None:
+    ends = Ends(tmp_path, num_rounds=9)
+    whole, _ = ends.fetch(0)
+    moved = [None, "lora_B", "lora_A", "lora_B"]
+    for round in (1, 2, 3):
+        play(ends.server, round, factor=moved[round] or "")
+        ends.server.aggregate(round, CLIENTS)
+        ends.server.tidy([])
+        part = {name: value for name, value in adapter_of(ends.server, round).items() if (moved[round] or "") in name}
+        assert delta(ends, round).blob.nbytes == len(raw.encode(part))
+        if round == 2:  # the worker has no task in this round
+            continue
+        nbytes, asked = ends.fetch(round)
+        joined = round == 3
+        assert asked == [ends.server.journal.digest(round) if joined else delta(ends, round).blob.digest]
+        assert nbytes > 0.95 * whole if joined else nbytes < 0.8 * whole
+    ends.bench.close()
+
+
+def test_no_delta_leads_to_a_file_that_tells_more_than_the_adapter(tmp_path: Path) -> None:
+    rule = aggregate.fedavg()._replace(told=True, left=lambda state: state.total)
+    server = started(tmp_path, aggregator=rule, num_rounds=9)
+    play(server, 1, factor="lora_B")
+    server.aggregate(1, CLIENTS)
+    assert task(server, 1).delta is not None
+    training = task(server, 2, "train-{}-client_1-0")
+    assert training.adapter != task(server, 1).adapter and training.delta is None
+
+
 @pytest.mark.parametrize("name", LOSSY)
 def test_a_worker_holds_the_bits_of_the_coordinator(tmp_path: Path, name: str) -> None:
     ends = Ends(tmp_path, name, **options(name))
@@ -217,12 +247,6 @@ def test_a_delta_that_is_not_smaller_is_not_asked_for(ends: Ends) -> None:
     given = task(ends.server, 2)
     blob = replace(delta(ends).blob, nbytes=given.adapter.nbytes)  # type: ignore[union-attr]
     whole(ends, replace(given, delta=replace(delta(ends), blob=blob)))
-
-
-def test_a_worker_of_a_run_without_deltas_asks_for_none(ends: Ends) -> None:
-    ends.bench.codec = CodecSpec("fp32", None, None, None)
-    ends.bench.restart()
-    whole(ends)
 
 
 @pytest.mark.parametrize("arrived", [1, 40, -1])
