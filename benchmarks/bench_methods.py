@@ -33,6 +33,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     # what becomes of the factors
     "ffa": {"lora_aggregation": "ffa"},
     "rolora": {"lora_aggregation": "rolora"},
+    "fed_sb": {"lora_aggregation": "fed_sb"},
+    "fed_sb, rank 64": {"lora_aggregation": "fed_sb"},
     "flexlora": {"lora_aggregation": "flexlora"},
     "lora_fair": {"lora_aggregation": "lora_fair"},
     "fedex": {"lora_aggregation": "fedex"},
@@ -93,6 +95,7 @@ RANKS = {"rank_per_client": {f"client_{k}": (16, 8, 4, 2)[k % 4] for k in range(
 SECTIONS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "sgd": {"training": SGD},
     "scaffold": {"training": SGD},
+    "fed_sb, rank 64": {"lora": {"r": 64, "lora_alpha": 128}},
     "optimizer kept": {"training": {"optimizer_state": "keep"}},
     "recommended, optimizer kept": {"training": {"optimizer_state": "keep"}},
     **{f"{name}, ranks 16 to 2": {"lora": RANKS} for name in ("hetlora", "flexlora", "flora")},

@@ -107,7 +107,7 @@ def shards(arguments: argparse.Namespace, folder: Path) -> tuple[TokenSplit, Tok
 
 
 def load(base: str, arguments: argparse.Namespace, layers: tuple[int, ...] | None) -> LanguageModel:
-    return load_model(base, LoRASpec(8, 16, tuple(arguments.targets), 0.0, layers, "none", "CAUSAL_LM"))
+    return load_model(base, LoRASpec(8, 16, tuple(arguments.targets), 0.0, layers, "none", "CAUSAL_LM", False))
 
 
 def score(lm: LanguageModel, texts: TokenSplit, test: TokenSplit, rate: float, epochs: int) -> float:

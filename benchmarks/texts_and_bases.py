@@ -56,7 +56,7 @@ def base_folder(arguments: argparse.Namespace, scratch: Path) -> str:
 
 def lora_spec(layers: tuple[int, ...] | None = None, dropout: float = 0.0) -> LoRASpec:
     """LoRA of rank 8 on c_attn."""
-    return LoRASpec(8, 16, ("c_attn",), dropout, layers, "none", "CAUSAL_LM")
+    return LoRASpec(8, 16, ("c_attn",), dropout, layers, "none", "CAUSAL_LM", False)
 
 
 def load_model(

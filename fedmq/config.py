@@ -102,6 +102,8 @@ class ExperimentConfig(Section):
             "rolora": "has one count of steps for all moments, and the factors are trained in turns",
             "flora": "is of the factors of the round before, which begin anew in each",
         }
+        if config.lora.bias != "none":
+            reasons["fed_sb"] = "has one count of steps for all moments, and biases are trained for longer than R"
         if config.training.optimizer_state == "keep" and (name := config.federated.lora_aggregation) in reasons:
             raise ConfigError(
                 f'training.optimizer_state: "keep" {reasons[name]} under federated.lora_aggregation "{name}"; '
@@ -188,7 +190,7 @@ class ExperimentConfig(Section):
             experiment_name=self.experiment_name,
             seed=self.seed,
             model=recipe.ModelSpec(name=self.model.model_name, max_length=self.model.max_length),
-            lora=recipe.LoRASpec(**lora),
+            lora=recipe.LoRASpec(**lora, core=self.federated.lora_aggregation == "fed_sb"),
             training=recipe.TrainingRecipe(
                 **self.training.model_dump(exclude={"clients_per_batch"}),
                 factors="both",

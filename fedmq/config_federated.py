@@ -62,11 +62,12 @@ class FederatedConfig(RoundsConfig):
     )
     local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
     lora_aggregation: Literal[
-        "fedex", "fedit", "fedsa", "ffa", "flexlora", "flora", "hetlora", "lora_fair", "rolora"
+        "fed_sb", "fedex", "fedit", "fedsa", "ffa", "flexlora", "flora", "hetlora", "lora_fair", "rolora"
     ] = described(
         "fedit",
         "how the LoRA factors A and B of the updates become one pair; fedsa = A is averaged, B stays with its client: "
-        "a model for each, none of all; docs/algorithms.md",
+        "a model for each, none of all; fed_sb = from round 3 on only R (r x r) between B and A is trained and sent; "
+        "docs/algorithms.md",
     )
     lora_aggregation_options: Options = described({}, "its options by name; what is missing takes its default")
     server_optimizer: Literal["none", "avgm", "nesterov", "adagrad", "adam", "yogi"] = described(

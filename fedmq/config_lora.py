@@ -11,10 +11,13 @@ from fedmq.recipe import CodecSpec
 
 #: those that take clients whose adapters have different ranks
 OF_RANKS = ("flexlora", "flora", "hetlora")
+#: the fewest that train R
+FED_SB_ROUNDS = 3
 _LOSES = "what it loses of the adapter is not in what is merged into the base"
 _ANEW = "the factors begin anew in each round"
 #: rule -> setting -> what it has to be, and why
 _NEEDS: dict[str, dict[str, tuple[Any, str]]] = {
+    "fed_sb": {"download_codec": ("fp32", "after round 2 other factors stand for the model, to the bit")},
     "fedex": {"download_codec": ("fp32", _LOSES)},
     "flora": {
         "download_codec": ("fp32", _LOSES),
@@ -47,6 +50,11 @@ def conflict(federated: Mapping[str, Any], upload: CodecSpec) -> str | None:
                 f'federated.lora_aggregation: "{name}" does not go with {setting} {json.dumps(value)}: {reason}; '
                 f"set {setting} {json.dumps(needed)} first"
             )
+    if name == "fed_sb" and (rounds := federated["num_rounds"]) < FED_SB_ROUNDS:
+        return (
+            f'federated.lora_aggregation: "fed_sb" trains R from round 3 on, and num_rounds is {rounds}; set it to '
+            f"{FED_SB_ROUNDS} or more, or another lora_aggregation"
+        )
     import numpy as np  # which most commands have no use for
 
     from fedmq.algorithms import lora_aggregate

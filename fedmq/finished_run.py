@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedmq.codec.base_link import BaseLink
+from fedmq.codec.peft_file import as_peft
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import open_split, read_partition
-from fedmq.errors import ConfigError, DataError, ModelError, StorageError
+from fedmq.errors import ConfigError, DataError, ModelError, RemoteProtocolError, StorageError
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_files
 from fedmq.storage.journal import Journal
 from fedmq.storage.personal import FOLDER, folders, where_own_models_are
@@ -57,6 +58,15 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise StorageError(f"{path}: cannot be read ({error.strerror}); try again") from None
+
+
+def _as_peft(path: Path) -> bytes:
+    try:
+        content = as_peft(_content(path))
+    except RemoteProtocolError as error:
+        raise StorageError(f"{path} is damaged ({error}): put it back, or run again") from None
+    assert isinstance(content, bytes)
+    return content
 
 
 class FinishedRun:
@@ -107,8 +117,9 @@ class FinishedRun:
         found, _ = resolve_device(device or self.config.device)
         with tempfile.TemporaryDirectory() as folder:
             # A model between two checkpoints is only a blob: it is copied, for it to have the names that PEFT wants.
-            for path, file in zip(self._files, (WEIGHTS, CONFIG), strict=True):
-                Path(folder, file).write_bytes(_content(path))
+            weights, config = self._files
+            Path(folder, WEIGHTS).write_bytes(_as_peft(weights))
+            Path(folder, CONFIG).write_bytes(_content(config))
             model = load_for_inference(
                 name,
                 Path(folder),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-#: of LoRA: what is trained
-Factors = Literal["both", "A", "B"]
+#: of LoRA: what is trained; "both" is all that there are
+Factors = Literal["both", "A", "B", "R"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LoRASpec:
-    """The adapter, as in peft's LoraConfig."""
+    """The adapter, as in peft's LoraConfig, and `core`: whether it has a third factor, R (r, r) between B and A."""
 
     r: int
     lora_alpha: int
@@ -32,6 +32,7 @@ class LoRASpec:
     layers_to_transform: tuple[int, ...] | None
     bias: str
     task_type: str
+    core: bool
 
 
 @dataclass(frozen=True)

@@ -632,7 +632,7 @@ def test_run_spec_holds_the_sections() -> None:
     spec = config.to_run_spec()
     assert (spec.experiment_name, spec.seed) == ("federated_gpt2_lora", 9)
     assert spec.model == recipe.ModelSpec("gpt2", 64)
-    assert spec.lora == recipe.LoRASpec(8, 16, ("c_attn", "c_proj"), 0.1, None, "none", "CAUSAL_LM")
+    assert spec.lora == recipe.LoRASpec(8, 16, ("c_attn", "c_proj"), 0.1, None, "none", "CAUSAL_LM", False)
     assert spec.training.num_threads == 2
     assert spec.data.test_split == config.data.test_split
     assert spec.generation.prompts == tuple(config.generation.prompts)

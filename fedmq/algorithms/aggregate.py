@@ -48,6 +48,8 @@ class Aggregator(NamedTuple):
       merged: state, before `finish` -> what is added to the frozen weights: for module M, which gets s B A with the
         adapter's s, "M.lora_A.weight" (rank, d_in) and "M.lora_B.weight" (d_out, rank), float32.
         None: nothing.
+      rebased: (round, the adapter that the server's step led to, float32) -> the same model by other factors,
+        float32, with which the server's optimiser begins anew; None, as of most rounds: it stays as it is.
       name: of the rule and its options, for messages, and for knowing it again when a run is resumed.
     """
 
@@ -61,6 +63,7 @@ class Aggregator(NamedTuple):
     left: Callable[[Any], NamedTensors] | None = None
     told: bool = False
     merged: Callable[[Any], NamedTensors] | None = None
+    rebased: Callable[[int, NamedTensors], NamedTensors | None] = lambda round, adapter: None
 
     def label(self) -> str:
         """Its name; of a rule without one, where its function `finish` is defined.

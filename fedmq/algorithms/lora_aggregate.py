@@ -1,9 +1,8 @@
 """Aggregation that knows what LoRA factors are.
 
 FlexLoRA and LoRA-FAIR come near to the mean of the products B A with one pair of factors, and need the whole round at
-once. Where clients train one factor only (FFA-LoRA, RoLoRA) its mean is exact; where they keep one for themselves
-(FedSA-LoRA) there is nothing to be near to. HetLoRA averages clients by how much they learnt. A client of smaller rank
-comes with zeros in its other rows of A and columns of B.
+once. Where clients keep one for themselves (FedSA-LoRA) there is nothing to be near to. HetLoRA averages clients by how
+much they learnt. A client of smaller rank comes with zeros in its other rows of A and columns of B.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedmq.algorithms.aggregate import Aggregator, MeanState, Update, fedavg
+from fedmq.algorithms.lora_core import is_of
 from fedmq.algorithms.lora_exact import fedex, flora
 from fedmq.algorithms.lora_factors import Factors, mean_factors, pairs, product_norm
+from fedmq.algorithms.lora_one_factor import ffa, rolora
+from fedmq.algorithms.lora_sb import fed_sb
 from fedmq.algorithms.options import require
-from fedmq.algorithms.personal import is_shared
 from fedmq.algorithms.rows import Matrix, flat, of_rows
-from fedmq.recipe import Factors as Trained
 from fedmq.tensors import NamedTensors, require_same_shapes
 
 #: clients' factors of one module -> the next global (A, B)
@@ -100,26 +100,6 @@ def lora_fair(lam: float = 0.01) -> Aggregator:
     return _of_factors(rule, f"lora_fair with lam {lam:g}")
 
 
-def ffa() -> Aggregator:
-    """A stays as it was made, clients train B: the mean of the B_k gives the mean of the products, without bias.
-
-    Reference:
-      Sun et al. 2024, FFA-LoRA (arXiv 2403.12313).
-    """
-    return _one_factor(lambda round: "B")
-
-
-def rolora() -> Aggregator:
-    """Clients train B in odd rounds and A in even ones, so that the other is common to all; without bias.
-
-    B comes first: while B is 0, as it is made, A has no gradient.
-
-    Reference:
-      Chen et al. 2025, RoLoRA (arXiv 2502.01755).
-    """
-    return _one_factor(lambda round: "B" if round % 2 else "A")
-
-
 def fedsa() -> Aggregator:
     """A' = sum_k p_k A_k. Each B_k stays with its client, whose own model is B_k A'; there is no model of all.
 
@@ -131,23 +111,11 @@ def fedsa() -> Aggregator:
     mean = fedavg()
 
     def init(like: NamedTensors) -> Any:
-        if own := [name for name in like if not is_shared(name, "A")]:
+        if own := [name for name in like if not is_of(name, "A")]:
             raise ValueError(f"{own[0]} is its client's own, and should not be here")
         return mean.init(like)
 
     return mean._replace(init=init, name="fedsa")
-
-
-def _one_factor(trained: Callable[[int], Trained]) -> Aggregator:
-    """The mean of the factor that is trained in a round; of the other, no client moves anything."""
-    mean = fedavg()
-
-    def fold(state: Any, update: Update, weight: float) -> Any:
-        frozen = f".lora_{'A' if trained(update.base_version + 1) == 'B' else 'B'}.weight"
-        moved = {name: np.zeros_like(x) if name.endswith(frozen) else x for name, x in update.delta.items()}
-        return mean.fold(state, update._replace(delta=moved), weight)
-
-    return Aggregator(mean.init, fold, mean.finish, trained)
 
 
 def _best_of_rank(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
@@ -175,6 +143,7 @@ def _of_factors(rule: _Rule, name: str) -> Aggregator:
 
 
 BY_NAME: Mapping[str, Callable[..., Aggregator]] = {
+    "fed_sb": fed_sb,
     "fedex": fedex,
     "fedit": fedavg,
     "fedsa": fedsa,

@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedmq.algorithms.lora_core import A, B
 from fedmq.tensors import NamedTensors
-
-_A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 class Pair(NamedTuple):
@@ -48,8 +47,8 @@ def pairs(adapter: NamedTensors) -> list[Pair]:
       >>> pairs({"h.0.lora_A.weight": a, "h.0.lora_B.weight": b, "h.1.lora_A.weight": a, "h.1.bias": b})
       [Pair(a='h.0.lora_A.weight', b='h.0.lora_B.weight')]
     """
-    modules = [name.removesuffix(_A) for name in sorted(adapter) if name.endswith(_A)]
-    found = [Pair(module + _A, module + _B) for module in modules]
+    modules = [name.removesuffix(A) for name in sorted(adapter) if name.endswith(A)]
+    found = [Pair(module + A, module + B) for module in modules]
     return [pair for pair in found if pair.b in adapter and _multiply(adapter[pair.a], adapter[pair.b])]
 
 

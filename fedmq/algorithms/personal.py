@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedmq.algorithms.lora_core import is_of
 from fedmq.recipe import Factors
 from fedmq.tensors import NamedTensors
 
@@ -14,28 +15,9 @@ from fedmq.tensors import NamedTensors
 OWN = "own:"
 
 
-def is_shared(name: str, shared: Factors) -> bool:
-    """Whether clients share this tensor of an adapter; all that is no LoRA factor they do.
-
-    Args:
-      name: as in a PEFT state dict.
-      shared: the factors that are.
-
-    Example:
-      >>> [is_shared(f"h.0.{name}", "A") for name in ("lora_A.weight", "lora_B.weight", "bias")]
-      [True, False, True]
-    """
-    return shared == "both" or not name.endswith(f".lora_{'B' if shared == 'A' else 'A'}.weight")
-
-
-def shared_part(adapter: NamedTensors, shared: Factors) -> dict[str, np.ndarray]:
-    """What of an adapter is sent and averaged."""
-    return {name: value for name, value in adapter.items() if is_shared(name, shared)}
-
-
 def kept_part(adapter: NamedTensors, shared: Factors) -> dict[str, np.ndarray]:
-    """The rest, as its client's memory; {} where all is shared."""
-    return {f"{OWN}{name}": value for name, value in adapter.items() if not is_shared(name, shared)}
+    """What of an adapter is not sent and averaged, as its client's memory; {} where all is."""
+    return {f"{OWN}{name}": value for name, value in adapter.items() if not is_of(name, shared)}
 
 
 def personal(adapter: NamedTensors, memory: NamedTensors) -> dict[str, np.ndarray]:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from fedmq.algorithms.lora_core import A, B, is_of
 from fedmq.codec.update import UpdateCodec
 from fedmq.recipe import Part
 from fedmq.tensors import NamedTensors
-
-_A, _B = ".lora_A.weight", ".lora_B.weight"
-#: ends of the names that are not sent
-_UNSENT: dict[str, tuple[str, ...]] = {"both": (), "A": (_B,), "B": (_A,)}
 
 
 def start(part: Part, adapter: NamedTensors) -> NamedTensors:
@@ -59,7 +56,7 @@ def of_part(codec: UpdateCodec, part: Part) -> UpdateCodec:
         return codec.init({name: _cut(part, name, value) for name, value in base.items()})
 
     def encode(local: NamedTensors, base: NamedTensors, state: NamedTensors) -> tuple[bytes, NamedTensors]:
-        own = {name: value for name, value in state.items() if _sent(part, name)}
+        own = {name: value for name, value in state.items() if is_of(name, part.sent)}
         content, after = codec.encode(_taken(part, local), _taken(part, base), own)
         return content, {**state, **after}
 
@@ -70,18 +67,14 @@ def of_part(codec: UpdateCodec, part: Part) -> UpdateCodec:
     return UpdateCodec(False, init, encode, decode)
 
 
-def _sent(part: Part, name: str) -> bool:
-    return not name.endswith(_UNSENT[part.sent])
-
-
 def _taken(part: Part, adapter: NamedTensors) -> dict[str, np.ndarray]:
-    return {name: _cut(part, name, value) for name, value in adapter.items() if _sent(part, name)}
+    return {name: _cut(part, name, value) for name, value in adapter.items() if is_of(name, part.sent)}
 
 
 def _cut(part: Part, name: str, value: np.ndarray) -> np.ndarray:
-    if name.endswith(_A):
+    if name.endswith(A):
         return value[: part.rank]
-    return value[:, : part.rank] if name.endswith(_B) else value
+    return value[:, : part.rank] if name.endswith(B) else value
 
 
 def _padded(value: np.ndarray, like: np.ndarray) -> np.ndarray:

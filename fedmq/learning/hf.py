@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from fedmq.algorithms.lora_core import is_of
 from fedmq.learning.batching import SeededOrder, TextDataset, collate, lengths, token_nll, usable_texts
 from fedmq.learning.evaluate import evaluate
 from fedmq.learning.local_term import LocalTerm, method_of
@@ -121,7 +122,7 @@ class _Trainer(Trainer):
         self.remove_callback(PrinterCallback)  # it prints
         # A new accelerator has nothing to free, and its full garbage collection takes 0.4 s of every call.
         self.accelerator.free_memory = tuple  # type: ignore[method-assign]
-        self._weights, self._memory = lm.weights(), share.memory
+        self._weights, self._remembered = lm.weights(), remembered(share.memory, recipe.factors)
         method = method_of(recipe.method)
         push = {name: torch.tensor(value, dtype=torch.float32) for name, value in method.push(share.memory).items()}
         pushes = [push[name].to(weight) if push else None for name, weight in self._weights.items()]
@@ -141,7 +142,7 @@ class _Trainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        step, slots = remembered(self._memory)
+        step, slots = self._remembered
         for name, weight in self._weights.items():
             if not weight.requires_grad:
                 continue
@@ -272,8 +273,7 @@ def _arguments(recipe: TrainingRecipe, device: str, precision: str, seed: int) -
 @contextmanager
 def _trained(lm: LanguageModel, factors: Factors) -> Iterator[None]:
     """Of the LoRA factors only these have gradients in the block."""
-    others = {"both": (), "A": (".lora_B.",), "B": (".lora_A.",)}[factors]
-    frozen = [weight for name, weight in lm.model.named_parameters() if any(other in name for other in others)]
+    frozen = [weight for name, weight in lm.weights().items() if not is_of(name, factors)]
     try:
         for weight in frozen:
             weight.requires_grad_(False)

@@ -12,11 +12,13 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 
+from fedmq.algorithms.lora_core import folded
 from fedmq.atomic import fsync, replacing_folder
 from fedmq.errors import LocalProtocolError, ModelError
 from fedmq.learning import bases
 from fedmq.learning.adapter_folder import read_adapter, write_adapter
 from fedmq.learning.bases import load_base
+from fedmq.learning.cores import name_of, put_cores
 from fedmq.learning.engine import choose_engine
 from fedmq.learning.fast.card import passes_of
 from fedmq.learning.fast.model import PackedModel
@@ -83,6 +85,8 @@ class LanguageModel:
         with torch.random.fork_rng(devices=[]), library_warnings_to_log():
             torch.manual_seed(seed)
             self.model: PeftModel = get_peft_model(base, config)
+        if lora.core:
+            put_cores(self.model)
         self._initial = self.get_adapter()
         self.model.to(device).eval()
         self.num_trainable, self.num_parameters = self.model.get_nb_trainable_parameters()
@@ -186,7 +190,7 @@ class LanguageModel:
         self._merged.grow(links, read)
 
     def initial_adapter(self) -> dict[str, np.ndarray]:
-        """The adapter of version 0: A kaiming-uniform, B zero; it depends on the base's shapes and `seed` alone."""
+        """The adapter of version 0: A kaiming-uniform, B zero, R identity; the base's shapes and `seed` decide it."""
         return {name: value.copy() for name, value in self._initial.items()}
 
     def adapter_config(self) -> dict[str, Any]:
@@ -209,7 +213,7 @@ class LanguageModel:
           folder: replaced if it is there.
           adapter: in place of the model's own.
         """
-        whole = self._merged.whole(self.get_adapter() if adapter is None else adapter)
+        whole = self._merged.whole(folded(self.get_adapter() if adapter is None else adapter))
         write_adapter(folder, whole, self._config_of(whole))
 
     def merged(self) -> transformers.PreTrainedModel:
@@ -230,7 +234,7 @@ class LanguageModel:
         # The state dict's tensors share memory with the parameters. Embeddings are never part of
         # our adapters; "auto" would ask the hub for the base's configuration.
         state = get_peft_model_state_dict(self.model, save_embedding_layers=False)
-        return iter(sorted(state.items()))
+        return iter(sorted((name_of(name), value) for name, value in state.items()))
 
 
 def load_for_inference(
@@ -267,6 +271,7 @@ def load_for_inference(
         layers_to_transform=None if layers is None else tuple(layers),
         bias=config["bias"],
         task_type=config["task_type"],
+        core=False,
     )
     lm = LanguageModel.load(
         name,

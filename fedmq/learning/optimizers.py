@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmq.recipe import TrainingRecipe
+from fedmq.algorithms.lora_core import is_of
+from fedmq.recipe import Factors, TrainingRecipe
 from fedmq.tensors import NamedTensors
 
 #: Names in a client's memory: "optimizer:step", and "optimizer:SLOT:NAME" for each of the adapter's names.
@@ -31,13 +32,13 @@ def optimizer_of(recipe: TrainingRecipe, rows: Sequence[torch.Tensor]) -> torch.
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
-def remembered(memory: NamedTensors) -> tuple[float | None, dict[str, dict[str, np.ndarray]]]:
-    """The number of steps, and slot -> name -> tensor; (None, {}) when nothing is remembered."""
+def remembered(memory: NamedTensors, factors: Factors) -> tuple[float | None, dict[str, dict[str, np.ndarray]]]:
+    """The number of steps, and slot -> name -> tensor of these factors; no slots: nothing is remembered of them."""
     slots: dict[str, dict[str, np.ndarray]] = {}
     for key, value in memory.items():
         if key.startswith(_PREFIX):
             slot, _, name = key.removeprefix(_PREFIX).partition(":")
-            if name:
+            if name and is_of(name, factors):
                 slots.setdefault(slot, {})[name] = value
     step = memory.get(f"{_PREFIX}{_STEP}")
     return None if step is None else float(step), slots

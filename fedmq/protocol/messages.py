@@ -41,7 +41,7 @@ from fedmq.protocol.work import Task as Task
 from fedmq.protocol.work import together
 from fedmq.recipe import RunSpec
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 
 @dataclass(frozen=True, config=CLOSED)

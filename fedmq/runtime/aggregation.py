@@ -121,6 +121,23 @@ def step(
     return adapter, after
 
 
+def rebased(
+    rule: Aggregator, round: int, adapter: NamedTensors, state: NamedTensors
+) -> tuple[NamedTensors, NamedTensors]:
+    """What `step` gave, by other factors where the rule has it so (`Aggregator.rebased`): then the state is empty.
+
+    Raises:
+      RunError: the rule failed, or gave something else than finite tensors of the adapter's names, shapes and dtypes.
+    """
+    with _answerable(rule, round):
+        found = rule.rebased(round, adapter)
+        if found is None:
+            return adapter, state
+        if tensors.spec(found) != tensors.spec(adapter) or not all(np.isfinite(x).all() for x in found.values()):
+            raise ValueError("it gave other factors than finite ones of the adapter's names, shapes and dtypes")
+        return found, {}
+
+
 def _require_factors(merged: NamedTensors, params: NamedTensors) -> None:
     """What is merged is committed with the round, and no worker could go on with anything else."""
     known = {name: pair for pair in pairs(params) for name in pair}

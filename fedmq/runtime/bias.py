@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedmq.algorithms.lora_core import folded
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
 from fedmq.errors import RemoteProtocolError
 from fedmq.runtime.one_thread import one_blas_thread
@@ -49,4 +50,4 @@ def _adapters(updates: Updates, rows: Sequence[Row], round: int) -> list[tuple[R
     nbytes = sum(value.nbytes for value in before.values())
     count = min(len(rows), MAX_CLIENTS, max(2, MAX_NBYTES // nbytes))
     chosen = [rows[i * len(rows) // count] for i in range(count)]
-    return [(row, updates.as_folded(row, before)) for row in chosen]
+    return [(row, folded(updates.as_folded(row, before))) for row in chosen]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedmq.codec import raw
+from fedmq.codec.peft_file import as_peft
 from fedmq.runtime.client_states import FOLDER
 from fedmq.runtime.updates import Updates
 from fedmq.storage.blobs import BlobStore
@@ -53,7 +54,7 @@ class Checkpoints:
         names += ["round_final"] if round == self._num_rounds else []
         for name in names:
             folder = self._run_dir / "global_model" / name
-            write_checkpoint(folder, self._blobs.path(digest), self.config, links)
+            write_checkpoint(folder, as_peft(self._blobs.path(digest)), self.config, links)
 
     def keep_clients(self, round: int, again: bool = False) -> None:
         """Write what is missing of the clients' of a committed round, as far as its blobs are still there.
@@ -69,20 +70,21 @@ class Checkpoints:
                 continue
             links = self._journal.links(row["started"] - 1)
             if self._updates.whole(row):
-                write_checkpoint(folder, blob, self.config, links)
+                write_checkpoint(folder, as_peft(blob), self.config, links)
                 continue
             if row["started"] != held:
                 held, base = row["started"], self._updates.base(row)
             if base is None:
                 return  # it is deleted only after all of these were written
-            write_checkpoint(folder, raw.encode(self._updates.adapter(row, base)), self.config, links)
+            content = raw.encode(self._updates.adapter(row, base))
+            write_checkpoint(folder, as_peft(content), self.config, links)
 
     def keep_last(self) -> None:
         """The newest ones, whatever round the run ended in."""
         last = self._journal.last_committed()
         if last is None:
             return
-        kept = checkpoint_of(self._run_dir, last, self._journal.digest(last), self._journal.links(last))
+        kept = checkpoint_of(self._run_dir, last, self._journal.digest(last), self._journal.links(last), as_peft)
         final = kept.with_name("round_final")
         if last == self._num_rounds and not (final / WEIGHTS).is_file():
             write_checkpoint(final, kept / WEIGHTS, kept / CONFIG)

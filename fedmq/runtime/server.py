@@ -22,7 +22,7 @@ from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Offer
 from fedmq.protocol.phases import Progress
-from fedmq.runtime.aggregation import NOTHING, Remembered, fold, require_enough, step
+from fedmq.runtime.aggregation import NOTHING, Remembered, fold, rebased, require_enough, step
 from fedmq.runtime.bias import record_bias
 from fedmq.runtime.checkpoints import Checkpoints
 from fedmq.runtime.control import TrainingFiles
@@ -211,7 +211,8 @@ class FederatedServer:
         self.journal.freeze_round(round, sorted(clients))
         params, before = self._version(round - 1), self._remembered(round - 1)
         mean = fold(self.aggregator, params, self._deltas(round, clients, params), round, before.aggregate)
-        stepped, optimizer = step(self.server_optimizer, params, mean.delta, before.optimizer, round)
+        led = step(self.server_optimizer, params, mean.delta, before.optimizer, round)
+        stepped, optimizer = rebased(self.aggregator, round, *led)
         new = publish(self.download, stepped, params, before.residual, round)
         memory, self._decoded = Remembered(optimizer, mean.left, new.residual), {}
         self._commit(round, raw.encode(new.adapter), memory, new.delta, mean.merged)

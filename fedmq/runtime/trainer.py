@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from fedmq import atomic, crash_points
-from fedmq.algorithms.personal import shared_part
+from fedmq.algorithms.lora_core import of_factors
 from fedmq.codec import raw
 from fedmq.codec.base_link import BaseLink
 from fedmq.codec.update import UpdateCodec, update_codec
@@ -167,7 +167,7 @@ class Trainer:
         control: NamedTensors = {}
         if begin.adapter is not None:
             initial = self._model.initial_adapter()
-            base, control = parted(Path(begin.adapter).read_bytes(), shared_part(initial, self._shared))
+            base, control = parted(Path(begin.adapter).read_bytes(), of_factors(initial, self._shared))
             self._model.set_adapter({**initial, **base})
             links = self._chain.up_to(begin.merged)
             self._model.grow(links, lambda path: BaseLink.decoded(Path(path).read_bytes()).factors)
@@ -209,7 +209,7 @@ class Trainer:
                 *(task.task, task.round, task.client, result.num_steps, result.num_examples),
                 *(result.train_loss, result.train_seconds),
             )
-            update = shared_part(adapter, self._shared)
+            update = of_factors(adapter, self._shared)
             packed = pack(task, update, base, result.memory, self._codec, self._states, Path(path))
             yield link.Trained(
                 task.task,
@@ -230,7 +230,7 @@ class Trainer:
         match task.work:
             case InitWork():
                 config = json.dumps(model.adapter_config(), indent=2)
-                blob = self._write(path, shared_part(model.initial_adapter(), self._shared))
+                blob = self._write(path, of_factors(model.initial_adapter(), self._shared))
                 return link.Trained(task.task, *blob, 0, 0, 0, 0.0, 0.0, config, False)
             case EvaluateWork(_, unit, batch_size):
                 if self._shared != "both":

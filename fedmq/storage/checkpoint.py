@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedmq import atomic
@@ -41,7 +41,13 @@ def write_checkpoint(folder: Path, weights: Path | bytes, config: Path, links: S
                 shutil.copyfile(source, temp / name)
 
 
-def checkpoint_of(run_dir: Path, version: int, digest: str, links: Sequence[str] = ()) -> Path:
+def checkpoint_of(
+    run_dir: Path,
+    version: int,
+    digest: str,
+    links: Sequence[str] = (),
+    of_blob: Callable[[Path], Path | bytes] = lambda blob: blob,
+) -> Path:
     """The folder of a committed global model; written now if its round was not one of those that are kept.
 
     Args:
@@ -49,6 +55,7 @@ def checkpoint_of(run_dir: Path, version: int, digest: str, links: Sequence[str]
       version: the newest committed one, whose blob is always there, or one that was kept.
       digest: SHA-256 of its adapter file, from run.db.
       links: as of `write_checkpoint`.
+      of_blob: what is kept of a blob.
 
     Raises:
       StorageError: neither checkpoint nor blob is there.
@@ -56,7 +63,7 @@ def checkpoint_of(run_dir: Path, version: int, digest: str, links: Sequence[str]
     folder = _folder(run_dir, version)
     weights, config = checkpoint_files(run_dir, version, digest)
     if weights.parent != folder:
-        write_checkpoint(folder, weights, config, links)
+        write_checkpoint(folder, of_blob(weights), config, links)
     return folder
 
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmq.algorithms.aggregate import Aggregator, Update, fedavg
-from fedmq.algorithms.lora_aggregate import ffa, flexlora, hetlora, lora_fair, rolora
+from fedmq.algorithms.lora_aggregate import flexlora, hetlora, lora_fair
 from fedmq.algorithms.lora_factors import factors, pairs, relative_bias
+from fedmq.algorithms.lora_one_factor import ffa, rolora
 from fedmq.tensors import NamedTensors, add, subtract
 
 RULES = {"flexlora": flexlora, "hetlora": hetlora, "lora_fair": lora_fair}

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fedmq.algorithms.aggregate import Update
 from fedmq.algorithms.lora_aggregate import fedsa
-from fedmq.algorithms.personal import OWN, kept_part, personal, shared_part
+from fedmq.algorithms.lora_core import of_factors
+from fedmq.algorithms.personal import OWN, kept_part, personal
 from fedmq.tensors import NamedTensors, add, digest, subtract
 
 SHAPES = {"m.0": (9, 7), "m.1": (5, 8)}
@@ -25,10 +26,10 @@ def adapter(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def one_round(params: NamedTensors, clients: list[tuple[float, NamedTensors]]) -> dict[str, NamedTensors]:
     """Each client's own model afterwards: weights and trained adapters in, by the names k of clients."""
-    rule, shared = fedsa(), shared_part(params, "A")
+    rule, shared = fedsa(), of_factors(params, "A")
     state = rule.init(shared)
     for k, (weight, local) in enumerate(clients):
-        state = rule.fold(state, Update(f"{k}", 0, 1, 1, subtract(shared_part(local, "A"), shared)), weight)
+        state = rule.fold(state, Update(f"{k}", 0, 1, 1, subtract(of_factors(local, "A"), shared)), weight)
     after = {**params, **add(shared, rule.finish(state))}
     return {f"{k}": personal(after, kept_part(local, "A")) for k, (_, local) in enumerate(clients)}
 
@@ -65,8 +66,8 @@ def test_the_parts_are_the_whole() -> None:
     for shared, own in (("A", "lora_B"), ("B", "lora_A")):
         kept = kept_part(whole, shared)
         assert {name.removeprefix(OWN) for name in kept} == {name for name in whole if own in name}
-        assert digest(personal({**whole, **shared_part(whole, shared)}, kept)) == digest(whole)
-    assert digest(shared_part(whole, "both")) == digest(whole) and kept_part(whole, "both") == {}
+        assert digest(personal({**whole, **of_factors(whole, shared)}, kept)) == digest(whole)
+    assert digest(of_factors(whole, "both")) == digest(whole) and kept_part(whole, "both") == {}
 
 
 def test_who_has_nothing_of_its_own_begins_with_what_is_there() -> None:

@@ -89,6 +89,7 @@ def lora() -> LoRASpec:
         layers_to_transform=None,
         bias="none",
         task_type="CAUSAL_LM",
+        core=False,
     )
 
 

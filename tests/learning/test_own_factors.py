@@ -10,7 +10,8 @@ import pytest
 from fedmq import tensors
 from fedmq.algorithms import lora_aggregate
 from fedmq.algorithms.aggregate import Update
-from fedmq.algorithms.personal import OWN, kept_part, personal, shared_part
+from fedmq.algorithms.lora_core import of_factors
+from fedmq.algorithms.personal import OWN, kept_part, personal
 from fedmq.learning.client import FederatedClient, train_clients
 from fedmq.learning.models import LanguageModel
 from fedmq.learning.share import Share
@@ -37,7 +38,7 @@ def test_a_training_begins_with_the_clients_own_and_leaves_it_in_its_memory(
     lm.set_adapter(whole)
     expected = train(lm, texts, replace(own, shared="both"), seed=1)
     after = lm.get_adapter()
-    lm.set_adapter({**drawn(whole, 2), **shared_part(whole, "A")})
+    lm.set_adapter({**drawn(whole, 2), **of_factors(whole, "A")})
     found = train(lm, texts, own, seed=1, memory=kept_part(whole, "A"))
     assert tensors.digest(lm.get_adapter()) == tensors.digest(after)
     assert found.train_loss == expected.train_loss and not expected.memory
@@ -84,7 +85,7 @@ def test_opposite_clients_do_better_with_a_b_of_their_own(lora: LoRASpec, recipe
         """Of each client's own model on its own held-out texts, after three rounds."""
         asked, rule = replace(recipe, shared="A" if name == "fedsa" else "both"), lora_aggregate.BY_NAME[name]()
         first = lm.initial_adapter()
-        common, memories = shared_part(first, asked.shared), [{}, {}]
+        common, memories = of_factors(first, asked.shared), [{}, {}]
         for round in (1, 2, 3):
             starts, seeds = [{**first, **common}] * 2, [round, 99 - round]
             outcomes = train_clients(clients, asked, seeds=seeds, round=round, memories=memories, starts=starts)
@@ -92,7 +93,7 @@ def test_opposite_clients_do_better_with_a_b_of_their_own(lora: LoRASpec, recipe
             for k, outcome in enumerate(outcomes):
                 assert isinstance(outcome, tuple)
                 memories[k] = dict(outcome[0].memory)
-                delta = tensors.subtract(shared_part(outcome[1], asked.shared), common)
+                delta = tensors.subtract(of_factors(outcome[1], asked.shared), common)
                 state = rule.fold(state, Update(f"{k}", round - 1, 1, 1, delta), 1.0)
             common = tensors.astype(tensors.add(common, rule.finish(state)), np.float32)
         found = []

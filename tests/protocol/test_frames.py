@@ -40,8 +40,8 @@ def test_round_trip(direction: str, kind: type) -> None:
 
 @pytest.mark.parametrize("kind", [m.Hello, m.Offer])
 def test_golden_bytes(kind: type) -> None:
-    """Wire bytes of protocol 6. Bytes that change need a new PROTOCOL_VERSION, and new golden files."""
-    golden = bytes.fromhex((GOLDEN / f"{tag(kind)}_v6.hex").read_text())
+    """Wire bytes of protocol 7. Bytes that change need a new PROTOCOL_VERSION, and new golden files."""
+    golden = bytes.fromhex((GOLDEN / f"{tag(kind)}_v7.hex").read_text())
     assert UP.encode(example(kind)) == golden
     assert UP.decode(golden) == example(kind)
 
@@ -126,8 +126,8 @@ def test_no_version() -> None:
 
 def test_a_version_that_is_looked_at_before_the_rest() -> None:
     """A later protocol may have other types and fields: its speaker is told of the version, not of those."""
-    with pytest.raises(VersionMismatch, match="peer speaks protocol 7"):
-        UP.decode(msgpack.packb({"v": 7, "t": "unheard_of", "more": [1]}))
+    with pytest.raises(VersionMismatch, match="peer speaks protocol 8"):
+        UP.decode(msgpack.packb({"v": 8, "t": "unheard_of", "more": [1]}))
 
 
 @pytest.mark.parametrize("name", ["unheard_of", "", "Offer", "offer\n", "x" * 10_000, "welcome"])
@@ -136,7 +136,7 @@ def test_an_unknown_type(name: str) -> None:
     assert refusal(UP, msgpack.packb(msgpack.unpackb(OFFER) | {"t": name})) == "UNKNOWN_TYPE"
 
 
-@pytest.mark.parametrize("header", [b"", b"\xc0", b"\x01", b"\x90", b"\x80", b"\xa1x", msgpack.packb({"v": 6, "t": 1})])
+@pytest.mark.parametrize("header", [b"", b"\xc0", b"\x01", b"\x90", b"\x80", b"\xa1x", msgpack.packb({"v": 7, "t": 1})])
 def test_no_map_or_no_type(header: bytes) -> None:
     assert refusal(UP, header) == "MALFORMED"
 

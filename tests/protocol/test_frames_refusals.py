@@ -185,8 +185,8 @@ def test_lists_that_are_too_long() -> None:
     assert code(codec, msgpack.packb(hello | {"versions": [1] * 4097})) == "MALFORMED"
 
 
-ALIVE = {"v": 6, "t": "heartbeat_ack", "epoch": 7}
-_PREFIX = b"\x83\xa1v\x06\xa1t\xadheartbeat_ack\xa5epoch"
+ALIVE = {"v": 7, "t": "heartbeat_ack", "epoch": 7}
+_PREFIX = b"\x83\xa1v\x07\xa1t\xadheartbeat_ack\xa5epoch"
 assert msgpack.packb(ALIVE) == _PREFIX + b"\x07"
 
 

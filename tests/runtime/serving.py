@@ -82,12 +82,12 @@ def make_server(folder: Path, **options: Any) -> FederatedServer:
     return FederatedServer(folder, journal, **values | options)
 
 
-def started(folder: Path, **options: Any) -> FederatedServer:
-    """A server that has its first adapter, and the clients of HOSTED."""
+def started(folder: Path, first: dict[str, np.ndarray] | None = None, **options: Any) -> FederatedServer:
+    """A server that has a first adapter, and the clients of HOSTED."""
     server = make_server(folder, **options)
     hosted = {Hosted.key(client): Hosted(1000, 25_000, workers).encoded() for client, workers in HOSTED.items()}
     server.journal.put(**hosted)
-    content = raw.encode(adapter(0))
+    content = raw.encode(adapter(0) if first is None else first)
     server.start(offer("init-0-adapter-0", content), content)
     return server
 

@@ -147,7 +147,7 @@ HEADERS: dict[str, tuple[Callable[[], list[bytes]], set[str]]] = {
     "B24 the field sid, which no message has: a link is its own session": (lambda: changed(sid="ab" * 16), {"INVALID"}),
     "B25 the field seq, which no message has": (lambda: [*changed(seq=0), *changed(seq=2**64 - 1)], {"INVALID"}),
     "B26 a message of the other role": (
-        lambda: [*changed(t="welcome"), msgpack.packb({"v": 6, "t": "tasks", "tasks": []})],
+        lambda: [*changed(t="welcome"), msgpack.packb({"v": 7, "t": "tasks", "tasks": []})],
         {"UNKNOWN_TYPE"},
     ),
     "B27 outbox and running of 65, 1,025 clients, 4,097 versions": (

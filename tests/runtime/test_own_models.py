@@ -14,7 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 from serving import adapter
 
-from fedmq.algorithms.personal import OWN, kept_part, shared_part
+from fedmq.algorithms.lora_core import of_factors
+from fedmq.algorithms.personal import OWN, kept_part
 from fedmq.codec.update import update_codec
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import write_shard
@@ -137,7 +138,7 @@ def test_b_stays_and_goes_on(desk: Desk, model: LanguageModel) -> None:
     assert not desk.loaded.evaluates_test, "there is no model of all to be scored"
     assert [client.num_held_out for client in desk.loaded.clients] == [3, 2]
     first, whole = desk.init(), model.initial_adapter()
-    assert load_file(first).keys() == shared_part(whole, "A").keys()
+    assert load_file(first).keys() == of_factors(whole, "A").keys()
     assert isinstance(desk.evaluate(first, 0, "client_a", None), link.Scored)
     assert not (desk.folder / "personal").exists(), "it is the base"
 
@@ -176,7 +177,7 @@ def test_b_stays_and_goes_on(desk: Desk, model: LanguageModel) -> None:
 def test_who_lost_its_own_begins_at_0_and_says_so(tmp_path: Path) -> None:
     states, codec = ClientStates(tmp_path / "states"), update_codec(CodecSpec("sign", None, None, None))
     before, after = adapter(1), adapter(2)
-    base, local = shared_part(before, "A"), shared_part(after, "A")
+    base, local = of_factors(before, "A"), of_factors(after, "A")
     recipe = ExperimentConfig().to_run_spec().training
     work = TrainWork("train", recipe, WHOLE)
     task = m.Task("train-1-client_a-0", NONCE, 1, "client_a", 7, None, work, None, None, None)

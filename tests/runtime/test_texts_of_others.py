@@ -126,7 +126,7 @@ def test_what_is_said_of_a_refused_message(tmp_path: Path) -> None:
     hand = bench.hand()
 
     def script() -> Script:
-        for header in ({"v": 6, "t": EVIL}, {"v": 6, "t": "goodbye", "reason": "x", EVIL: 1}):
+        for header in ({"v": 7, "t": EVIL}, {"v": 7, "t": "goodbye", "reason": "x", EVIL: 1}):
             hand.inject(msgpack.packb(header))
         yield
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmq.algorithms.lora_core import A, B, R, is_of
 from fedmq.recipe import Factors
 from fedmq.tensors import NamedTensors
 
 _PREFIX = "base_model.model."
-_A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 class Adapters:
@@ -22,7 +22,8 @@ class Adapters:
     Attributes:
       flat, grad: float32 (K, P): one client's adapter in a row, tensor after tensor by name.
       modules: path of a module in the base -> (A, B), float32 (K, r, in) and (K, out, r), views of `flat` whose
-        gradients are views of `grad`.
+        gradients are views of `grad`. Of adapters with an R (`fedmq.algorithms.lora_core`) B R stands for B, and what
+        it has to do with the views is for `begin` and `end` of a step.
       scale: of the product, lora_alpha / r.
     """
 
@@ -38,10 +39,34 @@ class Adapters:
             view = self.flat[:, start:end].unflatten(1, shape).requires_grad_()
             view.grad = self.grad[:, start:end].unflatten(1, shape)
             views[name], start = view, end
+        #: of each module with an R: B, R and their product
+        self._cores: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for name in self._shapes:
-            if name.endswith(_A):
-                path = name.removesuffix(_A)
-                self.modules[path.removeprefix(_PREFIX)] = (views[name], views[path + _B])
+            if name.endswith(A):
+                path = name.removesuffix(A)
+                b, core = views[path + B], views.get(path + R)
+                if core is not None:
+                    product = torch.empty_like(b).requires_grad_()
+                    product.grad = torch.zeros_like(product)
+                    self._cores.append((b, core, product))
+                    b = product
+                self.modules[path.removeprefix(_PREFIX)] = (views[name], b)
+        self.begin()
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Have the products B R of what is in `flat`, and no gradients."""
+        self.grad.zero_()
+        for b, core, product in self._cores:
+            torch.matmul(b, core, out=product)
+            product.grad.zero_()  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Have the gradients of B and R of those of their products: with D of B R, D R^T and B^T D."""
+        for b, core, product in self._cores:
+            b.grad.add_(product.grad @ core.mT)  # type: ignore[union-attr, operator]
+            core.grad.add_(b.mT @ product.grad)  # type: ignore[union-attr, operator]
 
     def load(self, adapters: Sequence[NamedTensors]) -> None:
         """Other values, of the same shapes, in the same place."""
@@ -52,9 +77,8 @@ class Adapters:
         """Which of the P values of an adapter are not trained, bool (P,); None where all are."""
         if factors == "both":
             return None
-        end = _B if factors == "A" else _A
-        parts = [torch.full((int(np.prod(shape)),), name.endswith(end)) for name, shape in self._shapes.items()]
-        return torch.cat(parts).to(self.flat.device)
+        sizes = ((int(np.prod(shape)), not is_of(name, factors)) for name, shape in self._shapes.items())
+        return torch.cat([torch.full((size,), still) for size, still in sizes]).to(self.flat.device)
 
     def rows(self) -> list[torch.Tensor]:
         """Each client's adapter as one parameter (P,) with its gradient."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmq.algorithms.lora_core import of_factors
 from fedmq.learning.fast.adapters import Adapters
 from fedmq.learning.fast.passes import Batch, Passes
 from fedmq.learning.fast.schedule import Schedule
@@ -102,7 +103,7 @@ def train_group(
     rows = adapters.rows()
     optimizer = optimizer_of(recipe, rows)
     for row, member in zip(rows, members, strict=True):
-        number, slots = remembered(member.memory)
+        number, slots = remembered(member.memory, recipe.factors)
         restore(row, optimizer, number, {slot: adapters.joined(named) for slot, named in slots.items()})
     method = method_of(recipe.method)
     pushes = [method.push(member.memory) for member in members]
@@ -160,7 +161,10 @@ def train_group(
             on_step(step + 1, num_steps)
     memories: list[NamedTensors] = [{}] * len(rows)
     if recipe.optimizer_state == "keep":
-        memories = [kept({"": row}, optimizer.state, lambda _, value: adapters.split(value)) for row in rows]
+        memories = [
+            kept({"": row}, optimizer.state, lambda _, value: of_factors(adapters.split(value), recipe.factors))
+            for row in rows
+        ]
     return _results(runs, adapters, memories, time.monotonic() - started)
 
 
@@ -198,7 +202,7 @@ class _Steps:
     def _gradients(
         self, step: int, runs: list[_Progress], batches: list[list[np.ndarray]], targets: list[int]
     ) -> list[float]:
-        self._adapters.grad.zero_()
+        self._adapters.begin()
         sums = [0.0] * len(runs)
         every = self._recipe.gradient_accumulation_steps
         for number in range(max(map(len, batches))):
@@ -210,6 +214,7 @@ class _Steps:
                 pass_number = (step * every + number) * _MAX_PARTS + part
                 for k, loss in enumerate(self._pass(runs, chosen[start : start + size], targets, pass_number)):
                     sums[k] += loss
+        self._adapters.end()
         return sums
 
     def _pass(

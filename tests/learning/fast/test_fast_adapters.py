@@ -12,9 +12,10 @@ NAME = "base_model.model.h.0.c"
 BOUNDS, SCALE = (0, 3, 3, 10), 2.0  # the second client has no rows
 
 
-def adapters(*, b: bool = True) -> Adapters:
+def adapters(*, b: bool = True, core: bool = False) -> Adapters:
     rng = np.random.default_rng(0)
     shapes = {f"{NAME}.lora_B.weight": (6, 2), f"{NAME}.lora_A.weight": (2, 5)}
+    shapes |= {f"{NAME}.lora_R.weight": (2, 2)} if core else {}
     each = [{name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in BOUNDS[1:]]
     if not b:
         for one in each:
@@ -73,6 +74,34 @@ def test_gradients_add_up_in_the_rows_that_the_optimiser_reads() -> None:
     for name, value in side.named(2).items():
         np.testing.assert_array_equal(value, before[name] + 1)
     torch.testing.assert_close(side.modules["h.0.c"][0][2], torch.tensor(before[f"{NAME}.lora_A.weight"]) + 1)
+
+
+def test_gradients_of_three_factors_are_those_of_autograd() -> None:
+    """Of the written-out s B R A, in two passes of a step; and the next step is of what the optimiser made of them."""
+    generator = torch.Generator().manual_seed(1)
+    side = adapters(core=True)
+    weight, factors = torch.randn(5, 6, generator=generator), torch.ones(10, 5)
+    for _ in range(2):
+        a, b, core = (
+            torch.tensor(np.stack([side.named(k)[f"{NAME}.lora_{which}.weight"] for k in range(3)]), requires_grad=True)
+            for which in "ABR"
+        )
+        side.begin()
+        assert not side.grad.any()
+        for _ in range(2):
+            x, up = torch.randn(10, 5, generator=generator), torch.randn(10, 6, generator=generator)
+            output = lora_linear(x, weight, None, side.modules["h.0.c"], SCALE, BOUNDS, None)
+            expected = by_autograd(x, weight, None, a, b @ core, factors)
+            torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+            output.backward(up)
+            expected.backward(up)
+        side.end()
+        found = [side.split(row) for row in side.grad]
+        for which, wanted in zip("ABR", (a.grad, b.grad, core.grad), strict=True):
+            ours = torch.tensor(np.stack([one[f"{NAME}.lora_{which}.weight"] for one in found]))
+            torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=1e-5)
+            assert ours[0].any() and not ours[1].any()
+        side.flat.detach().sub_(side.grad, alpha=0.1)
 
 
 def test_bfloat16_weights_leave_the_adapters_gradients_float32() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from fedmq.recipe import Factors, TrainingRecipe
 TEXTS = tiny.random_texts(20)
 
 
-def pair(kind: str, tokenizer: Tokenizer, precision: str = "fp32") -> tuple[LanguageModel, LanguageModel]:
-    model, lora = tiny.base(kind), tiny.spec(kind)
+def pair(
+    kind: str, tokenizer: Tokenizer, precision: str = "fp32", **changed: Any
+) -> tuple[LanguageModel, LanguageModel]:
+    model, lora = tiny.base(kind), tiny.spec(kind, **changed)
     return tiny.load(model, tokenizer, lora, "hf"), tiny.load(model, tokenizer, lora, "fast", precision)
 
 
@@ -78,11 +81,13 @@ def test_the_residual_stream_the_adapters_and_their_gradients_are_float32(tokeni
     assert {value.dtype for value in lm.get_adapter().values()} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("factors", ["A", "B"])
-def test_one_factor(factors: Factors, tokenizer: Tokenizer, recipe: TrainingRecipe) -> None:
+@pytest.mark.parametrize(
+    ("factors", "core"), [("A", False), ("B", False), ("A", True), ("B", True), ("R", True), ("both", True)]
+)
+def test_one_factor(factors: Factors, core: bool, tokenizer: Tokenizer, recipe: TrainingRecipe) -> None:
     """What is clipped is the norm of the trained factor's gradient alone."""
     recipe = replace(recipe, factors=factors, max_grad_norm=0.01, weight_decay=0.1)
-    hf, fast = pair("gpt2", tokenizer)
+    hf, fast = pair("gpt2", tokenizer, core=core)
     draw = np.random.default_rng(3)
     start = {name: draw.normal(scale=0.1, size=x.shape).astype(np.float32) for name, x in hf.get_adapter().items()}
     found = []

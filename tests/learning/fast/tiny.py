@@ -88,6 +88,7 @@ def spec(kind: str, **changed: Any) -> LoRASpec:
         layers_to_transform=None,
         bias="none",
         task_type="CAUSAL_LM",
+        core=False,
     )
     return replace(plain, **changed)
 
