@@ -6,6 +6,8 @@ or a person, is to read has B R in place of B.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fedmq.recipe import Factors
@@ -56,8 +58,12 @@ def folded(adapter: NamedTensors) -> NamedTensors:
     return found
 
 
-def rebased(adapter: NamedTensors) -> dict[str, np.ndarray]:
-    """The same model in the basis of its singular vectors: with B R A = U S V^T, B is U, A is V^T and R is S.
+def rebased(adapter: NamedTensors, gain: float = 1.0) -> dict[str, np.ndarray]:
+    """The same model in the basis of its singular vectors: with B R A = U S V^T, B is c U, A is V^T and R is S / c.
+
+    c = gain (d_out / (3 r))^1/2. With gain 1 a step of Adam, which moves each number by about the learning rate, moves
+    the weights by R as far as by B beside an A as peft makes it: B has d_out r numbers, R has r^2, and the rows of
+    that A are of length 3^-1/2.
 
     U has orthonormal columns and V^T orthonormal rows, also those that belong to singular values of 0, which the QR
     decompositions of B and of A^T complete. A side below r has room for so many only: the columns of U (or rows of
@@ -65,20 +71,20 @@ def rebased(adapter: NamedTensors) -> dict[str, np.ndarray]:
 
     Args:
       adapter: float32; each B with its R and A. Other tensors stay as they are.
+      gain: > 0; by what Adam's learning rate is as good as multiplied.
 
     Returns:
       float32. B R A is what it was, but for rounding.
 
     Example:
-      >>> eye = np.eye(2, dtype=np.float32)
-      >>> found = rebased({"m.lora_A.weight": eye, "m.lora_B.weight": eye * 3, "m.lora_R.weight": eye})
-      >>> found["m.lora_R.weight"]
-      array([[3., 0.],
-             [0., 3.]], dtype=float32)
+      >>> eye = np.eye(3, dtype=np.float32)
+      >>> found = rebased({"m.lora_A.weight": eye, "m.lora_B.weight": eye * 3, "m.lora_R.weight": eye}, 3**0.5)
+      >>> np.diag(found["m.lora_R.weight"])
+      array([3., 3., 3.], dtype=float32)
 
     Reference:
       Singhal et al. 2025, Fed-SB (arXiv 2502.15436), and LoRA-SB (arXiv 2411.19557), whose R begins with the singular
-      values of its first update.
+      values of its first update; there c = 1, and R has a learning rate of its own.
     """
     found = dict(adapter)
     for module in (name.removesuffix(R) for name in adapter if name.endswith(R)):
@@ -86,9 +92,10 @@ def rebased(adapter: NamedTensors) -> dict[str, np.ndarray]:
         q_b, r_b = np.linalg.qr(b)
         q_a, r_a = np.linalg.qr(a.T)
         u, s, vt = np.linalg.svd(r_b @ core @ r_a.T)
+        scale = gain * math.sqrt(len(b) / (3 * len(core)))
         new_a, new_b, new_core = np.zeros_like(a), np.zeros_like(b), np.zeros_like(core)
-        new_b[:, : len(u)], new_a[: len(vt)] = q_b @ u, vt @ q_a.T
-        new_core[range(len(s)), range(len(s))] = s
+        new_b[:, : len(u)], new_a[: len(vt)] = scale * (q_b @ u), vt @ q_a.T
+        new_core[range(len(s)), range(len(s))] = s / scale
         parts = ((module + A, new_a), (module + B, new_b), (module + R, new_core))
         found |= {name: value.astype(np.float32) for name, value in parts}
     return found

@@ -59,16 +59,18 @@ def test_rebasing_leaves_the_model_as_it_is(seed: int, b: float) -> None:
         np.testing.assert_allclose(product(after, module), wanted, atol=1e-6 * max(1.0, float(np.abs(wanted).max())))
 
 
-@given(st.integers(0, 999), st.integers(0, 4))
-def test_the_basis_is_that_of_the_singular_vectors_whatever_the_rank(seed: int, rank: int) -> None:
+@given(st.integers(0, 999), st.integers(0, 4), st.sampled_from([1.0, 5.0]))
+def test_the_basis_is_that_of_the_singular_vectors_whatever_the_rank(seed: int, rank: int, gain: float) -> None:
     """A and B of a lower rank than r have a whole basis all the same; a side below r has room for so many only."""
     before = adapter(np.random.default_rng(seed))
     for name in before:
         if name.endswith(".lora_B.weight"):
             before[name][:, rank:] = 0
-    after = rebased(before)
+    after = rebased(before, gain)
     for module, sides in SHAPES.items():
         a, b, r = (after[f"{module}.lora_{which}.weight"] for which in "ABR")
+        scale = gain * np.sqrt(sides[1] / (3 * RANK))
+        b, r = b / scale, r * scale
         for own, side in ((a @ a.T, sides[0]), (b.T @ b, sides[1])):
             room = np.diag((np.arange(RANK) < side).astype(float))
             np.testing.assert_allclose(own, room, atol=1e-5)
@@ -148,5 +150,11 @@ def test_two_rounds_find_the_range_of_a_gradient_of_low_rank() -> None:
     b = b - g @ a.T
     a = a - 100 * b.T @ g
     found = rebased({f"m.lora_{n}.weight": x.astype(np.float32) for n, x in (("A", a), ("B", b), ("R", r))})
-    for basis, ours in ((u, found["m.lora_B.weight"][:, :2]), (v, found["m.lora_A.weight"][:2].T)):
+    for basis, ours in ((u, found["m.lora_B.weight"][:, :2] / np.sqrt(30 / 12)), (v, found["m.lora_A.weight"][:2].T)):
         np.testing.assert_allclose(np.linalg.svd(basis.T @ ours, compute_uv=False), 1.0, atol=0.02)
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, float("nan"), float("inf")])
+def test_gain(gain: float) -> None:
+    with pytest.raises(ValueError, match="need gain > 0"):
+        fed_sb(gain)

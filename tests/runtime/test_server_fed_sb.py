@@ -134,6 +134,6 @@ def test_a_server_that_is_killed_in_every_round_comes_to_the_same_bits(tmp_path:
 def test_a_rule_whose_other_factors_are_none(tmp_path: Path, changed: Any, said: str) -> None:
     server = begun(tmp_path, rebased=changed)
     play(server, 1)
-    with pytest.raises(RunError, match=f"round 1: the aggregation rule fed_sb failed: .*{said}"):
+    with pytest.raises(RunError, match=f"round 1: the aggregation rule fed_sb with gain 1 failed: .*{said}"):
         server.aggregate(1, CLIENTS)
     assert server.journal.last_committed() == 0
