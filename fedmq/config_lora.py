@@ -17,7 +17,9 @@ _LOSES = "what it loses of the adapter is not in what is merged into the base"
 _ANEW = "the factors begin anew in each round"
 #: rule -> setting -> what it has to be, and why
 _NEEDS: dict[str, dict[str, tuple[Any, str]]] = {
-    "fed_sb": {"download_codec": ("fp32", "the factors that take the place of B and A after round 2 have to arrive to the bit")},
+    "fed_sb": {
+        "download_codec": ("fp32", "the factors that take the place of B and A after round 2 have to arrive to the bit")
+    },
     "fedex": {"download_codec": ("fp32", _LOSES)},
     "flora": {
         "download_codec": ("fp32", _LOSES),

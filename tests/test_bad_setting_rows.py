@@ -240,7 +240,7 @@ ROWS: dict[str, tuple[Callable[[Path], object], type[FedmqError], str]] = {
                 "fed_sb",
                 "deltas",
                 {"federated": {"download_codec": "int4"}},
-                'go with download_codec "int4": the factors that take the place of B and A',
+                'go with download_codec "int4": what takes the place of B and A',
             ),
             ("fed_sb", "two rounds", {"federated": {"num_rounds": 2}}, "trains R from round 3 on, and num_rounds is 2"),
             ("fed_sb", "a median", {"federated": {"aggregation_method": "median"}}, '"fed_sb" averages by itself'),

@@ -38,10 +38,13 @@ class DownloadCodec(NamedTuple):
         RemoteProtocolError, code NONFINITE: the delta leads beyond float32.
       decode: (delta, from anyone; adapter before) -> `Published.adapter`, to the bit.
         RemoteProtocolError, and nothing else, on what is none.
+      replaced: delta of our own -> names of the tensors that `decode` takes from it alone, whatever they were; so it
+        leads from any adapter that has the other ones as the one before has them. None: from that one only.
     """
 
     publish: Callable[[NamedTensors, NamedTensors, NamedTensors], Published]
     decode: Callable[[bytes, NamedTensors], dict[str, np.ndarray]]
+    replaced: Callable[[bytes], frozenset[str] | None] = lambda delta: None
 
 
 def download_codec(spec: CodecSpec) -> DownloadCodec:
@@ -74,7 +77,7 @@ def download_codec(spec: CodecSpec) -> DownloadCodec:
       Tang et al. 2019, DoubleSqueeze (arXiv 1905.05957), Algorithm 1, the server's pass.
     """
     if spec.name == "fp32":
-        return DownloadCodec(_those_that_moved, _put_into)
+        return DownloadCodec(_those_that_moved, _put_into, lambda delta: frozenset(raw.read_spec(delta)))
     updates = update_codec(replace(spec, error_feedback=False))
     remembers = spec.error_feedback is not False
 

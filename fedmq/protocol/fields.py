@@ -10,6 +10,8 @@ MAX_CLIENTS_PER_WORKER = 1024
 MAX_TEXT = 256
 #: Clients that are trained together.
 MAX_GROUP = 64
+#: of the adapters that one delta applies to
+MAX_BASES = 16
 #: Results that a worker names at once; it offers the others all the same.
 MAX_OUTBOX = 64
 #: 16 texts of 4,000 characters fit into a header, whatever the characters.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fedmq.protocol.fields import CLOSED, ClientId, Count, Digest
+from fedmq.protocol.fields import CLOSED, MAX_BASES, ClientId, Count, Digest
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -17,9 +20,9 @@ class BlobRef:
 
 @dataclass(frozen=True, config=CLOSED)
 class DeltaRef:
-    """What makes an adapter of the one before it: an encoded delta, and the digest of what that applies to."""
+    """What makes an adapter of an older one: an encoded delta, and the digests of what it applies to, newest first."""
 
-    base: Digest
+    bases: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=MAX_BASES)]
     blob: BlobRef
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from fedmq.codec.download import DownloadCodec, Published
 from fedmq.errors import RemoteProtocolError, RunError, StorageError
+from fedmq.protocol.fields import MAX_BASES
 from fedmq.protocol.messages import BlobRef, DeltaRef
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 from fedmq.tensors import NamedTensors
+
+#: more than any delta replaces
+_ALL = frozenset({""})
 
 
 def publish(
@@ -27,12 +31,37 @@ def publish(
         ) from error
 
 
-def delta_to(journal: Journal, blobs: BlobStore, version: int) -> DeltaRef | None:
-    """What leads to a committed version from the one before; None where nothing does, or its blob is gone."""
-    digest = journal.rounds(version)[0]["delta"]
-    if digest is None or not blobs.has(digest):
-        return None
-    return DeltaRef(journal.digest(version - 1), BlobRef(digest, blobs.path(digest).stat().st_size))
+class Deltas:
+    """What leads to each version.
+
+    Which older versions a delta applies to is found out as versions are told of: a process that goes on with a run
+    knows of the one before, and of those since it began.
+
+    Args:
+      journal, blobs: of the run.
+      codec: of its downloads.
+    """
+
+    def __init__(self, journal: Journal, blobs: BlobStore, codec: DownloadCodec) -> None:
+        self._journal, self._blobs, self._codec = journal, blobs, codec
+        #: version -> tensors that its delta replaces, where it does nothing else
+        self._replaced: dict[int, frozenset[str]] = {}
+
+    def to(self, version: int) -> DeltaRef | None:
+        """What leads to a committed version from older ones; None where nothing does, or its blob is gone."""
+        digest = self._journal.rounds(version)[0]["delta"]
+        if digest is None or not self._blobs.has(digest):
+            return None
+        if version not in self._replaced and (found := self._codec.replaced(self._blobs.read(digest))) is not None:
+            self._replaced[version] = found
+            self._replaced.pop(version - MAX_BASES, None)
+        bases = [self._journal.digest(version - 1)]
+        for between in range(version - 1, version - MAX_BASES, -1):
+            # What the round `between` moved as well, this delta replaces: it leads from before that one, too.
+            if not self._replaced.get(between, _ALL) <= self._replaced.get(version, frozenset()):
+                break
+            bases.append(self._journal.digest(between - 1))
+        return DeltaRef(tuple(bases), BlobRef(digest, self._blobs.path(digest).stat().st_size))
 
 
 def newest_link(journal: Journal, blobs: BlobStore, version: int) -> BlobRef | None:

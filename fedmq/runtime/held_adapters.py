@@ -43,18 +43,23 @@ class HeldAdapters:
             self._blobs.remove(old)
         self._recent = self._recent[-_KEPT:]
 
+    def base_of(self, delta: DeltaRef) -> str | None:
+        """The newest of the adapters that a delta applies to and that are here."""
+        return next(filter(self.holds, delta.bases), None)
+
     def rebuild(self, adapter: BlobRef, delta: DeltaRef, codec: DownloadCodec) -> None:
-        """Make an adapter of the one before and a delta, to the bit of the coordinator's file; the delta is deleted.
+        """Make an adapter of an older one and a delta, to the bit of the coordinator's file; the delta is deleted.
 
         Raises:
           RemoteProtocolError: what comes of it is not the adapter, or nothing does.
         """
         try:
-            content, before = self._blobs.read(delta.blob.digest), self._blobs.read(delta.base)
+            base = self.base_of(delta) or delta.bases[0]
+            content, before = self._blobs.read(delta.blob.digest), self._blobs.read(base)
         finally:
             self._blobs.remove(delta.blob.digest)
         made = raw.encode(codec.decode(content, raw.decode(before, raw.read_spec(before))))
         part = self._blobs.partial(adapter.digest, len(made), "rebuilt")
         part.append(part.offset, made[part.offset :])
         part.finish()
-        self.used(delta.base)
+        self.used(base)

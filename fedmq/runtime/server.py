@@ -26,7 +26,7 @@ from fedmq.runtime.aggregation import NOTHING, Remembered, fold, rebased, requir
 from fedmq.runtime.bias import record_bias
 from fedmq.runtime.checkpoints import Checkpoints
 from fedmq.runtime.control import TrainingFiles
-from fedmq.runtime.downloads import newest_link, publish
+from fedmq.runtime.downloads import Deltas, newest_link, publish
 from fedmq.runtime.needed_blobs import delete_unneeded
 from fedmq.runtime.screening import Screened, UpdateLimits, screen, screen_first
 from fedmq.runtime.selection import ClientSelection, Weighting, weigher
@@ -80,6 +80,7 @@ class FederatedServer:
         self.selection, self.weighting, self.limits = selection, weighting, limits
         self.uploads, self.download = uploads, download
         self.blobs = BlobStore(run_dir / "blobs")
+        self.deltas = Deltas(journal, self.blobs, download)
         self.training_files = TrainingFiles(journal, self.blobs, aggregator.told)
         self._updates = Updates(journal, self.blobs, uploads, discount)
         self._checkpoints = Checkpoints(

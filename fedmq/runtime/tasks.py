@@ -12,7 +12,7 @@ from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
 from fedmq.recipe import RunSpec
 from fedmq.rng import derive_seed
-from fedmq.runtime.downloads import delta_to, newest_link
+from fedmq.runtime.downloads import newest_link
 from fedmq.runtime.server import FederatedServer
 
 
@@ -50,7 +50,7 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
         adapter = server.training_files.of(version) if job.kind == "train" else server.adapter(version)
         # A file with what clients are told beside the adapter is another than the one that a delta leads to.
         if adapter.digest == server.journal.digest(version):
-            delta = delta_to(server.journal, server.blobs, version)
+            delta = server.deltas.to(version)
         merged = newest_link(server.journal, server.blobs, version)
     follows = None
     if client and (job.kind == "train" or training.shared != "both"):

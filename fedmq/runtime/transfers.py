@@ -88,7 +88,7 @@ class Transfers:
         if self._adapters.holds(blob.digest):
             self._done(blob.digest)
             return
-        if self._codec and delta and delta.blob.nbytes < blob.nbytes and self._adapters.holds(delta.base):
+        if self._codec and delta and delta.blob.nbytes < blob.nbytes and self._adapters.base_of(delta):
             self._begin(delta.blob, blob, delta)
         else:
             self._begin(blob, blob)

@@ -209,7 +209,7 @@ class VirtualRun:
         held, self._held[worker] = self._held.get(worker), task.adapter.digest
         if held == task.adapter.digest:
             return nbytes
-        return nbytes + (task.adapter if task.delta is None or task.delta.base != held else task.delta.blob).nbytes
+        return nbytes + (task.adapter if task.delta is None or held not in task.delta.bases else task.delta.blob).nbytes
 
     def _merged(self, task: m.Task) -> list[Path]:
         """The links of the base of a task's adapter."""

@@ -83,7 +83,8 @@ def test_the_largest_messages_are_sent() -> None:
     ready = dataclasses.replace(
         example(m.Ready), clients=(client,) * 1024, device="\U0001f600" * 256, running=names, outbox=names
     )
-    training = dataclasses.replace(example(m.Task), work=example(TrainWork), seed=2**53 - 1)
+    delta = dataclasses.replace(example(m.DeltaRef), bases=("f" * 64,) * 16)
+    training = dataclasses.replace(example(m.Task), work=example(TrainWork), seed=2**53 - 1, delta=delta)
     group = m.Tasks(
         tuple(dataclasses.replace(training, task=task, client=f"{unit}{k:02d}") for k, task in enumerate(names))
     )

@@ -150,7 +150,7 @@ def test_tasks_that_do_not_go_together() -> None:
         {"round": 8},
         {"adapter": None, "delta": None},
         {"delta": None},
-        {"delta": header["tasks"][0]["delta"] | {"base": "cd" * 32}},
+        {"delta": header["tasks"][0]["delta"] | {"bases": ["cd" * 32]}},
         {"adapter": {"digest": "cd" * 32, "nbytes": 7}},
         {"work": {"kind": "init"}},
         {"work": header["tasks"][0]["work"] | {"recipe": header["tasks"][0]["work"]["recipe"] | {"num_epochs": 5}}},
@@ -159,6 +159,14 @@ def test_tasks_that_do_not_go_together() -> None:
     scoring = [task | {"work": {"kind": "evaluate", "unit": "test", "batch_size": 1}} for task in header["tasks"]]
     for tasks in ([], scoring, [dict(header["tasks"][0], client=f"client_{k}") for k in range(65)]):
         assert code(codec, msgpack.packb(header | {"tasks": tasks})) == "INVALID"
+
+
+@pytest.mark.parametrize("bases", [[], ["cd" * 32] * 17, ["cd"], "cd" * 32])
+def test_a_delta_of_nothing_or_of_too_much(bases: Any) -> None:
+    codec, header = CODECS["control to worker"], fields_of("control to worker", m.Tasks)
+    delta = header["tasks"][0]["delta"]
+    changed = put(header, ("tasks", 0), header["tasks"][0] | {"delta": delta | {"bases": bases}})
+    assert code(codec, msgpack.packb(changed)) == "INVALID"
 
 
 def test_a_delta_or_a_base_of_no_adapter() -> None:

@@ -98,7 +98,7 @@ def test_what_tasks_say(tmp_path: Path) -> None:
         play(server, round)
         server.aggregate(round, CLIENTS)
     told = task(server, 2).delta
-    assert told is not None and told.base == server.journal.digest(1)
+    assert told is not None and told.bases == (server.journal.digest(1),)
     assert server.blobs.path(told.blob.digest).stat().st_size == told.blob.nbytes
     assert task(server, 3, "train-{}-client_1-0").delta == told, "trainings of round 3 start from version 2"
     assert task(server, 2, "generate-{}-prompts-0").delta == told
@@ -136,19 +136,23 @@ def test_a_codec_that_leads_beyond_float32_fails_the_round() -> None:
 def test_under_fp32_who_holds_the_version_before_downloads_what_moved(tmp_path: Path) -> None:
     ends = Ends(tmp_path, num_rounds=9)
     whole, _ = ends.fetch(0)
-    moved = [None, "lora_B", "lora_A", "lora_B"]
-    for round in (1, 2, 3):
+    moved = [None, "lora_B", "lora_A", "lora_B", "lora_B", "lora_B"]
+    for round in (1, 2, 3, 4, 5):
         play(ends.server, round, factor=moved[round] or "")
         ends.server.aggregate(round, CLIENTS)
         ends.server.tidy([])
         part = {name: value for name, value in adapter_of(ends.server, round).items() if (moved[round] or "") in name}
         assert delta(ends, round).blob.nbytes == len(raw.encode(part))
-        if round == 2:  # the worker has no task in this round
+        if round in (2, 4):  # the worker has no task in these
             continue
         nbytes, asked = ends.fetch(round)
         joined = round == 3
         assert asked == [ends.server.journal.digest(round) if joined else delta(ends, round).blob.digest]
         assert nbytes > 0.95 * whole if joined else nbytes < 0.8 * whole
+    older = [ends.server.journal.digest(version) for version in (4, 3, 2)]
+    assert delta(ends, 5).bases == tuple(older), "A moved in round 2, and in no round since"
+    ends.again()
+    assert delta(ends, 5).bases == tuple(older[:1]), "another process knows of the version before"
     ends.bench.close()
 
 
@@ -232,14 +236,14 @@ def test_a_delta_that_leads_elsewhere(ends: Ends) -> None:
     """Whatever is wrong with it, the adapter's own digest decides."""
     given = task(ends.server, 2)
     content = bytearray(ends.server.blobs.read(delta(ends).blob.digest))
-    held = ends.bench.transfers.path(delta(ends).base).read_bytes()
+    held = ends.bench.transfers.path(delta(ends).bases[0]).read_bytes()
     before = raw.decode(held, raw.read_spec(held))
     other = codec_of("sign").publish(adapter_of(ends.server, 2), before, {})
     elsewhere = codec_of("int4").publish(before, adapter_of(ends.server, 2), {})
     for wrong in (bytes(content[:-1]), content + b"!", b"junk", other.delta, elsewhere.delta):
         assert wrong is not None
         blob = m.BlobRef(ends.server.blobs.add(bytes(wrong)), len(wrong))
-        whole(ends, replace(given, delta=m.DeltaRef(ends.server.journal.digest(1), blob)), asks=True)
+        whole(ends, replace(given, delta=m.DeltaRef((ends.server.journal.digest(1),), blob)), asks=True)
         ends.bench.transfers._blobs.remove(given.adapter.digest)  # type: ignore[union-attr]
 
 
