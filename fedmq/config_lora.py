@@ -11,15 +11,11 @@ from fedmq.recipe import CodecSpec
 
 #: those that take clients whose adapters have different ranks
 OF_RANKS = ("flexlora", "flora", "hetlora")
-#: the fewest that train R
-FED_SB_ROUNDS = 3
 _LOSES = "what it loses of the adapter is not in what is merged into the base"
 _ANEW = "the factors begin anew in each round"
 #: rule -> setting -> what it has to be, and why
 _NEEDS: dict[str, dict[str, tuple[Any, str]]] = {
-    "fed_sb": {
-        "download_codec": ("fp32", "the factors that take the place of B and A after round 2 have to arrive to the bit")
-    },
+    "fed_sb": {"download_codec": ("fp32", "what takes the place of B and A after round 2 has to arrive to the bit")},
     "fedex": {"download_codec": ("fp32", _LOSES)},
     "flora": {
         "download_codec": ("fp32", _LOSES),
@@ -52,16 +48,17 @@ def conflict(federated: Mapping[str, Any], upload: CodecSpec) -> str | None:
                 f'federated.lora_aggregation: "{name}" does not go with {setting} {json.dumps(value)}: {reason}; '
                 f"set {setting} {json.dumps(needed)} first"
             )
-    if name == "fed_sb" and (rounds := federated["num_rounds"]) < FED_SB_ROUNDS:
-        return (
-            f'federated.lora_aggregation: "fed_sb" trains R from round 3 on, and num_rounds is {rounds}; set it to '
-            f"{FED_SB_ROUNDS} or more, or another lora_aggregation"
-        )
     import numpy as np  # which most commands have no use for
 
     from fedmq.algorithms import lora_aggregate
+    from fedmq.algorithms.lora_sb import LAST_SKETCH
     from fedmq.codec.update import update_codec
 
+    if name == "fed_sb" and (rounds := federated["num_rounds"]) <= LAST_SKETCH:
+        return (
+            f'federated.lora_aggregation: "fed_sb" trains R from round {LAST_SKETCH + 1} on, and num_rounds is {rounds}; '
+            f"set it to {LAST_SKETCH + 1} or more, or another lora_aggregation"
+        )
     if name == "flora" and update_codec(upload).init({"A": np.zeros(1, np.float32)}):
         return (
             f'federated.lora_aggregation: "flora" does not go with error feedback of upload_codec: {_ANEW}, what '

@@ -10,7 +10,7 @@ from fedmq.recipe import Factors
 from fedmq.tensors import NamedTensors
 
 #: The round after which B and A are what they stay.
-_LAST_SKETCH = 2
+LAST_SKETCH = 2
 
 
 def fed_sb(gain: float = 1.0) -> Aggregator:
@@ -48,10 +48,10 @@ def fed_sb(gain: float = 1.0) -> Aggregator:
     require("> 0", gain=gain)
 
     def other_factors(round: int, adapter: NamedTensors) -> NamedTensors | None:
-        return rebased(adapter, gain) if round == _LAST_SKETCH else None
+        return rebased(adapter, gain) if round == LAST_SKETCH else None
 
     return one_factor(_trained)._replace(rebased=other_factors, name=f"fed_sb with gain {gain:g}")
 
 
 def _trained(round: int) -> Factors:
-    return "B" if round < _LAST_SKETCH else "A" if round == _LAST_SKETCH else "R"
+    return "B" if round < LAST_SKETCH else "A" if round == LAST_SKETCH else "R"
