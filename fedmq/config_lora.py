@@ -56,8 +56,8 @@ def conflict(federated: Mapping[str, Any], upload: CodecSpec) -> str | None:
 
     if name == "fed_sb" and (rounds := federated["num_rounds"]) <= LAST_SKETCH:
         return (
-            f'federated.lora_aggregation: "fed_sb" trains R from round {LAST_SKETCH + 1} on, and num_rounds is {rounds}; '
-            f"set it to {LAST_SKETCH + 1} or more, or another lora_aggregation"
+            f'federated.lora_aggregation: "fed_sb" trains R from round {LAST_SKETCH + 1} on, and num_rounds is '
+            f"{rounds}; set it to {LAST_SKETCH + 1} or more, or another lora_aggregation"
         )
     if name == "flora" and update_codec(upload).init({"A": np.zeros(1, np.float32)}):
         return (
