@@ -72,6 +72,7 @@ class Adapters:
         """Other values, of the same shapes, in the same place."""
         with torch.no_grad():
             self.flat.copy_(torch.from_numpy(self._stacked(adapters)))
+        self.begin()
 
     def frozen(self, factors: Factors) -> torch.Tensor | None:
         """Which of the P values of an adapter are not trained, bool (P,); None where all are."""

@@ -17,7 +17,7 @@ from fedmq.learning.models import LanguageModel
 from fedmq.learning.outcome import Diverged
 from fedmq.learning.tokenizer import Tokenizer
 from fedmq.learning.train import Share, train_together
-from fedmq.recipe import TrainingRecipe
+from fedmq.recipe import Factors, TrainingRecipe
 
 TEXTS = [tiny.random_texts(count, seed=count) for count in (5, 1, 8)]
 
@@ -83,11 +83,12 @@ def test_masks_drop_what_they_should_and_no_two_are_alike() -> None:
     assert ((first == 0) & (second == 0)).double().mean().item() == pytest.approx(0.09, abs=0.012)
 
 
-def test_training_on_a_card_is_training(tokenizer: Tokenizer, recipe: TrainingRecipe) -> None:
+@pytest.mark.parametrize("factors", ["both", "R"])
+def test_training_on_a_card_is_training(factors: Factors, tokenizer: Tokenizer, recipe: TrainingRecipe) -> None:
     """One model after the other, in groups, with accumulation, and with another adapter in the place of the last."""
-    recipe = replace(recipe, batch_size=2, gradient_accumulation_steps=2, learning_rate=2e-3)
+    recipe = replace(recipe, batch_size=2, gradient_accumulation_steps=2, learning_rate=2e-3, factors=factors)
     shares = [Share(tiny.random_texts(n, seed=n), n) for n in (3, 9, 6)]
-    lm = load("gpt2", tokenizer)
+    lm = load("gpt2", tokenizer, core=factors == "R")
     expected = train_together(lm, shares, recipe)
     assert lm.packed is not None
     lm.passes = Card(lm.packed)

@@ -19,7 +19,7 @@ from fedmq.learning.models import LanguageModel
 from fedmq.learning.precision import faster_dtype, require_precision
 from fedmq.learning.tokenizer import Tokenizer
 from fedmq.learning.train import Share, train, train_together
-from fedmq.recipe import TrainingRecipe
+from fedmq.recipe import Factors, TrainingRecipe
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,9 +31,15 @@ CUDA = "cuda:0"
 
 
 def load(
-    kind: str, tokenizer: Tokenizer, device: str = CUDA, precision: str = "fp32", engine: str = "fast", p: float = 0.0
+    kind: str,
+    tokenizer: Tokenizer,
+    device: str = CUDA,
+    precision: str = "fp32",
+    engine: str = "fast",
+    p: float = 0.0,
+    core: bool = False,
 ) -> LanguageModel:
-    lora = tiny.spec(kind, lora_dropout=p)
+    lora = tiny.spec(kind, lora_dropout=p, core=core)
     return tiny.load(tiny.base(kind, dropout=p), tokenizer, lora, engine, precision, device)
 
 
@@ -85,11 +91,12 @@ def test_bfloat16(kind: str, tokenizer: Tokenizer) -> None:
     assert evaluate(lm, TEXTS, batch_size=4).eval_loss == pytest.approx(expected_loss, rel=1e-3)
 
 
-def test_fifty_steps_as_engine_hf(tokenizer: Tokenizer, recipe: TrainingRecipe) -> None:
-    recipe = replace(recipe, num_epochs=17, learning_rate=2e-3)
+@pytest.mark.parametrize("factors", ["both", "R"])
+def test_fifty_steps_as_engine_hf(factors: Factors, tokenizer: Tokenizer, recipe: TrainingRecipe) -> None:
+    recipe = replace(recipe, num_epochs=17, learning_rate=2e-3, factors=factors)
     losses, adapters = [], []
     for engine in ("hf", "fast"):
-        lm = load("gpt2", tokenizer, engine=engine)
+        lm = load("gpt2", tokenizer, engine=engine, core=factors == "R")
         start = tiny.flat(lm.get_adapter())
         losses.append([r["loss"] for r in train(lm, TEXTS, recipe, seed=7).log_history if "loss" in r])
         adapters.append(tiny.flat(lm.get_adapter()) - start)
