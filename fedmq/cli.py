@@ -12,7 +12,9 @@ import click
 
 from fedmq import crash_points
 from fedmq.cli_config import config_group, data_group, json_option, load_config, set_option
+from fedmq.cli_doctor import doctor
 from fedmq.cli_keys import keys_group
+from fedmq.cli_worker import worker
 from fedmq.errors import FedmqError
 from fedmq.protocol.printable import readable
 
@@ -187,39 +189,6 @@ def coordinator(
     _run(settings, as_json, resume=resume, overwrite=overwrite, bind=bind, keys=keys, local_workers=0)
 
 
-@main.command()
-@click.option("--connect", required=True, metavar="tcp://HOST:PORT", help="The coordinator.")
-@click.option(
-    "--data",
-    multiple=True,
-    metavar="PATH",
-    help="A client shard, the test shard, a folder of shards, or a CSV. Repeatable.",
-)
-@click.option(
-    "--client", "clients", multiple=True, metavar="NAME", help="Name of the client whose CSV the --data before it is."
-)
-@click.option(
-    "--device", default="cuda", show_default=True, help="cuda, cuda:N, cpu or mps; cuda without a GPU is cpu."
-)
-@click.option("--name", metavar="NAME", help="Name of this worker; default: host name and the names of its data.")
-@click.option("--model", metavar="NAME", help="The base model here, if not where the run's config says.")
-@click.option("--cache-dir", metavar="DIR", help="Folder of downloaded models.")
-@click.option("--work-dir", metavar="DIR", help="Outbox, adapters and shards; default: ./fedmq_NAME.")
-@click.option("--log-dir", metavar="DIR", help="Logs of the trainer and of each client; default: the work dir.")
-@click.option("--num-threads", type=click.IntRange(1), help="CPU threads of the trainer; default: all cores.")
-@click.option("--key", metavar="FILE", help="This worker's NAME.key; NAME is then its name.")
-@click.option("--server-key", metavar="FILE", help="The coordinator's .pub: nobody else is talked to.")
-@click.option("--parent-fd", type=int, hidden=True)
-def worker(**options: Any) -> None:
-    """Train for a coordinator, on this host's device and data."""
-    from fedmq.runtime.worker_process import run_worker
-
-    code, reason = run_worker(**options)
-    if code:
-        _fail(reason, code)
-    click.echo(reason)
-
-
 _client = click.option("--client", metavar="NAME", help="Whose own model, after a run with lora_aggregation fedsa.")
 
 
@@ -295,4 +264,6 @@ def inspect(run_dir: str, as_json: bool) -> None:
 
 main.add_command(config_group)
 main.add_command(data_group)
+main.add_command(doctor)
 main.add_command(keys_group)
+main.add_command(worker)
