@@ -35,6 +35,7 @@ def update_limits(config: ExperimentConfig) -> UpdateLimits:
         config.federated.max_update_norm,
         config.model.max_length * training.num_epochs,
         num_steps if told else None,
+        empty=config.federated.shared() == "none",
     )
 
 

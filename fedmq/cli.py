@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,6 +17,9 @@ from fedmq.cli_keys import keys_group
 from fedmq.cli_worker import worker
 from fedmq.errors import FedmqError
 from fedmq.protocol.printable import readable
+
+if TYPE_CHECKING:
+    from fedmq.config_baseline import Kind
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -85,7 +88,9 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
         view.say(f"  {' '.join((text['prompt'] + text['text']).split())}")
     first, last = (summary["perplexity"].get(str(v)) for v in (0, summary["rounds"]))
     own = "" if config.federated.shared() == "both" else ", of the clients' own models"
-    if first and last:
+    if first and not summary["rounds"]:
+        view.say(f"perplexity {first:.2f}{own}, without training")
+    elif first and last:
         share = f"{100 * (last / first - 1):+.0f} %"
         view.say(f"perplexity {first:.2f} -> {last:.2f} ({share}) in {summary['rounds']} rounds{own}")
         before, after = (summary["unscored_clients"].get(str(v), []) for v in (0, summary["rounds"]))
@@ -94,7 +99,8 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
             view.note("warning", f"these two are not of the same clients: in one of them {odd} could not be scored")
     up, down = readable_size(summary["bytes_up"]), readable_size(summary["bytes_down"])
     view.say(f"updates and adapters on the wire: up {up}, down {down}")
-    view.say(f"adapter SHA-256 {summary['digest']}")
+    if config.federated.shared() != "none":
+        view.say(f"adapter SHA-256 {summary['digest']}")
     if own:
         view.say(where_own_models_are(Path(summary["output_dir"])))
     view.say(f"results in {summary['output_dir']}, logs in {summary['log_dir']}")
@@ -142,6 +148,11 @@ def _speeds(context: click.Context, option: click.Parameter, given: tuple[str, .
 @_output_dir
 @_resume
 @_overwrite
+@click.option(
+    "--baseline",
+    type=click.Choice(["local", "central", "zero-shot"]),
+    help="In place of the run, what it is compared with: each client alone, all data at one place, no training.",
+)
 @json_option
 def run(
     config: str | None,
@@ -152,10 +163,15 @@ def run(
     output_dir: str | None,
     resume: bool,
     overwrite: bool,
+    baseline: Kind | None,
     as_json: bool,
 ) -> None:
     """Run CONFIG (JSON or TOML) with local workers; without CONFIG, the quickstart."""
     settings = load_config(config, assignments, output_dir)
+    if baseline is not None:
+        from fedmq.baselines import baseline_of
+
+        settings = baseline_of(settings, baseline)
     virtual = speeds if speeds or virtual_clock else None
     _run(settings, as_json, resume=resume, overwrite=overwrite, local_workers=workers, speeds=virtual)
 
@@ -189,7 +205,9 @@ def coordinator(
     _run(settings, as_json, resume=resume, overwrite=overwrite, bind=bind, keys=keys, local_workers=0)
 
 
-_client = click.option("--client", metavar="NAME", help="Whose own model, after a run with lora_aggregation fedsa.")
+_client = click.option(
+    "--client", metavar="NAME", help="Whose own model, after a run with lora_aggregation fedsa or local."
+)
 
 
 def _finished(run_dir: str, client: str | None) -> Any:

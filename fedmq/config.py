@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, Field
 
 from fedmq import atomic, config_files, recipe
+from fedmq.config_baseline import BaselineConfig
 from fedmq.config_federated import FederatedConfig
 from fedmq.config_lora import OF_RANKS
 from fedmq.config_section import PathText, Section, Text, Texts, described
@@ -77,6 +78,7 @@ class ExperimentConfig(Section):
     federated: FederatedConfig = Field(default_factory=FederatedConfig, description="clients, rounds, aggregation")
     data: DataConfig = Field(default_factory=DataConfig, description="text, filters, splits")
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="texts after training")
+    baseline: BaselineConfig = Field(default_factory=BaselineConfig, description="filled in by `fedmq run --baseline`")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

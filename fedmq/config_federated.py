@@ -12,12 +12,13 @@ from pydantic import AfterValidator
 from fedmq import config_lora, own_code
 from fedmq.config_rounds import RoundsConfig
 from fedmq.config_section import Options, Text, described, nearest, options_conflict
-from fedmq.recipe import CodecSpec, Factors, LocalMethodSpec
+from fedmq.recipe import CodecSpec, LocalMethodSpec, Shared
 
 AGGREGATIONS = (
     *("fedavg", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
     *("geometric_median", "centered_clip", "norm_clip"),
 )
+_SHARED: dict[str, Shared] = {"fedsa": "A", "local": "none"}
 SELECTIONS = ("uniform", "weighted", "round_robin", "power_of_choice", "oort")
 
 
@@ -62,12 +63,12 @@ class FederatedConfig(RoundsConfig):
     )
     local_method_options: Options = described({}, "its options by name, such as mu; what is missing takes its default")
     lora_aggregation: Literal[
-        "fed_sb", "fedex", "fedit", "fedsa", "ffa", "flexlora", "flora", "hetlora", "lora_fair", "rolora"
+        "fed_sb", "fedex", "fedit", "fedsa", "ffa", "flexlora", "flora", "hetlora", "local", "lora_fair", "rolora"
     ] = described(
         "fedit",
         "how the LoRA factors A and B of the updates become one pair; fedsa = A is averaged, B stays with its client: "
-        "a model for each, none of all; fed_sb = from round 3 on only R (r x r) between B and A is trained and sent; "
-        "docs/algorithms.md",
+        "a model for each, none of all; local = nothing is averaged, each client trains alone; fed_sb = from round 3 "
+        "on only R (r x r) between B and A is trained and sent; docs/algorithms.md",
     )
     lora_aggregation_options: Options = described({}, "its options by name; what is missing takes its default")
     server_optimizer: Literal["none", "avgm", "nesterov", "adagrad", "adam", "yogi"] = described(
@@ -106,9 +107,9 @@ class FederatedConfig(RoundsConfig):
     save_every: int = described(5, "rounds between global checkpoints; the last is always kept", "rounds", ge=1)
     save_client_adapters: bool = described(True, "keep each client's adapter of each round")
 
-    def shared(self) -> Factors:
+    def shared(self) -> Shared:
         """The LoRA factors that are sent and averaged; the others stay with their clients, each with its own model."""
-        return "A" if self.lora_aggregation == "fedsa" else "both"
+        return _SHARED.get(self.lora_aggregation, "both")
 
     def upload_spec(self) -> CodecSpec:
         """How updates travel, as workers are told."""
@@ -165,7 +166,7 @@ class FederatedConfig(RoundsConfig):
             return None
         whole = {
             "aggregation_method": ("fedavg", "norm_clip"),
-            "lora_aggregation": ("fedit", "fedsa"),
+            "lora_aggregation": ("fedit", "fedsa", "local"),
             "local_method": ("fedavg", "fedprox"),
             "selection": tuple(name for name in SELECTIONS if name != "weighted"),
         }

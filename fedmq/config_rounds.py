@@ -27,7 +27,7 @@ class RoundsConfig(Section):
 
     num_clients: int = described(10, "clients, each with a shard of its own", "clients", ge=1)
     num_rounds: int = described(
-        5, "rounds of selection, training and aggregation; async: versions of the global model", "rounds", ge=1
+        5, "rounds of selection, training and aggregation, 0 = the base is scored; async: versions", "rounds", ge=0
     )
     clients_per_round: int = described(
         3, "clients drawn in each round; async: clients that train at a time", "clients", ge=1

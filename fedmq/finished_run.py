@@ -16,7 +16,7 @@ import numpy as np
 from fedmq.codec.base_link import BaseLink
 from fedmq.codec.peft_file import as_peft
 from fedmq.config import ExperimentConfig
-from fedmq.data.shards import open_split, read_partition
+from fedmq.data.shards import open_split, read_info, read_partition
 from fedmq.errors import ConfigError, DataError, ModelError, RemoteProtocolError, StorageError
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_files
 from fedmq.storage.journal import Journal
@@ -40,7 +40,7 @@ def own_model(run_dir: Path, client: str | None, personal: bool) -> tuple[Path, 
             )
         return None
     here = folders(run_dir / FOLDER)
-    none = f'{run_dir} has no model of all clients (federated.lora_aggregation is "fedsa")'
+    none = f'{run_dir} has no model of all clients (federated.lora_aggregation is "fedsa" or "local")'
     if not here:
         raise ConfigError(f"{none}; {where_own_models_are(run_dir)}")
     if client is None:
@@ -194,7 +194,8 @@ class FinishedRun:
     def _held_out(self, data: Path) -> Sequence[np.ndarray]:
         if self.client is None:
             return open_split(data / "test", "test")
-        return open_split(data / "clients" / self.client, "val")
+        folder = data / "clients" / self.client
+        return open_split(folder, "test" if "test" in read_info(folder).splits else "val")
 
     def export(self, out: Path, merge: bool) -> None:
         """Write a PEFT adapter folder, or a plain transformers folder.

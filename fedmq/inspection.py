@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fedmq.baselines import baselines_of
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import coverage, global_metrics, lateness, readable_size, round_metrics, total_bytes
 from fedmq.storage.personal import FOLDER, folders
@@ -44,6 +45,7 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
             "timeline": timeline(journal),
             "generations": journal.generations(),
             "own_models": {client: str(path) for client, path in folders(run_dir / FOLDER).items()},
+            "baselines": baselines_of(run_dir),
             "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],
         }
     finally:
@@ -84,9 +86,21 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
             )
     if found["rounds"]:
         yield f"in all  up {readable_size(found['bytes_up'])}  down {readable_size(found['bytes_down'])}"
+    for kind, baseline in found["baselines"].items():
+        yield f"baseline {kind}: {_baseline(baseline)}"
     for warning in found["warnings"][-10:]:
         yield f"warning: {warning}"
     for client, path in found["own_models"].items():
         yield f"{client}'s own model is in {path}"
     if found["digest"]:
         yield f"adapter SHA-256 {found['digest']}"
+
+
+def _baseline(found: dict[str, Any]) -> str:
+    if "reason" in found:
+        return str(found["reason"])
+    other = "" if found["same_settings"] in (True, None) else ", of a run with other settings"
+    where = f"round {found['committed']} of {found['num_rounds']}{other}, in {found['run_dir']}"
+    if found["perplexity"] is None:
+        return f"not scored yet, {where}"
+    return f"perplexity {found['perplexity']:.2f}  loss {found['eval_loss']:.4f}, {where}"

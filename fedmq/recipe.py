@@ -11,6 +11,8 @@ from typing import Literal
 
 #: of LoRA: what is trained; "both" is all that there are
 Factors = Literal["both", "A", "B", "R"]
+#: what clients share of an adapter
+Shared = Factors | Literal["none"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class TrainingRecipe:
     sgd_momentum: float
     optimizer_state: str
     factors: Factors
-    shared: Factors
+    shared: Shared
     method: LocalMethodSpec
 
 

@@ -113,6 +113,14 @@ DEFAULTS = {
         "filter_min_length": 10,
         "filter_inbound_only": True,
     },
+    "baseline": {
+        "kind": None,
+        "of": None,
+        "run_clients": None,
+        "run_clients_per_round": None,
+        "run_max_samples": None,
+        "scored_on": "test",
+    },
 }
 
 
@@ -433,7 +441,7 @@ def test_devices(device: str) -> None:
 @pytest.mark.parametrize(
     ("section", "name", "value", "message"),
     [
-        ("federated", "num_rounds", 0, "federated.num_rounds: got 0"),
+        ("federated", "num_rounds", -1, "federated.num_rounds: got -1"),
         ("federated", "num_round", 3, "federated.num_round: unknown key; did you mean num_rounds"),
         ("federated", "clients_per_round", 20, "20 is more than num_clients 10"),
         ("federated", "num_clients", 2, "lower clients_per_round, or raise num_clients, first"),
@@ -592,7 +600,7 @@ def test_schema_describes_every_field() -> None:
     schema = ExperimentConfig.json_schema()
     json.dumps(schema)
     sections = [schema, *schema["$defs"].values()]
-    assert len(sections) == 7
+    assert len(sections) == 8
     for section in sections:
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():

@@ -118,6 +118,21 @@ def fedsa() -> Aggregator:
     return mean._replace(init=init, name="fedsa")
 
 
+def local() -> Aggregator:
+    """Nothing is shared, each client trains a model of its own, alone: what the others are worth is told against it.
+
+    No update holds a tensor (`fedmq.algorithms.personal`): `init` refuses any.
+    """
+    mean = fedavg()
+
+    def init(like: NamedTensors) -> Any:
+        if like:
+            raise ValueError(f"{min(like)} is its client's own, and should not be here")
+        return mean.init(like)
+
+    return mean._replace(init=init, name="local")
+
+
 def _best_of_rank(clients: list[Factors]) -> tuple[np.ndarray, np.ndarray]:
     total, rank = sum(client.weight for client in clients), len(clients[0].a)
     q_b, r_b = np.linalg.qr(np.hstack([client.weight / total * client.b for client in clients]))
@@ -151,6 +166,7 @@ BY_NAME: Mapping[str, Callable[..., Aggregator]] = {
     "flexlora": flexlora,
     "flora": flora,
     "hetlora": hetlora,
+    "local": local,
     "lora_fair": lora_fair,
     "rolora": rolora,
 }

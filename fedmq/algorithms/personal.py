@@ -7,17 +7,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedmq.algorithms.lora_core import is_of
-from fedmq.recipe import Factors
+from fedmq.algorithms.lora_core import of_factors
+from fedmq.recipe import Shared
 from fedmq.tensors import NamedTensors
 
 #: Before the names, in a client's memory, of what is its own.
 OWN = "own:"
 
 
-def kept_part(adapter: NamedTensors, shared: Factors) -> dict[str, np.ndarray]:
-    """What of an adapter is not sent and averaged, as its client's memory; {} where all is."""
-    return {f"{OWN}{name}": value for name, value in adapter.items() if not is_of(name, shared)}
+def shared_part(adapter: NamedTensors, shared: Shared) -> dict[str, np.ndarray]:
+    """What of an adapter is sent and averaged: all that is no LoRA factor is, too, unless every client is alone.
+
+    Example:
+      >>> adapter = {f"h.0.{name}": np.zeros(1) for name in ("lora_A.weight", "lora_B.weight", "bias")}
+      >>> list(shared_part(adapter, "A")), list(shared_part(adapter, "none"))
+      (['h.0.lora_A.weight', 'h.0.bias'], [])
+    """
+    return {} if shared == "none" else of_factors(adapter, shared)
+
+
+def kept_part(adapter: NamedTensors, shared: Shared) -> dict[str, np.ndarray]:
+    """The rest, as its client's memory; {} where all is shared."""
+    sent = shared_part(adapter, shared)
+    return {f"{OWN}{name}": value for name, value in adapter.items() if name not in sent}
 
 
 def personal(adapter: NamedTensors, memory: NamedTensors) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ class Phase(Enum):
 
 PHASES: dict[Phase, set[Phase]] = {
     Phase.WAITING: {Phase.INITIALISING, Phase.SELECTING, Phase.COLLECTING, Phase.FINISHING, Phase.ENDED},
-    Phase.INITIALISING: {Phase.SELECTING, Phase.ENDED},
+    Phase.INITIALISING: {Phase.SELECTING, Phase.FINISHING, Phase.ENDED},
     Phase.SELECTING: {Phase.COLLECTING, Phase.ENDED},
     Phase.COLLECTING: {Phase.AGGREGATING, Phase.SELECTING, Phase.ENDED},
     Phase.AGGREGATING: {Phase.SELECTING, Phase.FINISHING, Phase.ENDED},

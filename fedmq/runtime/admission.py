@@ -13,11 +13,16 @@ from fedmq.storage.hosted import Hosted
 from fedmq.storage.journal import Journal
 
 _OWN_MODELS = (
-    "fedsa: factor A is shared, B stays with its client: each has a model of its own, and there is none of all, so no "
-    "texts are made at the end",
-    "perplexity and loss are of the clients' own models, each on its client's held-out texts, averaged by tokens; one "
+    "{what}: each has a model of its own, and there is none of all, so no texts are made at the end",
+    "perplexity and loss are of the clients' own models, each on held-out texts, averaged by tokens; one "
     "that has not trained yet scores as the base does",
 )
+
+_WHAT_IS_SHARED = {
+    "A": "fedsa: factor A is shared, B stays with its client",
+    "B": "factor B is shared, A stays with its client",
+    "none": "local: nothing is shared, every client trains alone",
+}
 
 
 class Admission:
@@ -84,7 +89,8 @@ class Admission:
             text = f"LoRA trains {ready.num_trainable:,} of {ready.num_parameters:,} parameters ({share:.2f} %)"
             yield "info", text
             if training.shared != "both":
-                yield from (("info", line) for line in _OWN_MODELS)
+                what = _WHAT_IS_SHARED[training.shared]
+                yield from (("info", line.format(what=what)) for line in _OWN_MODELS)
             largest = max((client.num_examples for client in ready.clients), default=None)
             if largest is not None and (line := warm_up_too_long(largest, training)) is not None:
                 yield "warning", line

@@ -66,8 +66,8 @@ def host(
         _require_same_tokenizer(folder, info, tokenizer)
         splits = {name: open_split(folder, name) for name, split in info.splits.items() if split.num_examples}
         if info.client_id is None:
-            if run.training.shared != "both":
-                log.info("%s is not used: there is no model of all clients to score on it", folder)
+            if run.training.shared != "both" or not splits:
+                log.info("%s is not used: it is empty, or there is no model of all clients to score on it", folder)
                 continue
             if test is not None:
                 raise DataError(f"{folder}: a second test shard; give one --data that holds one")
@@ -117,8 +117,8 @@ def _own_held_out(folder: Path, name: str, splits: dict[str, TokenSplit]) -> str
         if split in splits and (splits[split].lengths >= 2).any():
             return split
     raise DataError(
-        f'{folder}: client {name} has no held-out text, and federated.lora_aggregation "fedsa" scores each client\'s '
-        "own model on the client's own: raise data.val_split (of an owner's CSV, data.test_split) or "
+        f'{folder}: client {name} has no held-out text, on which federated.lora_aggregation "fedsa" and "local" score '
+        "each client's own model: raise data.val_split (of an owner's CSV, data.test_split) or "
         "federated.min_samples_per_client"
     )
 

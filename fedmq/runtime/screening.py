@@ -22,11 +22,13 @@ class UpdateLimits(NamedTuple):
       max_norm: L2 norm of delta = local - global, over all tensors; None = any.
       max_tokens_per_example: targets that one text gives in one training: max_length x num_epochs.
       num_steps: examples of a client -> optimiser steps of a training; None where nothing depends on these.
+      empty: clients share nothing, so that adapters and updates hold no tensor.
     """
 
     max_norm: float | None
     max_tokens_per_example: int
     num_steps: Callable[[int], int] | None = None
+    empty: bool = False
 
 
 class Screened(NamedTuple):
@@ -77,22 +79,26 @@ def screen(
     norm = _distance(update, params)
     if limits.max_norm is not None and norm > limits.max_norm:
         raise RemoteProtocolError("NORM", f"the update's norm is {norm:.6g}, at most {limits.max_norm:g} is allowed")
-    remarks = [] if norm else ["the update is zero, the adapter came back as it went"]
+    remarks = [] if norm or limits.empty else ["the update is zero, the adapter came back as it went"]
     if offer.state_lost:
         remarks.append("what the client remembered of its last update is not there, it began anew")
     return Screened(update, norm, f"{offer.task}: {'; '.join(remarks)}" if remarks else None)
 
 
-def screen_first(offer: Offer, content: bytes) -> str:
+def screen_first(offer: Offer, content: bytes, empty: bool = False) -> str:
     """Refuse a first adapter that is none. Returns its adapter_config.json, in our own hand.
+
+    Args:
+      offer, content: as of `screen`.
+      empty: whether it holds no tensor.
 
     Raises:
       RemoteProtocolError: it is not a finite float32 adapter with a JSON object as its config.
     """
     spec = raw.read_spec(content)
     raw.decode(content, spec)
-    if not spec or any(dtype != "float32" for dtype, _ in spec.values()):
-        raise RemoteProtocolError("SCHEMA", "the first adapter is empty or not float32")
+    if bool(spec) == empty or any(dtype != "float32" for dtype, _ in spec.values()):
+        raise RemoteProtocolError("SCHEMA", "the first adapter is not float32, or empty, or should be")
     try:
         config = json.loads(offer.adapter_config)
         if isinstance(config, dict):

@@ -152,7 +152,7 @@ class FederatedServer:
 
     def start(self, offer: Offer, content: bytes) -> None:
         """Take the first adapter (version 0) and its adapter_config.json, or refuse them as `screen_first` does."""
-        atomic.write_bytes(self._checkpoints.config, screen_first(offer, content).encode())
+        atomic.write_bytes(self._checkpoints.config, screen_first(offer, content, self.limits.empty).encode())
         self._commit(0, content, NOTHING)
 
     def check(self, offer: Offer, content: bytes) -> Screened:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from fedmq import atomic, crash_points
-from fedmq.algorithms.lora_core import of_factors
+from fedmq.algorithms.personal import shared_part
 from fedmq.codec import raw
 from fedmq.codec.base_link import BaseLink
 from fedmq.codec.update import UpdateCodec, update_codec
@@ -38,7 +38,7 @@ from fedmq.protocol import trainer_link as link
 from fedmq.protocol.fields import FailureCode
 from fedmq.protocol.messages import Task
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
-from fedmq.recipe import Factors, TrainingRecipe
+from fedmq.recipe import Shared, TrainingRecipe
 from fedmq.runtime.base_links import Chain
 from fedmq.runtime.client_states import ClientStates
 from fedmq.runtime.control import parted
@@ -65,7 +65,7 @@ class Trainer:
         self._chain = Chain()
         self._states = ClientStates(Path())
         self._own = OwnModels(Path(), self._states)
-        self._shared: Factors = "both"
+        self._shared: Shared = "both"
         self._work_dir = Path()
         self._next_step_at = 0.0
         #: tasks that the agent still waits for an answer to; None stands for Setup
@@ -167,7 +167,7 @@ class Trainer:
         control: NamedTensors = {}
         if begin.adapter is not None:
             initial = self._model.initial_adapter()
-            base, control = parted(Path(begin.adapter).read_bytes(), of_factors(initial, self._shared))
+            base, control = parted(Path(begin.adapter).read_bytes(), shared_part(initial, self._shared))
             self._model.set_adapter({**initial, **base})
             links = self._chain.up_to(begin.merged)
             self._model.grow(links, lambda path: BaseLink.decoded(Path(path).read_bytes()).factors)
@@ -209,7 +209,7 @@ class Trainer:
                 *(task.task, task.round, task.client, result.num_steps, result.num_examples),
                 *(result.train_loss, result.train_seconds),
             )
-            update = of_factors(adapter, self._shared)
+            update = shared_part(adapter, self._shared)
             packed = pack(task, update, base, result.memory, self._codec, self._states, Path(path))
             yield link.Trained(
                 task.task,
@@ -230,7 +230,7 @@ class Trainer:
         match task.work:
             case InitWork():
                 config = json.dumps(model.adapter_config(), indent=2)
-                blob = self._write(path, of_factors(model.initial_adapter(), self._shared))
+                blob = self._write(path, shared_part(model.initial_adapter(), self._shared))
                 return link.Trained(task.task, *blob, 0, 0, 0, 0.0, 0.0, config, False)
             case EvaluateWork(_, unit, batch_size):
                 if self._shared != "both":

@@ -87,7 +87,7 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
         journal = Journal.open(folder / DATABASE)
         finished = journal.get("status") == "done"
         if journal.require("decisive") != decisive:
-            names = ", ".join(_differences(json.loads(journal.require("decisive")), json.loads(decisive)))
+            names = ", ".join(differences(json.loads(journal.require("decisive")), json.loads(decisive)))
             raise ConfigError(
                 f"{folder} holds a run of another config (other: {names}): "
                 "give another output_dir, --overwrite to replace that run, or its own config with --resume"
@@ -148,6 +148,15 @@ def settle(folder: Path) -> None:
     aside.rmdir()
 
 
+def differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
+    """The names of the settings in which two configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))
+    elif a != b:
+        yield path
+
+
 def _set_aside(folder: Path) -> None:
     aside, data = folder / _ASIDE, folder / "data"
     _remove(aside)
@@ -193,11 +202,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _differences(a: Any, b: Any, path: str = "") -> Iterator[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(a.keys() | b.keys()):
-            yield from _differences(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))
-    elif a != b:
-        yield path

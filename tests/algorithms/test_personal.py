@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from fedmq.algorithms.aggregate import Update
 from fedmq.algorithms.lora_aggregate import fedsa
+from fedmq.algorithms.lora_aggregate import local as alone
 from fedmq.algorithms.lora_core import of_factors
-from fedmq.algorithms.personal import OWN, kept_part, personal
+from fedmq.algorithms.personal import OWN, kept_part, personal, shared_part
 from fedmq.tensors import NamedTensors, add, digest, subtract
 
 SHAPES = {"m.0": (9, 7), "m.1": (5, 8)}
@@ -78,3 +79,14 @@ def test_who_has_nothing_of_its_own_begins_with_what_is_there() -> None:
 def test_a_b_is_refused() -> None:
     with pytest.raises(ValueError, match=r"m\.0\.lora_B\.weight is its client's own, and should not be here"):
         fedsa().init(adapter(np.random.default_rng(4)))
+
+
+def test_alone_nothing_is_sent_and_all_is_kept() -> None:
+    whole = adapter(np.random.default_rng(5))
+    assert shared_part(whole, "none") == {}
+    assert digest(personal(adapter(np.random.default_rng(6)), kept_part(whole, "none"))) == digest(whole)
+    rule = alone()
+    state = rule.fold(rule.init({}), Update("0", 0, 1, 1, {}), 2.0)
+    assert rule.finish(state) == {}
+    with pytest.raises(ValueError, match="its client's own"):
+        alone().init(whole)

@@ -65,6 +65,15 @@ def test_a_whole_run() -> None:
     ]
 
 
+def test_a_run_without_rounds_scores_the_base() -> None:
+    drive = Drive(rounds=0, cohort=1, expected=1, generates=True)
+    drive.say(ready("a", "client_1", test=True))
+    drive.stored("a", "init-0-adapter-0", "d0")
+    assert drive.say(ev.Committed(0)) == [ev.Dispatch("a", ("evaluate-0-test-0",))]
+    assert drive.stored("a", "evaluate-0-test-0")[-1] == ev.Dispatch("a", ("generate-0-prompts-0",))
+    assert drive.stored("a", "generate-0-prompts-0")[-1] == ev.Finish("done", "all rounds committed")
+
+
 def test_nothing_changes_a_run_that_has_ended() -> None:
     drive = Drive()
     assert drive.say(ev.StopAsked("Ctrl-C")) == [ev.Finish("interrupted", "Ctrl-C")]
