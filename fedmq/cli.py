@@ -14,6 +14,7 @@ from fedmq import crash_points
 from fedmq.cli_config import config_group, data_group, json_option, load_config, set_option
 from fedmq.cli_doctor import doctor
 from fedmq.cli_keys import keys_group
+from fedmq.cli_plan import print_plan, refuse_virtual
 from fedmq.cli_worker import worker
 from fedmq.errors import FedmqError
 from fedmq.protocol.printable import readable
@@ -153,6 +154,7 @@ def _speeds(context: click.Context, option: click.Parameter, given: tuple[str, .
     type=click.Choice(["local", "central", "zero-shot"]),
     help="In place of the run, what it is compared with: each client alone, all data at one place, no training.",
 )
+@click.option("--dry-run", is_flag=True, help="Print the plan: clients, steps, bytes, memory, time; train nothing.")
 @json_option
 def run(
     config: str | None,
@@ -164,6 +166,7 @@ def run(
     resume: bool,
     overwrite: bool,
     baseline: Kind | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Run CONFIG (JSON or TOML) with local workers; without CONFIG, the quickstart."""
@@ -173,6 +176,11 @@ def run(
 
         settings = baseline_of(settings, baseline)
     virtual = speeds if speeds or virtual_clock else None
+    if dry_run or baseline is not None:
+        refuse_virtual(virtual is not None, "--dry-run" if dry_run else "--baseline")
+    if dry_run:
+        print_plan(settings, workers, as_json)
+        return
     _run(settings, as_json, resume=resume, overwrite=overwrite, local_workers=workers, speeds=virtual)
 
 
