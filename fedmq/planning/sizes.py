@@ -61,8 +61,7 @@ def measure_sizes(
     up = {name: _mean([_encoded(server, name, round, moved, base) for round in _ROUNDS]) for name in clients}
     started = time.monotonic()
     delta = tensors.subtract(moved, base)
-    # Clients that drift apart: alike ones would leave a rule nothing to do.
-    updates = ((Update(f"client_{k}", 0, 1, 1, tensors.scale(delta, 1 + 0.1 * (k % 7)), 1), 1.0) for k in range(cohort))
+    updates = ((Update(f"client_{k}", 0, 1, 1, _drifted(delta, k), 1), 1.0) for k in range(cohort))
     mean = fold(server.aggregator, base, updates, 1, {})
     stepped, _ = step(server.server_optimizer, base, mean.delta, NOTHING.optimizer, 1)
     new = publish(server.download, stepped, base, {}, 1)
@@ -74,6 +73,12 @@ def measure_sizes(
     if mean.merged:
         later += len(BaseLink(mean.merged, BlobRef("0" * 64, 10**6)).encoded())
     return Sizes(up, len(adapter), later, seconds)
+
+
+def _drifted(delta: tensors.NamedTensors, k: int) -> tensors.NamedTensors:
+    """Of another client: alike ones would leave a rule for LoRA factors nothing that is lost."""
+    noise = np.random.default_rng(k)
+    return {name: value + value.std() * noise.standard_normal(value.shape) for name, value in delta.items()}
 
 
 def _encoded(

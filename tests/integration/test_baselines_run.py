@@ -25,6 +25,7 @@ Settings = Callable[..., dict[str, Any]]
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
+@pytest.mark.nightly
 def test_alone(tmp_path: Path, tiny_settings: Settings) -> None:
     """The virtual clock takes one trainer; each own model scores on the test of all what the journal says."""
     places = {"output_dir": str(tmp_path / "run"), "log_dir": str(tmp_path / "logs")}

@@ -207,3 +207,28 @@ def test_what_there_is_to_score(
         host([shard("n", "client_n", train=3, val=0)], model, run, tmp_path, None)
     shared = replace(run, training=replace(run.training, shared="both"))
     assert [client.num_held_out for client in host([both, val], model, shared, tmp_path, None).announced] == [4, 0]
+
+
+def test_alone_nothing_goes_out_and_nothing_comes_in(
+    run: RunSpec, tmp_path: Path, shard: Callable[..., link.Source]
+) -> None:
+    """lora_aggregation local: a client ends with the same bits whoever else trains, and is scored on its test split."""
+    spec = replace(run, training=replace(run.training, shared="none"))
+    a, b = shard("a", "client_a", train=9, val=3, test=5), shard("b", "client_b", train=6, val=2, test=5)
+    ends: dict[bool, dict[str, np.ndarray]] = {}
+    for others in (True, False):
+        folder = tmp_path / f"others_{others}"
+        folder.mkdir()
+        desk = Desk(spec, folder, a, *([b] if others else []))
+        first = desk.init()
+        assert load_file(first) == {}
+        mine: m.Folded | None = None
+        for round in (1, 2):
+            if others:
+                desk.train(first, round, {"client_b": None})
+            mine = desk.train(first, round, {"client_a": mine})["client_a"]
+            assert load_file(folder / f"train-{round}-client_a-0") == {}
+        scores = [desk.evaluate(first, 2, "client_a", follows) for follows in (None, mine)]
+        assert [score.num_examples for score in scores] == [5, 5] and scores[0].loss_sum != scores[1].loss_sum
+        ends[others] = load_file(folder / "personal" / "client_a" / "round_2" / "adapter_model.safetensors")
+    assert len(ends[True]) > 2 and all((ends[True][name] == value).all() for name, value in ends[False].items())
