@@ -84,6 +84,6 @@ def test_what_an_update_may_claim_and_weigh(tmp_path: Path) -> None:
     config.federated.max_client_examples, config.federated.max_update_norm = 100, 7.0
     journal = Journal.create(tmp_path / "run.db", {})
     server = build.server(config, tmp_path, journal)
-    assert server.limits == (7.0, 128 * 3, None)
+    assert server.limits == (7.0, 128 * 3, None, False)
     assert [server.weighting(n, 20 * n) for n in (50, 10**7)] == [50.0, 100.0]
     journal.close()

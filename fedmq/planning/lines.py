@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fedmq.planning.rounds import mean
+from fedmq.planning.drawing import mean
 from fedmq.storage.metrics import readable_size
 
 _SHOWN = 20

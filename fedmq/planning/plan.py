@@ -14,7 +14,7 @@ from fedmq import build
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import read_info
 from fedmq.planning.calibration import Calibration, calibrate
-from fedmq.planning.rounds import drawn_groups, makespan, mean, training_of
+from fedmq.planning.drawing import drawn_groups, makespan, mean, training_of
 from fedmq.planning.sample import keep_a_few
 from fedmq.planning.sizes import Sizes, measure_sizes
 from fedmq.protocol.grouping import Size

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedmq.config import get_default_config
 from fedmq.learning.fast.schedule import Schedule
-from fedmq.planning.rounds import drawn_groups, makespan, training_of
+from fedmq.planning.drawing import drawn_groups, makespan, training_of
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.policy import RoundPolicy
 
