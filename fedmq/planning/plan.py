@@ -108,6 +108,8 @@ def _plan(config: ExperimentConfig, server: FederatedServer, folder: Path, worke
     last = sum(scored) * calibrated.score_per_token_s
     last += calibrated.per_generated_s * config.generation.max_new_tokens
     num_rounds = federated.num_rounds
+    later = max(0, num_rounds - 1) * (loads * wire.down_later + wire.down_scored)
+    bytes_down = round(min(1, num_rounds) * loads * wire.down_first + later)
     own_nbytes = _peak_nbytes()
     return {
         "workers": count,
@@ -130,7 +132,7 @@ def _plan(config: ExperimentConfig, server: FederatedServer, folder: Path, worke
             "steps": mean(sum(trainings[client].steps for client in round) for round in drawn),
             "num_tokens": mean(sum(trainings[client].num_tokens for client in round) for round in drawn),
             "bytes_up": round(bytes_up),
-            "bytes_down": round(loads * wire.down_later),
+            "bytes_down": round(loads * wire.down_later) + wire.down_scored,
             "bytes_down_first": round(loads * wire.down_first),
             "seconds": seconds,
         },
@@ -138,7 +140,7 @@ def _plan(config: ExperimentConfig, server: FederatedServer, folder: Path, worke
             "rounds": num_rounds,
             "num_tokens": num_rounds * mean(sum(trainings[client].num_tokens for client in round) for round in drawn),
             "bytes_up": round(num_rounds * bytes_up),
-            "bytes_down": round(loads * (wire.down_first + (num_rounds - 1) * wire.down_later)) if num_rounds else 0,
+            "bytes_down": bytes_down,
             "seconds": prepared + num_rounds * seconds + last + _ENDS_S,
             "prepare_s": prepared,
         },

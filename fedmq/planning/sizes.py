@@ -29,12 +29,14 @@ class Sizes(NamedTuple):
       up: by client, an update, the mean over the rounds' turns.
       down_first: what a worker loads in round 1.
       down_later: in a later round, holding what there was before.
+      down_scored: what whoever scores a later version loads beside: 0 where trainings start from the adapter itself.
       aggregate_s: fold, step and publication.
     """
 
     up: dict[str, int]
     down_first: int
     down_later: int
+    down_scored: int
     aggregate_s: float
 
 
@@ -68,11 +70,12 @@ def measure_sizes(
     seconds = time.monotonic() - started
     whole = len(raw.encode(new.adapter))
     later = whole if new.delta is None else min(whole, len(new.delta))
-    if server.aggregator.told and mean.left:
+    told = server.aggregator.told and mean.left
+    if told:
         later = len(raw.encode({**new.adapter, **{f"{CONTROL}{name}": value for name, value in new.adapter.items()}}))
     if mean.merged:
         later += len(BaseLink(mean.merged, BlobRef("0" * 64, 10**6)).encoded())
-    return Sizes(up, len(adapter), later, seconds)
+    return Sizes(up, len(adapter), later, whole if told else 0, seconds)
 
 
 def _drifted(delta: tensors.NamedTensors, k: int) -> tensors.NamedTensors:
