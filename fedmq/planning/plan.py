@@ -16,7 +16,7 @@ from fedmq.data.shards import read_info
 from fedmq.planning.calibration import Calibration, calibrate
 from fedmq.planning.drawing import drawn_groups, makespan, mean, training_of
 from fedmq.planning.sample import keep_a_few
-from fedmq.planning.sizes import Sizes, measure_sizes
+from fedmq.planning.sizes import Sizes, measure_sizes, turn
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.messages import HostedClient, Ready
 from fedmq.protocol.trainer_link import Setup, Source
@@ -101,15 +101,16 @@ def _plan(config: ExperimentConfig, server: FederatedServer, folder: Path, worke
     scored = [test] if calibrated.loaded.evaluates_test else [client.held_out for client in clients.values()]
     trainings = {name: training_of(size, config.to_run_spec().training) for name, size in sizes.items()}
     drawn = [[client for group in round for client in group] for round in rounds]
-    bytes_up = mean(sum(wire.up[client] for client in round) for round in drawn)
     loads = mean(min(count, len(groups)) for groups in rounds)
     seconds = _round_s(config, clients, rounds, calibrated, wire, scored, count)
     prepared = max(partition_s, calibrated.load_s) + min(partition_s, calibrated.load_s) / 2
     last = sum(scored) * calibrated.score_per_token_s
     last += calibrated.per_generated_s * config.generation.max_new_tokens
     num_rounds = federated.num_rounds
-    later = max(0, num_rounds - 1) * (loads * wire.down_later + wire.down_scored)
-    bytes_down = round(min(1, num_rounds) * loads * wire.down_first + later)
+    # Of a long run, the rounds that were drawn stand for all.
+    sent = [sum(wire.up[turn(r)][client] for client in drawn[(r - 1) % len(drawn)]) for r in range(1, num_rounds + 1)]
+    loaded = [loads * wire.down_after[turn(r)] + wire.down_scored for r in range(1, num_rounds)]
+    bytes_down = round(min(1, num_rounds) * loads * wire.down_first + sum(loaded))
     own_nbytes = _peak_nbytes()
     return {
         "workers": count,
@@ -122,7 +123,7 @@ def _plan(config: ExperimentConfig, server: FederatedServer, folder: Path, worke
                 "num_examples": client.size.num_examples,
                 "steps": trainings[name].steps,
                 "num_tokens": trainings[name].num_tokens,
-                "bytes_up": wire.up[name],
+                "bytes_up": wire.up[1][name],
             }
             for name, client in clients.items()
         ],
@@ -131,15 +132,15 @@ def _plan(config: ExperimentConfig, server: FederatedServer, folder: Path, worke
             "num_examples": mean(sum(sizes[client].num_examples for client in round) for round in drawn),
             "steps": mean(sum(trainings[client].steps for client in round) for round in drawn),
             "num_tokens": mean(sum(trainings[client].num_tokens for client in round) for round in drawn),
-            "bytes_up": round(bytes_up),
-            "bytes_down": round(loads * wire.down_later) + wire.down_scored,
+            "bytes_up": round(mean(sent)),
+            "bytes_down": round(mean(loaded) if loaded else loads * wire.down_first),
             "bytes_down_first": round(loads * wire.down_first),
             "seconds": seconds,
         },
         "run": {
             "rounds": num_rounds,
             "num_tokens": num_rounds * mean(sum(trainings[client].num_tokens for client in round) for round in drawn),
-            "bytes_up": round(num_rounds * bytes_up),
+            "bytes_up": sum(sent),
             "bytes_down": bytes_down,
             "seconds": prepared + num_rounds * seconds + last + _ENDS_S,
             "prepare_s": prepared,
