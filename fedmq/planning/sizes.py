@@ -16,7 +16,7 @@ from fedmq.codec import raw
 from fedmq.codec.base_link import BaseLink
 from fedmq.protocol.records import BlobRef
 from fedmq.recipe import Factors
-from fedmq.runtime.aggregation import NOTHING, fold, step
+from fedmq.runtime.aggregation import NOTHING, fold, rebased, step
 from fedmq.runtime.downloads import publish
 from fedmq.runtime.server import FederatedServer
 
@@ -79,7 +79,8 @@ def measure_sizes(
         factors = server.aggregator.trained(round)
         updates = ((Update(f"client_{k}", round - 1, 1, 1, _drifted(delta, k, factors), 1), 1.0) for k in range(cohort))
         mean = fold(server.aggregator, base, updates, round, {})
-        stepped, _ = step(server.server_optimizer, base, mean.delta, NOTHING.optimizer, round)
+        led = step(server.server_optimizer, base, mean.delta, NOTHING.optimizer, round)
+        stepped, _ = rebased(server.aggregator, round, *led)
         new = publish(server.download, stepped, base, {}, round)
         whole = len(raw.encode(new.adapter))
         after[round] = whole if new.delta is None else min(whole, len(new.delta))
