@@ -13,6 +13,7 @@ import click
 from fedmq import crash_points
 from fedmq.cli_config import config_group, data_group, json_option, load_config, set_option
 from fedmq.cli_doctor import doctor
+from fedmq.cli_inspect import inspect
 from fedmq.cli_keys import keys_group
 from fedmq.cli_plan import print_plan, refuse_virtual
 from fedmq.cli_worker import worker
@@ -273,23 +274,9 @@ def export(run_dir: str, out: str, merge: bool, client: str | None) -> None:
     click.echo(f"wrote {out}")
 
 
-@main.command()
-@click.argument("run_dir", type=click.Path())
-@json_option
-def inspect(run_dir: str, as_json: bool) -> None:
-    """Show a running or finished run."""
-    from fedmq.inspection import inspect_run, inspection_lines
-
-    found = inspect_run(Path(run_dir))
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    for line in inspection_lines(found):
-        click.echo(line)
-
-
 main.add_command(config_group)
 main.add_command(data_group)
 main.add_command(doctor)
+main.add_command(inspect)
 main.add_command(keys_group)
 main.add_command(worker)

@@ -109,15 +109,20 @@ class WorkerState:
     #: when its trainer was last seen to get on, and the longest time between two such moments
     progressed_at: float = 0.0
     pause_s: float = 0.0
+    #: when its trainer began with what it has in hand; None while it has not
+    working_since: float | None = None
 
     def begin(self, now: float) -> None:
         """It is given something to do."""
         self.phase, self.step, self.total_steps, self.progressed_at, self.pause_s = "idle", 0, 0, now, 0.0
+        self.working_since = None
 
     def progress(self, phase: str, step: int, total_steps: int, now: float) -> None:
         """What it says of its task. Only work can stall: a transfer has timers of its own, and may take long."""
         seen = (self.phase, self.step, self.total_steps)
         self.phase, self.step, self.total_steps = phase, step, total_steps
+        if phase == "working" and self.working_since is None:
+            self.working_since = now
         if phase != "working" or seen != (phase, step, total_steps):
             if seen[0] == phase == "working":
                 self.pause_s = max(self.pause_s, now - self.progressed_at)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: live bars on a terminal, plain lines elsewhere."""
+"""What a person sees of a run: a live picture on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.live import Live
 from rich.text import Text
 
-from fedmq.protocol.coordinator_state import CoordinatorState
-from fedmq.protocol.jobs import in_words
 from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import readable
+from fedmq.runtime.live_view import Shown, drawn
 from fedmq.storage.metrics import coverage, lateness, readable_size
 
 #: Rounds with more clients than this are summed up in one line.
@@ -26,28 +25,22 @@ class ConsoleView:
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[what]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self._rounds: TaskID | None = None
-        self._workers: dict[str, TaskID] = {}
+        self._live: Live | None = None
+        if console.is_terminal and not quiet:
+            self._live = Live(Text(), console=console, transient=True, refresh_per_second=4)
+        self._shown = Shown({}, [], (0, 0), [])
         self._rows: dict[int, dict[str, Any]] = {}
         self._next_awaited_at: float | None = None
         self._num_rounds = 0
 
     def __enter__(self) -> ConsoleView:
-        self._bars.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def say(self, text: str) -> None:
         """A plain line."""
@@ -61,42 +54,38 @@ class ConsoleView:
         else:
             self.say(text)
 
-    def progress(self, state: CoordinatorState, now: float) -> None:
-        """Move the bars; without a terminal, say from time to time who is awaited."""
-        self._num_rounds = state.policy.num_rounds
-        if self._bars.disable:
-            return self._say_awaited(state, now)
-        if self._rounds is None:
-            self._rounds = self._bars.add_task("rounds", total=self._num_rounds, what="")
-        self._bars.update(self._rounds, completed=max(0, state.version), what=state.phase.value)
-        workers = state.roster.workers
-        for name in [name for name in self._workers if name not in workers]:
-            self._bars.remove_task(self._workers.pop(name))
-        for name, worker in sorted(workers.items()):
-            if name not in self._workers:
-                self._workers[name] = self._bars.add_task(name, total=1, what="")
-            what = in_words(worker.hand) if worker.hand else "idle"
-            total = worker.total_steps or 1
-            self._bars.update(self._workers[name], completed=worker.step, total=total, what=what)
+    def progress(self, live: dict[str, Any]) -> None:
+        """Draw it; without a terminal, say from time to time who is awaited."""
+        self._num_rounds = live["num_rounds"]
+        if self._live is None:
+            return self._say_awaited(live)
+        self._shown = self._shown._replace(live=live)
+        self._live.update(drawn(self._shown, self.console))
         return None
 
-    def _say_awaited(self, state: CoordinatorState, now: float) -> None:
-        if state.phase is not Phase.WAITING:
+    def _say_awaited(self, live: dict[str, Any]) -> None:
+        if live["phase"] != Phase.WAITING.value:
             return
+        now = live["at"]
         if self._next_awaited_at is None:
             self._next_awaited_at = now + _AWAITED_AFTER_S
         elif now >= self._next_awaited_at:
             self._next_awaited_at = now + _AWAITED_AFTER_S
-            for line in state.awaited(now):
+            for line in live["awaited"]:
                 self.say(f"waiting for {line}")
 
     def committed(self, row: dict[str, Any]) -> None:
         """Kept until the round's evaluation is there too."""
         self._rows[row["round"]] = row
+        up, down = self._shown.nbytes
+        nbytes = (up + row["bytes_up"], down + row["bytes_down"])
+        self._shown = self._shown._replace(nbytes=nbytes, round_seconds=[*self._shown.round_seconds, row["seconds"]])
 
     def scored(self, version: int, score: dict[str, Any] | None) -> None:
         """Show the round that this version came from."""
         line = f"round {version}/{self._num_rounds}  "
+        if score is not None:
+            self._shown = self._shown._replace(perplexities=[*self._shown.perplexities, score["perplexity"]])
         if score is None:
             line += "not evaluated (a worker needs a test split for that; see also the warnings)"
         else:

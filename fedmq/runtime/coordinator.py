@@ -144,10 +144,11 @@ class Coordinator:
         if self.finish is None and (reason := failed or failure()) is not None:
             self._finish(ev.Finish("failed", reason))
         now = time.monotonic()
-        self.view.progress(self.state, now)
+        live = live_status(self.state, self.spec.training, now, time.time())
+        self.view.progress(live)
         if now >= self._next_live_at or self.finish:
             self._next_live_at = now + _LIVE_EVERY_S
-            self._journal.put(live=json.dumps(live_status(self.state, now, time.time())))
+            self._journal.put(live=json.dumps(live))
 
     def close(self) -> None:
         """Tell the workers that it is over, and close the sockets."""

@@ -159,7 +159,7 @@ class VirtualRun:
         for version in sorted(self._unscored - self.state.evaluations.pending()):
             self._unscored.discard(version)
             self.view.scored(version, self.server.scores(version).get(version))
-        self.view.progress(self.state, self.now)
+        self.view.progress(self._live())
 
     def _do(self, command: ev.Command) -> None:
         match command:
@@ -180,13 +180,16 @@ class VirtualRun:
                 self._events.append(ev.Committed(round))
                 self.server.tidy(self.state.in_use())
                 self.view.committed(self.server.rounds(round)[-1])
-                self._journal.put(live=json.dumps(live_status(self.state, self.now, time.time())))
+                self._journal.put(live=json.dumps(self._live()))
             case ev.Note(level, text):
                 self._journal.add_note(level, text)
                 self.view.note(level, text)
             case ev.Finish(outcome, reason):
                 self.finish = command
                 self._journal.put(status=outcome, reason=reason)
+
+    def _live(self) -> dict[str, Any]:
+        return live_status(self.state, self.spec.training, self.now, time.time())
 
     def _seconds(self, task: m.Task) -> float:
         """What a task takes. Only training does."""

@@ -33,7 +33,11 @@ def test_inspect_a_running_a_killed_and_a_finished_run(federation: Federation) -
     for part in ("run: running", "last committed round: 0 of 1", "now: training, round 1", f"waiting for {waiting}"):
         assert part in said
 
+    watcher = federation.fedmq("inspect", "run", "--watch", "--json")
+    watcher.wait_line(r'"status": "running"')
     coordinator.process.kill()
+    assert watcher.end() == 0
+    assert json.loads(watcher.text("stdout").splitlines()[-1])["status"] == "stopped without notice"
     assert inspected(folder)["status"] == "stopped without notice"
     again = federation.coordinator(config, "--resume", port=coordinator.port)
     assert inspected(folder)["status"] == "running"
@@ -41,6 +45,7 @@ def test_inspect_a_running_a_killed_and_a_finished_run(federation: Federation) -
     digest = again.ended_well()
     found = inspected(folder)
     assert (found["status"], found["committed"], found["digest"], found["live"]) == ("done", 1, digest, None)
+    assert fedmq("inspect", "run", "--watch", cwd=folder).stdout == fedmq("inspect", "run", cwd=folder).stdout
 
 
 def test_coordinator_with_json_keeps_stdout_to_itself(federation: Federation) -> None:
@@ -69,7 +74,8 @@ def test_a_terminal_gets_bars_for_the_rounds_and_for_each_worker(federation: Fed
         gate.reached()
         read_until(main_fd, "train client_0")
         gate.open()
-        assert "rounds" in read_until(main_fd, "adapter SHA-256")
+        shown = read_until(main_fd, "adapter SHA-256")
+        assert "round 1/1" in shown
         assert process.wait(60) == 0
     finally:
         process.kill()

@@ -6,11 +6,14 @@ import io
 
 from rich.console import Console
 
+from fedmq.config import get_default_config
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.console import ConsoleView
+from fedmq.runtime.view import live_status
 
 STATE = CoordinatorState(RoundPolicy(num_rounds=2, cohort=1, quorum=1), Timers(), expected=1)
+TRAINING = get_default_config().to_run_spec().training
 CLIENT = {
     "client_id": "client_0",
     "train_samples": 12,
@@ -28,7 +31,7 @@ SCORE = {"perplexity": 20.0, "eval_loss": 2.9957}
 def printed(*, quiet: bool = False) -> tuple[ConsoleView, io.StringIO]:
     out = io.StringIO()
     view = ConsoleView(Console(file=out, width=60), quiet=quiet)
-    view.progress(STATE, now=0.0)
+    view.progress(live_status(STATE, TRAINING, 0.0, 0.0))
     return view, out
 
 
@@ -79,7 +82,7 @@ def test_quiet_prints_warnings_only_and_markup_is_not_interpreted() -> None:
 def test_without_a_terminal_the_wait_for_workers_is_said_from_time_to_time() -> None:
     view, out = printed()
     for now in (1.0, 11.0, 12.0, 25.0):
-        view.progress(STATE, now)
+        view.progress(live_status(STATE, TRAINING, now, now))
     assert [line for line in out.getvalue().splitlines() if line.startswith("waiting")] == [
         "waiting for 1 more client to join, for 11 s",
         "waiting for 1 more client to join, for 25 s",
