@@ -38,13 +38,13 @@ class DownloadCodec(NamedTuple):
         RemoteProtocolError, code NONFINITE: the delta leads beyond float32.
       decode: (delta, from anyone; adapter before) -> `Published.adapter`, to the bit.
         RemoteProtocolError, and nothing else, on what is none.
-      replaced: delta of our own -> names of the tensors that `decode` takes from it alone, whatever they were; so it
-        leads from any adapter that has the other ones as the one before has them. None: from that one only.
+      replaced: delta -> names of the tensors that `decode` takes from it alone, whatever they were; so it leads from
+        any adapter that has the other ones as the one before has them. None: it leads from that one only.
     """
 
     publish: Callable[[NamedTensors, NamedTensors, NamedTensors], Published]
     decode: Callable[[bytes, NamedTensors], dict[str, np.ndarray]]
-    replaced: Callable[[bytes], frozenset[str] | None] = lambda delta: None
+    replaced: Callable[[bytes], frozenset[str]] | None = None
 
 
 def download_codec(spec: CodecSpec) -> DownloadCodec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from fedmq.codec.download import DownloadCodec, Published
 from fedmq.errors import RemoteProtocolError, RunError, StorageError
 from fedmq.protocol.fields import MAX_BASES
@@ -52,9 +54,7 @@ class Deltas:
         digest = self._journal.rounds(version)[0]["delta"]
         if digest is None or not self._blobs.has(digest):
             return None
-        if version not in self._replaced and (found := self._codec.replaced(self._blobs.read(digest))) is not None:
-            self._replaced[version] = found
-            self._replaced.pop(version - MAX_BASES, None)
+        self._look_into(version, digest)
         bases = [self._journal.digest(version - 1)]
         for between in range(version - 1, version - MAX_BASES, -1):
             # What the round `between` moved as well, this delta replaces: it leads from before that one, too.
@@ -62,6 +62,14 @@ class Deltas:
                 break
             bases.append(self._journal.digest(between - 1))
         return DeltaRef(tuple(bases), BlobRef(digest, self._blobs.path(digest).stat().st_size))
+
+    def _look_into(self, version: int, digest: str) -> None:
+        """Find out what a delta replaces. Of one that is damaged nobody can know, and who asks for it is told so."""
+        if self._codec.replaced is None or version in self._replaced:
+            return
+        with contextlib.suppress(RemoteProtocolError):
+            self._replaced[version] = self._codec.replaced(self._blobs.read(digest))
+        self._replaced.pop(version - MAX_BASES, None)
 
 
 def newest_link(journal: Journal, blobs: BlobStore, version: int) -> BlobRef | None:

@@ -71,11 +71,11 @@ def test_with_keys(bad_network: Start, what: str) -> None:
 
 #: A word in the message, and which byte from there. Before it are the size of the frame (1 or 8 bytes) and its flags.
 IN_THE_CLEAR: dict[str, tuple[Plane, Direction, bytes, int]] = {
-    "type of a task": ("control", "down", b"\xa1v\x06\xa1t\xa5tasks", 8),
-    "size of a task": ("control", "down", b"\xa1v\x06\xa1t\xa5tasks", -3),
-    "flags of a task": ("control", "down", b"\xa1v\x06\xa1t\xa5tasks", -10),
+    "type of a task": ("control", "down", b"\xa1v\x07\xa1t\xa5tasks", 8),
+    "size of a task": ("control", "down", b"\xa1v\x07\xa1t\xa5tasks", -3),
+    "flags of a task": ("control", "down", b"\xa1v\x07\xa1t\xa5tasks", -10),
     "type of an offer": ("control", "up", b"\xa5offer", 2),
-    "size of an offer": ("control", "up", b"\xa1v\x06\xa1t\xa5offer", -3),
+    "size of an offer": ("control", "up", b"\xa1v\x07\xa1t\xa5offer", -3),
     "type of a chunk": ("data", "down", b"\xa5chunk", 2),
     "digest of a chunk": ("data", "down", b"\xa6digest\xd9\x40", 12),
     "adapter in a chunk": ("data", "down", b"\xa5chunk", 5000),

@@ -96,7 +96,7 @@ ROWS: dict[str, tuple[list[list[bytes]], str]] = {
     "B2 a frame too many": ([[BEAT, b""]], "MALFORMED"),
     "B3 10^5 empty frames": ([[b""] * 10**5], "MALFORMED"),
     "B4 a header of a byte too many": ([[b"\x80" * (MAX_HEADER_NBYTES + 1)]], "TOO_LARGE"),
-    "B21 version 999": ([[BEAT.replace(b"\xa1v\x06", b"\xa1v\xcd\x03\xe7")]], "VERSION"),
+    "B21 version 999": ([[BEAT.replace(b"\xa1v\x07", b"\xa1v\xcd\x03\xe7")]], "VERSION"),
     "B26 what only a coordinator says": ([[DOWN.encode(m.HeartbeatAck(0))]], "UNKNOWN_TYPE"),
     "B26 hello twice": ([[HELLO], [HELLO]], ""),
     "B26 a message before hello": ([[BEAT]], ""),

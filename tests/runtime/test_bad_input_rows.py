@@ -82,12 +82,12 @@ def without_each_field() -> list[bytes]:
 
 
 def deep(depth: int) -> bytes:
-    return b"\x83\xa1v\x06\xa1t\xa7goodbye\xa6reason" + b"\x91" * depth + b"\x90"
+    return b"\x83\xa1v\x07\xa1t\xa7goodbye\xa6reason" + b"\x91" * depth + b"\x90"
 
 
 def of_value(*values: bytes) -> list[bytes]:
     """A goodbye whose reason is these bytes of msgpack."""
-    return [b"\x83\xa1v\x06\xa1t\xa7goodbye\xa6reason" + value for value in values]
+    return [b"\x83\xa1v\x07\xa1t\xa7goodbye\xa6reason" + value for value in values]
 
 
 def noise() -> list[bytes]:

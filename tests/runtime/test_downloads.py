@@ -153,6 +153,10 @@ def test_under_fp32_who_holds_the_version_before_downloads_what_moved(tmp_path: 
     assert delta(ends, 5).bases == tuple(older), "A moved in round 2, and in no round since"
     ends.again()
     assert delta(ends, 5).bases == tuple(older[:1]), "another process knows of the version before"
+    path = ends.server.blobs.path(delta(ends, 5).blob.digest)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    ends.again()
+    assert delta(ends, 5).bases == tuple(older[:1]), "and that a delta is damaged, who asks for it finds out"
     ends.bench.close()
 
 
