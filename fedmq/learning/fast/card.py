@@ -43,8 +43,10 @@ class Card:
             self._passes, self._adapters, self._weights = {}, {}, weights
             # Never two at once, and what one leaves is read before the next: all may use the same memory.
             self._pool = torch.cuda.graph_pool_handle() if self.model.device.startswith("cuda") else None
-        made = self._adapters.setdefault(len(starts), self.model.adapters(starts))
-        made.load(starts)
+        if (made := self._adapters.get(len(starts))) is None:
+            made = self._adapters[len(starts)] = self.model.adapters(starts)
+        else:
+            made.load(starts)
         return made
 
     def backward(self, adapters: Adapters, batch: Batch, checkpointing: bool) -> list[float]:
@@ -80,11 +82,14 @@ class _Pass:
             # The first time warms libraries up, which cannot be recorded.
             self._seen, self._sums = True, self._compute()
         else:
-            if self._recorded is None:
-                self._recorded = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self._recorded, pool=pool, capture_error_mode="thread_local"):
-                    self._sums = self._compute()
-            self._recorded.replay()
+            # A recording is made on the current card, whichever the tensors are on.
+            with torch.cuda.device(self._model.device):
+                if self._recorded is None:
+                    recorded = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(recorded, pool=pool, capture_error_mode="thread_local"):
+                        self._sums = self._compute()
+                    self._recorded = recorded  # not before: one that ran out of memory cannot be started
+                self._recorded.replay()
         return self._sums.tolist()  # type: ignore[no-any-return]
 
     def _compute(self) -> torch.Tensor:
