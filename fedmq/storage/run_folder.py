@@ -15,6 +15,7 @@ from fedmq import atomic
 from fedmq.errors import ConfigError, StorageError
 from fedmq.storage.journal import Journal
 from fedmq.storage.run_lock import RunLock
+from fedmq.storage.software import recorded
 
 DATABASE = "run.db"
 #: Where the run that --overwrite replaces waits until the new one has a model.
@@ -22,12 +23,12 @@ _ASIDE = ".overwritten"
 #: What a run leaves in its folder, and --overwrite replaces. Shards in data/ are kept: they may serve again.
 _OWN = (
     *("run.db-wal", "run.db-shm", "config.json", "blobs", "global_model", "workers", "client_states", "personal"),
-    *("training_metrics.json", "global_metrics.json", "training_progress.png"),
+    *("training_metrics.json", "global_metrics.json", "training_progress.png", "report.html", "report"),
 )
 
 
 def new_meta(config: str, decisive: str) -> dict[str, str]:
-    """The meta values that a new journal starts with: the run's identity, its secret and its config."""
+    """The meta values that a new journal starts with: the run's identity, its secret, its config and its software."""
     return {
         "run": secrets.token_hex(16),
         "secret": secrets.token_hex(16),
@@ -37,6 +38,7 @@ def new_meta(config: str, decisive: str) -> dict[str, str]:
         "status": "running",
         "reason": "",
         "started_at": repr(time.time()),
+        "software": recorded(None),
     }
 
 
@@ -98,7 +100,13 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
                 f"{folder} holds {state} of this config: --resume goes on with it, --overwrite starts anew"
             )
         if not finished:
-            journal.put(epoch=str(int(journal.require("epoch")) + 1), status="running", reason="", live="{}")
+            journal.put(
+                epoch=str(int(journal.require("epoch")) + 1),
+                status="running",
+                reason="",
+                live="{}",
+                software=recorded(journal.get("software")),
+            )
         atomic.write_json(folder / "config.json", json.loads(journal.require("config")))
         return OpenRun(journal, lock, finished, created=False)
     except BaseException:
