@@ -17,6 +17,7 @@ from fedmq.cli_inspect import inspect
 from fedmq.cli_keys import keys_group
 from fedmq.cli_plan import print_plan, refuse_virtual
 from fedmq.cli_worker import worker
+from fedmq.cli_report import report
 from fedmq.errors import FedmqError
 from fedmq.protocol.printable import readable
 
@@ -280,3 +281,4 @@ main.add_command(doctor)
 main.add_command(inspect)
 main.add_command(keys_group)
 main.add_command(worker)
+main.add_command(report)

@@ -11,6 +11,7 @@ from fedmq.baselines import baselines_of
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import coverage, global_metrics, lateness, readable_size, round_metrics, total_bytes
 from fedmq.storage.personal import FOLDER, folders
+from fedmq.storage.provenance import provenance
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
 from fedmq.storage.timeline import timeline
@@ -46,6 +47,7 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
             "generations": journal.generations(),
             "own_models": {client: str(path) for client, path in folders(run_dir / FOLDER).items()},
             "baselines": baselines_of(run_dir),
+            "provenance": provenance(journal),
             "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],
         }
     finally:
