@@ -38,8 +38,8 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Written:
 
     Args:
       run_dirs: folders of runs: that go on, have ended, or were copied from elsewhere.
-      out: the HTML file; PNGs go to the folder beside it that has its name without the suffix. None: RUN_DIR/report.html,
-        and for several runs comparison.html in the current folder.
+      out: the HTML file; PNGs go to the folder beside it that has its name without the suffix.
+        None: RUN_DIR/report.html, and for several runs comparison.html in the current folder.
 
     Raises:
       ConfigError: Jinja2 is not installed, a run is named twice, or `out` names no HTML file.
@@ -72,7 +72,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Written:
         atomic.write_bytes(target, content)
     except OSError as error:
         raise StorageError(
-            f"{target} cannot be written ({error.strerror or error}): give --out FILE.html in a folder that you may write to"
+            f"{target} cannot be written ({error.strerror or error}): give --out FILE.html, in a folder that can be"
         ) from None
     return Written(target, len(content), figures, list(damage))
 

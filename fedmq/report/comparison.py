@@ -43,7 +43,11 @@ def comparison_page(runs: Sequence[Found]) -> ComparisonPage:
         _results(names, runs),
         _settings(names, [found["provenance"]["config"] for found in runs]),
         [chart for chart in _charts(names, runs) if chart is not None],
-        [f"{name}: {escaped(line)}" for name, found in zip(names, runs, strict=True) for line in found.get("damage", [])],
+        [
+            f"{name}: {escaped(line)}"
+            for name, found in zip(names, runs, strict=True)
+            for line in found.get("damage", [])
+        ],
     )
 
 
@@ -119,12 +123,17 @@ def _charts(names: Sequence[str], runs: Sequence[Found]) -> Iterator[Chart | Non
     for name, of, nbytes in zip(names, known, sent, strict=True):
         points = [(nbytes[v] / step, loss) for v, loss in zip(of.versions, of.losses, strict=True) if v in nbytes]
         by_bytes.append(Line(name, [x for x, _ in points], [y for _, y in points]))
-    yield compared("bytes", "Bytes against loss", by_bytes, losses, f"on the wire so far, up and down ({unit})", whole=False)
+    yield compared(
+        "bytes", "Bytes against loss", by_bytes, losses, f"on the wire so far, up and down ({unit})", whole=False
+    )
     worst = [Line(name, *_worst_tenth(found)) for name, found in zip(names, runs, strict=True)]
     own = {series.client_losses(found).evaluated for found in runs if series.client_losses(found).rounds}
     what = {frozenset({True}): "own held-out loss", frozenset({False}): "training loss"}.get(frozenset(own), "loss")
     yield compared("fairness", f"10th percentile of clients' {what}", worst, f"{what} (nats per token)")
-    biases = [[(row["round"], row["aggregation_bias"]) for row in found["rounds"] if row["aggregation_bias"] is not None] for found in runs]
+    biases = [
+        [(row["round"], row["aggregation_bias"]) for row in found["rounds"] if row["aggregation_bias"] is not None]
+        for found in runs
+    ]
     lines = [Line(name, [v for v, _ in of], [bias for _, bias in of]) for name, of in zip(names, biases, strict=True)]
     yield compared("bias", "Aggregation bias", lines, "aggregation bias")
 

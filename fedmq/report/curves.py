@@ -14,6 +14,8 @@ from fedmq.report.series import Found, Losses, Scores, Spread
 
 #: So many clients are drawn as a line each; more become bands.
 _MAX_LINES = 12
+_MAX_MARKED = 40
+_FROM_0 = "round (0 = before training)"
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
@@ -38,13 +40,14 @@ def loss_chart(found: Found, baselines: Mapping[str, Found]) -> Chart:
         spreads = _draw_clients(drawn, training, "training")
         drawn.plot(known.versions, known.losses, color=BLUE.light, lw=2.2, marker="o", ms=4, label=_scored(known))
         _draw_baselines(drawn, baselines, lambda scores: scores.losses)
-        _finish(drawn, "loss (nats per token)", known.losses)
+        _finish(drawn, "loss (nats per token)", known.losses, _FROM_0)
         rows = [
             [str(v), shown(dict(zip(known.versions, known.losses, strict=True)).get(v)), *_of_spread(spreads.get(v))]
             for v in sorted({*known.versions, *spreads})
         ]
         columns = ["round", _scored(known), *(f"training, {name}" for name in _SPREAD)]
-        alt = f"Loss by round. {_course(known.versions, known.losses, _scored(known))}{_of_baselines(baselines, 'losses')}"
+        course = _course(known.versions, known.losses, _scored(known))
+        alt = f"Loss by round. {course}{_of_baselines(baselines, 'losses')}"
         return chart("loss", drawn, "Loss", alt, Table(columns, rows), _how_drawn(training))
 
 
@@ -55,13 +58,15 @@ def perplexity_chart(found: Found, baselines: Mapping[str, Found]) -> Chart:
     with drawing("perplexity"):
         drawn = axes()
         spreads = _draw_clients(drawn, as_perplexity, "own texts")
-        drawn.plot(known.versions, known.perplexities, color=ORANGE.light, lw=2.2, marker="o", ms=4, label=_scored(known))
+        drawn.plot(
+            known.versions, known.perplexities, color=ORANGE.light, lw=2.2, marker="o", ms=4, label=_scored(known)
+        )
         for index in sorted({0, len(known.versions) - 1}) if known.versions else ():
             if math.isfinite(known.perplexities[index]):
                 at = known.versions[index], known.perplexities[index]
                 drawn.annotate(f"{at[1]:.4g}", at, (0, 6), textcoords="offset points", ha="center", fontsize=9)
         _draw_baselines(drawn, baselines, lambda scores: scores.perplexities)
-        _finish(drawn, "perplexity", known.perplexities)
+        _finish(drawn, "perplexity", known.perplexities, _FROM_0)
         columns = ["round", _scored(known)] + ([f"clients, {name}" for name in _SPREAD] if spreads else [])
         rows = [
             [str(v), shown(p, 2), *(_of_spread(spreads.get(v), 2) if spreads else [])]
@@ -86,11 +91,10 @@ def fairness_chart(found: Found) -> Chart | None:
         what = "loss on own held-out texts" if losses.evaluated else "training loss"
         _finish(drawn, f"{what}\n(nats per token)", [])
         last = max(spreads)
-        alt = (
-            f"Spread over clients by round. In round {last}, over {spreads[last].count} clients: "
-            + ", ".join(f"{name} {shown(of(spreads[last]))}" for name, of in _SPREAD.items())
+        alt = f"Spread over clients by round. In round {last}, over {spreads[last].clients} clients: " + ", ".join(
+            f"{name} {shown(of(spreads[last]))}" for name, of in _SPREAD.items()
         )
-        rows = [[str(v), *_of_spread(spreads[v]), str(spreads[v].count)] for v in spreads]
+        rows = [[str(v), *_of_spread(spreads[v]), str(spreads[v].clients)] for v in spreads]
         note = (
             "From each client's evaluation on its own held-out texts."
             if losses.evaluated
@@ -98,12 +102,18 @@ def fairness_chart(found: Found) -> Chart | None:
             "round: as the clients change, so does what is compared."
         )
         note += " 10th percentile: a tenth of the clients do worse."
-        return chart("fairness", drawn, "Fairness across clients", alt, Table(["round", *_SPREAD, "clients"], rows), note)
+        return chart(
+            "fairness", drawn, "Fairness across clients", alt, Table(["round", *_SPREAD, "clients"], rows), note
+        )
 
 
 def bytes_chart(found: Found) -> Chart | None:
     """Loss against what had crossed the wire; None where nothing did, or nothing was scored."""
-    known, both, up = series.scores(found), series.cumulative(found, "bytes_up", "bytes_down"), series.cumulative(found, "bytes_up")
+    known, both, up = (
+        series.scores(found),
+        series.cumulative(found, "bytes_up", "bytes_down"),
+        series.cumulative(found, "bytes_up"),
+    )
     points = [(both[v], up[v], loss, v) for v, loss in zip(known.versions, known.losses, strict=True) if v in both]
     if not points or not both[max(both)]:
         return None
@@ -137,25 +147,36 @@ def bias_chart(found: Found) -> Chart | None:
             "What averaging the LoRA factors A and B apart loses of the clients' mean update, as a share of it: "
             "|mean(BA) - mean(B) mean(A)| / |mean(BA)|. 0 = nothing."
         )
-        alt = f"Aggregation bias by round: {shown(rows[0][1], 3)} in round {rows[0][0]}, {shown(rows[-1][1], 3)} in round {rows[-1][0]}"
+        alt = f"Aggregation bias by round: {shown(rows[0][1], 3)} in round {rows[0][0]}, "
+        alt += f"{shown(rows[-1][1], 3)} in round {rows[-1][0]}"
         table = Table(["round", "bias"], [[str(v), shown(bias)] for v, bias in rows])
         return chart("bias", drawn, "Aggregation bias", alt, table, note)
 
 
-def compared(name: str, title: str, lines: Sequence[Line], ylabel: str, xlabel: str = "round", whole: bool = True) -> Chart | None:
+def compared(
+    name: str, title: str, lines: Sequence[Line], ylabel: str, xlabel: str = "round", whole: bool = True
+) -> Chart | None:
     """The same figure of several runs in one plot; None where no run has it."""
     lines = [line for line in lines if len(line.xs)]
     if not lines:
         return None
     with drawing(name):
-        drawn = axes(4.2, 9.6)
+        drawn = axes()
         for index, line in enumerate(lines):
             colour, dashes = SERIES[index % len(SERIES)], _DASHES[index // len(SERIES) % len(_DASHES)]
-            drawn.plot(line.xs, line.ys, color=colour.light, ls=dashes, lw=2, marker="o", ms=3.5, label=name_of(line.label, 40))
+            drawn.plot(
+                line.xs, line.ys, color=colour.light, ls=dashes, lw=2, marker="o", ms=3.5, label=name_of(line.label, 40)
+            )
         _finish(drawn, ylabel, [y for line in lines for y in line.ys], xlabel, whole)
         rows = [[line.label, f"{x:g}", shown(y)] for line in lines for x, y in zip(line.xs, line.ys, strict=True)]
         last = "; ".join(f"{line.label} {shown(line.ys[-1])}" for line in lines)
-        return chart(name, drawn, title, f"{title} of {len(lines)} runs. At the end: {last}", Table(["run", xlabel, ylabel], rows))
+        return chart(
+            name,
+            drawn,
+            title,
+            f"{title} of {len(lines)} runs. At the end: {last}",
+            Table(["run", xlabel, ylabel], rows),
+        )
 
 
 _SPREAD: Mapping[str, Any] = {
@@ -184,7 +205,9 @@ def _draw_clients(drawn: Any, losses: Losses, what: str) -> dict[int, Spread]:
         return spreads
     rounds = list(spreads)
     ends = [spreads[v].best for v in rounds], [spreads[v].worst for v in rounds]
-    drawn.fill_between(rounds, *ends, color=MUTED.light, alpha=0.18, lw=0, label=f"{what}, best to worst of {len(clients)}")
+    drawn.fill_between(
+        rounds, *ends, color=MUTED.light, alpha=0.18, lw=0, label=f"{what}, best to worst of {len(clients)}"
+    )
     ends = [spreads[v].median for v in rounds], [spreads[v].tenth for v in rounds]
     drawn.fill_between(rounds, *ends, color=MUTED.light, alpha=0.3, lw=0, label=f"{what}, median to 10th percentile")
     drawn.plot(rounds, ends[0], color=MUTED.light, lw=1.2, label=f"{what}, median")
@@ -203,7 +226,16 @@ def _draw_baselines(drawn: Any, baselines: Mapping[str, Found], take: Any) -> No
             drawn.axhline(take(known)[0], color=colour.light, lw=1.5, ls=_DASHES[2], label=f"baseline {name_of(kind)}")
         elif known.versions:
             ys = take(known)
-            drawn.plot(known.versions, ys, color=colour.light, lw=1.7, ls=_DASHES[1], marker="s", ms=3, label=f"baseline {name_of(kind)}")
+            drawn.plot(
+                known.versions,
+                ys,
+                color=colour.light,
+                lw=1.7,
+                ls=_DASHES[1],
+                marker="s",
+                ms=3,
+                label=f"baseline {name_of(kind)}",
+            )
 
 
 def _of_baselines(baselines: Mapping[str, Found], of: str) -> str:
@@ -211,7 +243,7 @@ def _of_baselines(baselines: Mapping[str, Found], of: str) -> str:
     return "".join(f"; baseline {kind} {shown(value[0])}" for kind, value in last if value)
 
 
-def _finish(drawn: Any, ylabel: str, ys: Iterable[float], xlabel: str = "round (0 = before training)", whole: bool = True) -> None:
+def _finish(drawn: Any, ylabel: str, ys: Iterable[float], xlabel: str = "round", whole: bool = True) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     drawn.set_xlabel(xlabel)
@@ -219,6 +251,9 @@ def _finish(drawn: Any, ylabel: str, ys: Iterable[float], xlabel: str = "round (
     if whole:
         drawn.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     drawn.margins(x=0.05, y=0.12)
+    if any(len(line.get_xdata()) > _MAX_MARKED for line in drawn.lines):
+        for line in drawn.lines:
+            line.set_marker("")
     if wide(list(ys)):
         drawn.set_yscale("log")
         drawn.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -13,6 +13,9 @@ from fedmq.protocol.printable import escaped
 from fedmq.report.palette import GRID, INK, MUTED, themed
 
 _STYLE = {
+    # The page's ground shows through; the PNG gets one of its own.
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
     "axes.edgecolor": MUTED.light,
     "axes.grid": True,
     "axes.labelcolor": INK.light,

@@ -26,7 +26,9 @@ _MAX_ROWS = 24
 _MAX_LABELLED_ROUNDS = 12
 #: Bars nearer to each other than this share of the whole are one; no screen shows the gap.
 _GAP = 1 / 1500
-_BINS = 300
+_BINS = 600
+#: Of the whole page, where the other charts have half of it each; inches.
+_WIDTH = 13.5
 
 
 def timeline_chart(timeline: Sequence[Span]) -> Chart | None:
@@ -48,12 +50,12 @@ def timeline_chart(timeline: Sequence[Span]) -> Chart | None:
     rows = next((rows for rows in (by_client, by_worker) if len(rows) <= _MAX_ROWS), None)
     with drawing("timeline"):
         if rows is None:
-            drawn = axes(4.2, 9.6)
+            drawn = axes(4.4, _WIDTH)
             _draw_counts(drawn, spans, begin, end, step)
             drawn.set_ylabel("tasks under way")
             how = "as counts of tasks under way: clients and workers are too many for a row each"
         else:
-            drawn = axes(1.6 + 0.27 * len(rows), 9.6)
+            drawn = axes(1.5 + 0.27 * len(rows), _WIDTH)
             _draw_bars(drawn, rows, begin, (end - begin) * _GAP, step)
             how = "a row for each client" if rows is by_client else "a row for each worker"
         starts = _round_starts(spans)
@@ -63,12 +65,14 @@ def timeline_chart(timeline: Sequence[Span]) -> Chart | None:
         handles, labels = drawn.get_legend_handles_labels()
         drawn.figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
         alt = f"Timeline of {len(starts)} rounds over {duration(end - begin)}, {how}. In all: {_totals(spans)}"
-        note = "Times are those of the coordinator's clock; tasks of one worker that are trained together lie over each other."
+        note = "By the coordinator's clock. What a worker trains together lies over each other."
         return chart("timeline", drawn, "Timeline", alt, _table(spans), note)
 
 
 def _client(span: Span) -> str:
-    return "aggregation" if span["kind"] == "aggregate" else str(span["who"])
+    if span["kind"] == "aggregate":
+        return "aggregation"
+    return "test split" if span["kind"] == "evaluate" and span["who"] == "test" else str(span["who"])
 
 
 def _worker(span: Span) -> str:
@@ -79,7 +83,7 @@ def _rows(spans: Sequence[Span], row_of: Callable[[Span], str]) -> dict[str, lis
     rows = defaultdict(list)
     for span in spans:
         rows[row_of(span)].append(span)
-    return dict(sorted(rows.items(), key=lambda row: (row[0] == "aggregation", _natural(row[0]))))
+    return dict(sorted(rows.items(), key=lambda row: (row[0] in ("test split", "aggregation"), _natural(row[0]))))
 
 
 def _natural(name: str) -> tuple[str, int, str]:
@@ -125,7 +129,7 @@ def _draw_counts(drawn: Any, spans: Sequence[Span], begin: float, end: float, st
     edges = np.linspace(begin, end, _BINS + 1)
     middle, width = (edges[1:] + edges[:-1]) / 2, max(edges[1] - edges[0], 1e-12)
     layers, labels, colours = [], [], []
-    for kind, (label, colour) in _KINDS.items():
+    for kind, (label, colour) in sorted(_KINDS.items(), key=lambda item: item[0] == "wait"):
         starts, ends = (np.array([span[at] for span in spans if span["kind"] == kind]) for at in ("start", "end"))
         if not starts.size:
             continue
@@ -152,7 +156,15 @@ def _draw_rounds(drawn: Any, starts: Mapping[int, float], begin: float, step: fl
         if index % every == 0:
             x = (start - begin) / step
             drawn.axvline(x, color=MUTED.light, lw=0.8, ls=(0, (3, 3)), zorder=0.5)
-            drawn.annotate(f"round {round}" if every == 1 and len(starts) < 9 else str(round), (x, 1), (2, 2), xycoords=("data", "axes fraction"), textcoords="offset points", fontsize=8, color=MUTED.light)
+            drawn.annotate(
+                f"round {round}" if every == 1 and len(starts) < 9 else str(round),
+                (x, 1),
+                (2, 2),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                fontsize=8,
+                color=MUTED.light,
+            )
 
 
 def _seconds(spans: Sequence[Span]) -> dict[str, float]:

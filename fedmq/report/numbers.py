@@ -41,7 +41,11 @@ def unit_of_bytes(largest: float) -> tuple[float, str]:
       >>> unit_of_bytes(3e7)
       (1000000.0, 'MB')
     """
-    return next((step, name) for step, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes")) if largest >= step or step == 1)
+    return next(
+        (step, name)
+        for step, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+        if largest >= step or step == 1
+    )
 
 
 def unit_of_seconds(largest: float) -> tuple[float, str]:

@@ -44,7 +44,11 @@ def _environment() -> Environment:
 
     # All that is put in is escaped, whatever the template's name; a name that the page has not is an error.
     return Environment(
-        loader=PackageLoader("fedmq.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("fedmq.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

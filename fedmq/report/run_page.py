@@ -181,9 +181,9 @@ def _clients(found: Found) -> Table:
         rows.append(
             [
                 escaped(name),
-                shown(size_ if size_ is not None else row and row["train_samples"]),
+                shown(row["train_samples"] if size_ is None and row else size_),
                 str(taken.count(name)),
-                shown(row and row["train_loss"]),
+                shown(row["train_loss"] if row else None),
                 shown(own.get(name)),
                 escaped(row["worker_id"]) if row else "–",
             ]
@@ -199,7 +199,11 @@ def _software(entries: Sequence[Mapping[str, str]]) -> Table:
 
 def _digests(found: Found) -> Iterator[tuple[str, str]]:
     known = found["provenance"]
-    names = {"adapter (the result)": found["digest"], "base model": known["base_digest"], "prepared data": known["data_digest"]}
+    names = {
+        "adapter (the result)": found["digest"],
+        "base model": known["base_digest"],
+        "prepared data": known["data_digest"],
+    }
     for name, digest in names.items():
         yield name, digest or "not known"
     if known["data_file"]:

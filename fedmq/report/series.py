@@ -47,14 +47,14 @@ class Spread(NamedTuple):
       best, worst: the least and the largest loss.
       tenth: the 10th percentile of how well clients do: the loss that nine in ten do not exceed.
       median: of the clients.
-      count: how many there were.
+      clients: how many there were.
     """
 
     best: float
     median: float
     tenth: float
     worst: float
-    count: int
+    clients: int
 
 
 def scores(found: Found) -> Scores:
@@ -104,7 +104,7 @@ def spread(losses: Mapping[str, float]) -> Spread | None:
 
     Example:
       >>> spread({"a": 1.0, "b": 2.0, "c": 4.0})
-      Spread(best=1.0, median=2.0, tenth=3.6, worst=4.0, count=3)
+      Spread(best=1.0, median=2.0, tenth=3.6, worst=4.0, clients=3)
     """
     known = np.array([loss for loss in losses.values() if math.isfinite(loss)])
     if not known.size:

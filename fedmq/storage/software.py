@@ -9,7 +9,18 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 #: What can move a result.
-_PACKAGES = ("fedmq", "torch", "transformers", "peft", "tokenizers", "accelerate", "numpy", "pandas", "pyzmq", "safetensors")
+_PACKAGES = (
+    "fedmq",
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "accelerate",
+    "numpy",
+    "pandas",
+    "pyzmq",
+    "safetensors",
+)
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -47,7 +58,7 @@ def _commit() -> str | None:
     if (_CHECKOUT / ".git").exists():
         try:
             done = subprocess.run(
-                ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607 - the user's git
+                ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
                 cwd=_CHECKOUT,
                 capture_output=True,
                 text=True,

@@ -74,8 +74,16 @@ def make_run(
             loss = 2.5 + 4 * math.exp(-decay * round) + 0.8 * math.sin(1.7 * clients.index(client))
             times = {"assigned_at": began, "offered_at": began + took}
             journal.add_update(
-                **{"round": round, "client": client, "started": round, "worker": f"w{worker}", "digest": "ab" * 32},
-                **{"num_examples": 40, "num_tokens": 900, "num_steps": 5, "train_loss": loss, "train_seconds": took},
+                round=round,
+                client=client,
+                started=round,
+                worker=f"w{worker}",
+                digest="ab" * 32,
+                num_examples=40,
+                num_tokens=900,
+                num_steps=5,
+                train_loss=loss,
+                train_seconds=took,
                 **{"norm": 1.5, "bytes_up": 400_000, "bytes_down": 200_000, "state_lost": False, **times},
             )
         now[0] = ended
@@ -96,6 +104,12 @@ def _score(journal: Journal, version: int, loss: float, clients: Sequence[str], 
     units = {"test": loss} if not clients else {c: loss + 0.5 * math.sin(i) for i, c in enumerate(clients)}
     for unit, own in units.items():
         journal.add_evaluation(
-            **{"version": version, "unit": unit, "worker": "w0", "loss_sum": own * 500, "num_tokens": 500},
-            **{"num_examples": 20, "seconds": 0.5, "assigned_at": now - 0.4},
+            version=version,
+            unit=unit,
+            worker="w0",
+            loss_sum=own * 500,
+            num_tokens=500,
+            num_examples=20,
+            seconds=0.5,
+            assigned_at=now - 0.4,
         )
