@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from fedmq.baselines import baselines_of
-from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import coverage, global_metrics, lateness, readable_size, round_metrics, total_bytes
 from fedmq.storage.personal import FOLDER, folders
 from fedmq.storage.provenance import provenance
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
+from fedmq.storage.salvage import open_to_read
 from fedmq.storage.timeline import timeline
 
 
@@ -23,10 +23,10 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
     Raises:
       StorageError: the folder holds no run, or its run.db cannot be read.
     """
-    journal = Journal.open(run_dir / DATABASE, read_only=True)
+    journal, damage = open_to_read(run_dir / DATABASE)
     try:
         live = json.loads(journal.get("live") or "{}")
-        status = journal.require("status")
+        status = journal.get("status") or "unknown"
         if status == "running" and not RunLock.held(run_dir):
             status = "stopped without notice"
         last, rounds = journal.last_committed(), round_metrics(journal)
@@ -46,7 +46,9 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
             "timeline": timeline(journal),
             "generations": journal.generations(),
             "own_models": {client: str(path) for client, path in folders(run_dir / FOLDER).items()},
-            "baselines": baselines_of(run_dir),
+            # They are compared with the settings in run.db, which a damaged one may not tell.
+            "baselines": {} if damage else baselines_of(run_dir),
+            "damage": damage,
             "provenance": provenance(journal),
             "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],
         }
@@ -56,6 +58,8 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
 
 def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     """The same for people."""
+    for line in found["damage"]:
+        yield f"damaged: {line}"
     done = "none" if found["committed"] is None else found["committed"]
     yield f"{found['experiment_name']} in {found['run_dir']}: {found['status']}" + (
         f" ({found['reason']})" if found["reason"] else ""

@@ -92,7 +92,7 @@ def run_page(found: Found, baselines: Mapping[str, Found]) -> RunPage:
         _clients(found),
         _software(found["provenance"]["software"]),
         list(_digests(found)),
-        json.dumps(found["provenance"]["config"], indent=2, ensure_ascii=False),
+        _as_json(found["provenance"]["config"]),
         "fedmq run config.json --output-dir NEW_FOLDER",
     )
 
@@ -137,6 +137,12 @@ def generations(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Texts], tuple[i
         for at, row in sorted(last.items())
     ]
     return texts, versions
+
+
+def _as_json(config: Any) -> str:
+    """The same object when it is read, and no character in it that turns text round or is not seen."""
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _from_to(values: Sequence[float], digits: int) -> str:

@@ -91,6 +91,13 @@ class Database:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return opened
 
+    def is_sound(self) -> bool:
+        """Whether all pages of the file are what they should be."""
+        try:
+            return [tuple(row) for row in self._db.execute("PRAGMA quick_check(1)")] == [("ok",)]
+        except sqlite3.DatabaseError:
+            return False
+
     def close(self) -> None:
         """Close the file; the journal ends as one plain file, without a write-ahead log beside it."""
         self._db.close()

@@ -102,7 +102,8 @@ def round_metrics(journal: Journal, first: int = 1) -> list[dict[str, Any]]:
         if entry["state"] != "committed":
             continue
         clients = [_client_row(update) for update in journal.updates(entry["round"])]
-        folded = [row for row in clients if row["client_id"] in entry["frozen"]]
+        frozen = set(entry["frozen"])
+        folded = [row for row in clients if row["client_id"] in frozen]
         rows.append(
             {
                 "round": entry["round"],

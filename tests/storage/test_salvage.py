@@ -1,0 +1,104 @@
+"""Damaged and half copied runs: what can be read is, and what is missing is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedmq.errors import StorageError
+from fedmq.inspection import inspect_run, inspection_lines
+from fedmq.storage.journal import Journal
+from fedmq.storage.metrics import write_metrics
+from fedmq.storage.salvage import open_to_read
+
+ROUNDS = 30
+PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A run.db of many pages."""
+    folder = tmp_path_factory.mktemp("sound")
+    config = {"experiment_name": "x", "federated": {"num_rounds": ROUNDS}}
+    journal = Journal.create(folder / "run.db", {"config": json.dumps(config), "status": "done"})
+    journal._db.execute("PRAGMA synchronous=OFF")
+    journal.commit_round(0, "00" * 32)
+    clients = [f"client_{i}" for i in range(20)]
+    for round in range(1, ROUNDS + 1):
+        journal.open_round(round, [clients])
+        for client in clients:
+            same = {"round": round, "client": client, "started": round, "worker": "w", "digest": "ab" * 32}
+            counts = dict.fromkeys(("num_examples", "num_tokens", "num_steps", "bytes_up", "bytes_down"), 7)
+            journal.add_update(**same, **counts, train_loss=2.0, train_seconds=1.0, norm=1.0, state_lost=False)
+        journal.freeze_round(round, clients)
+        journal.commit_round(round, "01" * 32)
+        same = {"version": round, "unit": "test", "worker": "w", "num_tokens": 10, "num_examples": 2}
+        journal.add_evaluation(**same, loss_sum=30.0, seconds=0.5)
+    journal.close()
+    return (folder / "run.db").read_bytes()
+
+
+def test_a_sound_one_is_opened_as_it_is(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.db").write_bytes(content)
+    journal, lines = open_to_read(tmp_path / "run.db")
+    assert lines == [] and len(journal.updates()) == 20 * ROUNDS
+    journal.close()
+
+
+def middle(content: bytes) -> bytes:
+    at = len(content) // 2 // PAGE * PAGE
+    return content[:at] + b"\xff" * 3 * PAGE + content[at + 3 * PAGE :]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [middle, lambda content: content[: len(content) // 2], lambda content: content[:-PAGE]],
+    ids=["pages overwritten", "half copied", "the last page is missing"],
+)
+def test_of_a_damaged_one_the_rest_is_read(tmp_path: Path, content: bytes, harm: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "run.db").write_bytes(harm(content))
+    (tmp_path / "config.json").write_text(json.dumps({"experiment_name": "x", "federated": {"num_rounds": ROUNDS}}))
+    found = inspect_run(tmp_path)
+    updates = sum(len(row["client_metrics"]) for row in found["rounds"])
+    assert 0 < updates < 20 * ROUNDS, "some of it, and not all"
+    assert found["damage"][0].startswith("run.db is damaged")
+    assert any(line.startswith(("updates: ", "rounds: ", "evaluations: ")) for line in found["damage"])
+    assert next(iter(inspection_lines(found))) == f"damaged: {found['damage'][0]}"
+    assert (tmp_path / "run.db").read_bytes() == harm(content), "it is looked at, not repaired"
+
+
+@pytest.mark.parametrize("left", [None, b"", b"no database" * 1000], ids=["none", "empty", "something else"])
+def test_without_a_database_the_derived_files_are_read(tmp_path: Path, content: bytes, left: bytes | None) -> None:
+    (tmp_path / "run.db").write_bytes(content)
+    before = inspect_run(tmp_path)
+    journal = Journal.open(tmp_path / "run.db", read_only=True)
+    write_metrics(tmp_path, journal)
+    journal.close()
+    (tmp_path / "run.db").unlink()
+    if left is not None:
+        (tmp_path / "run.db").write_bytes(left)
+    after = inspect_run(tmp_path)
+    assert after["damage"][-1] == "rounds and scores are those of training_metrics.json and global_metrics.json"
+    assert after["scores"] == before["scores"] and after["committed"] == before["committed"]
+    for kept, was in zip(after["rounds"], before["rounds"], strict=True):
+        assert kept == was | {"seconds": pytest.approx(was["seconds"])}
+    assert after["status"] == "unknown"
+
+
+@pytest.mark.parametrize("left", [b"", b"no database", b"SQLite format 3\0"])
+def test_nothing_can_be_read(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "run.db").write_bytes(left)
+    with pytest.raises(StorageError, match="nothing of its run can be read: copy the folder again"):
+        inspect_run(tmp_path)
+
+
+def test_another_version_is_not_taken_for_damage(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.db").write_bytes(content[:60] + (9999).to_bytes(4) + content[64:])
+    with pytest.raises(StorageError, match="has format 9999, this fedmq reads"):
+        open_to_read(tmp_path / "run.db")
+    (tmp_path / "run.db").unlink()
+    with pytest.raises(StorageError, match="not a run's folder"):
+        open_to_read(tmp_path / "run.db")
