@@ -46,6 +46,7 @@ def make_run(
     values = config.to_dict()
     values["federated"] |= {"num_rounds": rounds, "num_clients": len(clients), "clients_per_round": per_round}
     folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(values))
     journal = Journal.create(folder / DATABASE, new_meta(json.dumps(values), "{}"))
     now = [BEGIN]
     journal.clock = lambda: now[0]  # type: ignore[method-assign]

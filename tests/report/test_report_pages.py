@@ -6,7 +6,6 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -144,7 +143,6 @@ def test_what_it_takes_to_make_the_run_again(run: Path, page: Page) -> None:
     config = re.search(r"Configuration\n(\{.*?\n\})", page.text, re.DOTALL)
     assert config is not None and json.loads(config[1]) == known["config"]
     assert known["data_digest"] in page.text and "client_2 sent <nothing>" in page.text
-    assert json.loads((run / "run.db").with_name("run.db").exists() and json.dumps(known["seed"])) == 42
 
 
 def test_baselines_stand_around_the_run(run: Path, page: Page) -> None:
@@ -157,8 +155,7 @@ def test_baselines_stand_around_the_run(run: Path, page: Page) -> None:
             shown(last["perplexity"], 2),
         )
     assert rows["zero-shot"]["rounds"] == "0 of 0"
-    assert "cannot be read" in rows["local"]["remark"] or "nothing of its run" in rows["local"]["remark"]
-    (svg_text,) = re.findall(r"baseline \S+; baseline \S+ \d+\.\d+", "; ".join(labels(page, "loss")))[:1] or [""]
+    assert "nothing of its run can be read" in rows["local"]["remark"]
     assert any("baseline central" in label and "baseline zero-shot" in label for label in labels(page, "Loss by"))
 
 
@@ -291,9 +288,9 @@ def test_five_hundred_clients_in_a_hundred_rounds(folder: Path) -> None:
 
 
 @pytest.fixture
-def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -342,6 +339,7 @@ def test_a_damaged_run_says_so_and_shows_the_rest(folder: Path, run: Path) -> No
     damaged.mkdir()
     content = (run / "run.db").read_bytes()
     (damaged / "run.db").write_bytes(content[: len(content) - 4096])
+    (damaged / "config.json").write_bytes((run / "config.json").read_bytes())
     done = CliRunner().invoke(main, ["report", str(damaged)])
     assert done.exit_code == 0 and "warning: run.db is damaged" in done.stderr
     page = Page((damaged / "report.html").read_text())
