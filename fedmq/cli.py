@@ -16,8 +16,8 @@ from fedmq.cli_doctor import doctor
 from fedmq.cli_inspect import inspect
 from fedmq.cli_keys import keys_group
 from fedmq.cli_plan import print_plan, refuse_virtual
-from fedmq.cli_worker import worker
 from fedmq.cli_report import report
+from fedmq.cli_worker import worker
 from fedmq.errors import FedmqError
 from fedmq.protocol.printable import readable
 
