@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from made_runs import make_run
 
+from fedmq.baselines import settings_digest
 from fedmq.cli import main
 from fedmq.inspection import inspect_run
 from fedmq.report.numbers import duration, shown, size
@@ -88,8 +89,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path) -> Path:
     """With baselines; two of three clients a round, the test split scored."""
     made = make_run(folder / "first", warnings=["client_2 sent <nothing>"])
-    make_run(made / "baselines" / "central", decay=0.9)
-    make_run(made / "baselines" / "zero-shot", rounds=0, texts=[])
+    counts = {"run_clients": 3, "run_clients_per_round": 2}
+    of_this = {"kind": "central", "of": settings_digest({}), **counts}
+    make_run(made / "baselines" / "central", decay=0.9, baseline=of_this)
+    make_run(made / "baselines" / "zero-shot", rounds=0, texts=[], baseline=of_this | {"kind": "zero-shot"})
     (made / "baselines" / "local").mkdir()
     (made / "baselines" / "local" / "run.db").write_bytes(b"no database")
     return made
@@ -277,6 +280,7 @@ def test_a_run_that_has_nothing_yet_and_one_that_was_killed(folder: Path) -> Non
     assert page.table("Loss") == [dict.fromkeys(page.tables["Loss"][0], "–") | {"round": "0", "test split": "6.0000"}]
 
 
+@pytest.mark.nightly
 def test_five_hundred_clients_in_a_hundred_rounds(folder: Path) -> None:
     clients = [f"client_{i}" for i in range(500)]
     made = make_run(folder / "large", clients=clients, per_round=500, rounds=100, workers=40, decay=0.06)
