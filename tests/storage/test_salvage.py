@@ -23,7 +23,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A run.db of many pages."""
     folder = tmp_path_factory.mktemp("sound")
     config = {"experiment_name": "x", "federated": {"num_rounds": ROUNDS}}
-    journal = Journal.create(folder / "run.db", {"config": json.dumps(config), "status": "done"})
+    journal = Journal.create(folder / "run.db", {"config": json.dumps(config), "status": "done", "decisive": "{}"})
     journal._db.execute("PRAGMA synchronous=OFF")
     journal.commit_round(0, "00" * 32)
     clients = [f"client_{i}" for i in range(20)]
