@@ -38,11 +38,10 @@ class Card:
     def adapters(self, starts: Sequence[NamedTensors]) -> Adapters:
         """See `Passes`: where those of the last training with as many clients were."""
         weights = [weight.data_ptr() for weight, _ in self.model.frozen.linear.values()]
-        if weights != self._weights or len(self._passes) > _MAX_RECORDED:
+        if weights != self._weights or len(self._passes) >= _MAX_RECORDED:
             # What was recorded reads the weights where they were.
-            self._passes, self._adapters, self._weights = {}, {}, weights
-            # Never two at once, and what one leaves is read before the next: all may use the same memory.
-            self._pool = torch.cuda.graph_pool_handle() if self.model.device.startswith("cuda") else None
+            self._adapters, self._weights = {}, weights
+            self._forget()
         if (made := self._adapters.get(len(starts))) is None:
             made = self._adapters[len(starts)] = self.model.adapters(starts)
         else:
@@ -55,6 +54,8 @@ class Card:
         kept = batch.trunks is not None
         key = shape, kept, checkpointing
         if key not in self._passes:
+            if len(self._passes) >= _MAX_RECORDED:
+                self._forget()
             self._passes[key] = _Pass(self.model, adapters, shape, kept, checkpointing)
         one = self._passes[key]
         weights = [1.0 / max(1, count) for count in batch.targets]
@@ -63,6 +64,11 @@ class Card:
             for place, rows in zip(one.trunk, batch.trunks, strict=True):
                 place[: len(rows)] = rows
         return one.run(self._pool)
+
+    def _forget(self) -> None:
+        self._passes = {}
+        # Never two at once, and what one leaves is read before the next: all may use the same memory.
+        self._pool = torch.cuda.graph_pool_handle() if self.model.device.startswith("cuda") else None
 
 
 class _Pass:

@@ -142,6 +142,39 @@ def test_few_shapes_for_many_batches() -> None:
     assert shape_of([[np.zeros(16, int)]]) == Shape(1, 64, 1, 32)
 
 
+def test_recordings_of_one_training_are_bounded(
+    tokenizer: Tokenizer, recipe: TrainingRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts of many lengths come in one long training, too; what is forgotten in the middle of it is made again."""
+    recipe, share = replace(recipe, batch_size=1), Share(tiny.random_texts(30, longest=60), 1)
+    lm = load("gpt2", tokenizer)
+
+    def trained(most: int) -> tuple[np.ndarray, int]:
+        monkeypatch.setattr("fedmq.learning.fast.card._MAX_RECORDED", most)
+        assert lm.packed is not None
+        made, counts = Card(lm.packed), list[int]()
+        lm.passes = made
+        (outcome,) = train_together(lm, [share], recipe, on_step=lambda *_: counts.append(len(made._passes)))
+        assert isinstance(outcome, tuple)
+        return tiny.flat(outcome[1]), max(counts)
+
+    (expected, shapes), (found, held) = trained(64), trained(2)
+    assert shapes > 2 and held == 2
+    assert np.array_equal(found, expected)
+
+
+def test_no_recording_outlives_the_weights_that_it_reads(tokenizer: Tokenizer) -> None:
+    lm = load("gpt2", tokenizer)
+    assert lm.packed is not None
+    made = Card(lm.packed)
+    made.backward(made.adapters([lm.get_adapter()]), Batch([TEXTS[0]], [50], [1], 0, None), False)
+    made.adapters([lm.get_adapter()])
+    assert made._passes, "the next training has them"
+    lm.packed.frozen.replace("transformer.h.0.mlp.c_fc", torch.zeros(32, 128))
+    made.adapters([lm.get_adapter()])
+    assert not made._passes
+
+
 def test_the_kind_of_passes_is_the_devices(tokenizer: Tokenizer) -> None:
     lm = load("gpt2", tokenizer)
     assert lm.packed is not None
