@@ -125,12 +125,17 @@ def _require_same_run(run_dir: Path, config: ExperimentConfig) -> None:
 
 
 def _decisive(run_dir: Path) -> dict[str, Any] | None:
-    """Of the run in a folder, as far as a config says them; None where there is no run."""
+    """Of the run in a folder, as far as a config says them; None where there is no run, or one that had none yet."""
     if not (run_dir / DATABASE).is_file():
         return None
     journal = Journal.open(run_dir / DATABASE, read_only=True)
     try:
-        settings: dict[str, Any] = json.loads(journal.require("decisive"))
+        text = journal.get("decisive")
     finally:
         journal.close()
-    return {name: value for name, value in settings.items() if name not in ("aggregator", "speeds")}
+    settings: dict[str, Any] | None = None if text is None else json.loads(text)
+    return (
+        None
+        if settings is None
+        else {name: value for name, value in settings.items() if name not in ("aggregator", "speeds")}
+    )

@@ -39,7 +39,7 @@ class Watcher:
     def note(self, level: str, text: str) -> None:
         self.notes.append(text)
 
-    def progress(self, state: CoordinatorState, now: float) -> None:
+    def progress(self, live: dict[str, Any]) -> None:
         pass
 
     def committed(self, row: dict[str, Any]) -> None:

@@ -95,8 +95,8 @@ class CoordinatorHost(Host):
     def note(self, level: str, text: str) -> None:
         self.cluster.log(f"coordinator: {text}")
 
-    def progress(self, state: Any, now: float) -> None:
-        self.awaited = f"{state.phase.value}, {state.awaited(now)}" if self.cluster.calm else ""
+    def progress(self, live: dict[str, Any]) -> None:
+        self.awaited = f"{live['phase']}, {live['awaited']}" if self.cluster.calm else ""
 
     def committed(self, row: dict[str, Any]) -> None:
         self.cluster.log(f"coordinator: round {row['round']} is {row['digest'][:12]}")
