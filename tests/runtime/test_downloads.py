@@ -19,6 +19,7 @@ from fedmq.codec.download import DownloadCodec, download_codec
 from fedmq.codec.update import BY_NAME
 from fedmq.errors import RunError
 from fedmq.protocol import messages as m
+from fedmq.protocol.fields import MAX_BASES
 from fedmq.recipe import CodecSpec
 from fedmq.runtime.downloads import publish
 
@@ -158,6 +159,16 @@ def test_under_fp32_who_holds_the_version_before_downloads_what_moved(tmp_path: 
     ends.again()
     assert delta(ends, 5).bases == tuple(older[:1]), "and that a delta is damaged, who asks for it finds out"
     ends.bench.close()
+
+
+def test_a_task_names_the_newest_of_many_bases(tmp_path: Path) -> None:
+    server = started(tmp_path, num_rounds=30)
+    for round in range(1, MAX_BASES + 3):
+        play(server, round, factor="lora_B")
+        server.aggregate(round, CLIENTS)
+        told = task(server, round).delta
+        older = range(round - 1, max(0, round - MAX_BASES) - 1, -1)
+        assert told is not None and told.bases == tuple(server.journal.digest(version) for version in older)
 
 
 def test_no_delta_leads_to_a_file_that_tells_more_than_the_adapter(tmp_path: Path) -> None:

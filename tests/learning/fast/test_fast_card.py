@@ -130,6 +130,19 @@ def test_layers_below_all_adapters(kept: bool, tokenizer: Tokenizer) -> None:
     assert tiny.distance(found[0][1], found[1][1]) < 1e-5
 
 
+def test_a_trunk_that_was_kept_is_not_read_for_texts_of_which_none_is(tokenizer: Tokenizer) -> None:
+    lm = load("gpt2", tokenizer, layers_to_transform=(1,))
+    model = lm.packed
+    assert model is not None
+    made, batches = Card(model), ([np.arange(1, 31)], [np.arange(31, 61)])
+    kept = [model.trunk(model.pack([batches[0]]))]
+    adapters = made.adapters([lm.get_adapter()])
+    made.backward(adapters, Batch([batches[0]], [29], [1], 0, kept), False)
+    (found,) = made.backward(adapters, Batch([batches[1]], [29], [1], 0, None), False)
+    (expected,) = Card(model).backward(adapters, Batch([batches[1]], [29], [1], 0, None), False)
+    assert found == expected
+
+
 def test_few_shapes_for_many_batches() -> None:
     rng = np.random.default_rng(0)
     batches = [[np.zeros(n, int) for n in rng.integers(2, 128, 8)] for _ in range(200)]
