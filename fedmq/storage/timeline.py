@@ -11,6 +11,8 @@ from fedmq.storage.journal import Journal
 def timeline(journal: Journal, first: int = 0) -> list[dict[str, Any]]:
     """What took how long in the rounds from `first` on, by start; what is not known of is left out.
 
+    So is what would end before it starts, as it does by a clock that was set back.
+
     Returns:
       {kind, round, who, worker, start, end}: seconds since 1970, or of virtual time. The kinds, and who is who:
 
@@ -20,7 +22,8 @@ def timeline(journal: Journal, first: int = 0) -> list[dict[str, Any]]:
       - "aggregate": the model was made; `who` and `worker` are "".
       - "evaluate": the version of the round was scored, on `who`: "test", or a client's held-out texts.
     """
-    spans = [span for span in _all(journal, first) if None not in (span["start"], span["end"])]
+    known = [span for span in _all(journal, first) if None not in (span["start"], span["end"])]
+    spans = [span for span in known if span["start"] <= span["end"]]
     return sorted(spans, key=lambda span: (span["start"], span["end"], span["kind"], span["who"]))
 
 

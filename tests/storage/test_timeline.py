@@ -52,3 +52,9 @@ def test_nobody_waits_in_a_round_for_what_began_before_it(journal: Journal) -> N
     journal.add_update(**update(2, "a", 1, assigned_at=1.5, offered_at=2.5))
     assert [span["kind"] for span in timeline(journal)] == ["train", "transfer"]
     assert [span["round"] for span in timeline(journal, first=2)] == [2, 2]
+
+
+def test_a_clock_that_was_set_back_leaves_no_span_that_ends_before_it_starts(journal: Journal) -> None:
+    journal.open_round(1, [["a"]])  # at 1
+    journal.add_update(**update(1, "a", 1, assigned_at=90.0, offered_at=95.0))  # at 2
+    assert [span["kind"] for span in timeline(journal)] == ["wait", "train"]
