@@ -158,3 +158,12 @@ def test_two_rounds_find_the_range_of_a_gradient_of_low_rank() -> None:
 def test_gain(gain: float) -> None:
     with pytest.raises(ValueError, match="need gain > 0"):
         fed_sb(gain)
+
+
+def test_r_is_the_shorter_the_larger_the_gain() -> None:
+    params = adapter(np.random.default_rng(0))
+    plain, longer = (fed_sb(gain).rebased(2, params) for gain in (1.0, 4.0))
+    assert plain is not None and longer is not None
+    for module in SHAPES:
+        name = f"{module}.lora_R.weight"
+        np.testing.assert_allclose(4 * longer[name], plain[name], rtol=1e-6)
