@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fedmq import crash_points
-from fedmq.cli_config import config_group, data_group, json_option, load_config, set_option
+from fedmq.cli_config import config_group, data_group, fail, json_option, load_config, set_option, workers_option
 from fedmq.cli_doctor import doctor
 from fedmq.cli_inspect import inspect
 from fedmq.cli_keys import keys_group
@@ -34,23 +33,18 @@ class _Group(click.Group):
         try:
             return super().invoke(context)
         except KeyboardInterrupt as interrupt:
-            _fail(str(interrupt) or "interrupted", 130)
+            fail(str(interrupt) or "interrupted", 130)
         except (click.exceptions.Exit, click.exceptions.NoArgsIsHelpError, BrokenPipeError):
             raise
         except click.ClickException as error:
             where = (getattr(error, "ctx", None) or context).command_path
-            _fail(f"{error.format_message()} (see {where} --help)", error.exit_code)
+            fail(f"{error.format_message()} (see {where} --help)", error.exit_code)
         except Exception as error:
             if context.params.get("debug"):
                 raise
             if isinstance(error, FedmqError):
-                _fail(str(error), error.exit_code)
-            _fail(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1)
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    click.echo(f"fedmq: {' '.join(text.split())}", err=True)
-    sys.exit(code)
+                fail(str(error), error.exit_code)
+            fail(f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1)
 
 
 @click.group(cls=_Group, context_settings=_CONTEXT)
@@ -133,12 +127,7 @@ def _speeds(context: click.Context, option: click.Parameter, given: tuple[str, .
 @main.command()
 @click.argument("config", required=False, type=click.Path())
 @set_option
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Local worker processes; default: one per GPU, else per core.",
-)
+@workers_option
 @click.option("--virtual-clock", is_flag=True, help="Compute the time that each client takes, and do not wait for it.")
 @click.option(
     "--speed",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -15,7 +16,19 @@ set_option = click.option(
     metavar="SECTION.KEY=VALUE",
     help="Override a setting; JSON value, else a string. Repeatable.",
 )
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Local worker processes; default: one per GPU, else per core.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Say in one line what is wrong, and end."""
+    click.echo(f"fedmq: {' '.join(text.split())}", err=True)
+    sys.exit(code)
 
 
 def load_config(path: str | None, assignments: tuple[str, ...] = (), output_dir: str | None = None) -> Any:

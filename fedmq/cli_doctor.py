@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from fedmq.cli_config import json_option, load_config, set_option
+from fedmq.cli_config import json_option, load_config, set_option, workers_option
 
 _file = click.Path(path_type=Path)
 
@@ -18,12 +18,7 @@ _file = click.Path(path_type=Path)
 @click.command()
 @click.argument("config", required=False, type=click.Path())
 @set_option
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Local worker processes; default: one per GPU, else per core.",
-)
+@workers_option
 @click.option("--output-dir", metavar="DIR", help="Folder of the run; overrides the config's output_dir.")
 @click.option(
     "--bind",

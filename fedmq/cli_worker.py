@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
+
+from fedmq.cli_config import fail
 
 
 @click.command()
@@ -37,6 +38,5 @@ def worker(**options: Any) -> None:
 
     code, reason = run_worker(**options)
     if code:
-        click.echo(f"fedmq: {' '.join(reason.split())}", err=True)
-        sys.exit(code)
+        fail(reason, code)
     click.echo(reason)

@@ -7,14 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedmq import atomic
+from fedmq import atomic, baselines
 from fedmq.errors import ConfigError, FedmqError, StorageError
 from fedmq.inspection import inspect_run
 from fedmq.report.page import comparison_html, require_jinja, run_html
 from fedmq.storage.run_folder import DATABASE
-
-#: In a run's folder, as `fedmq run --baseline` makes them.
-_BASELINES = "baselines"
 
 
 class Written(NamedTuple):
@@ -80,7 +77,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Written:
 def _baselines(run_dir: Path, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What is read of each baseline of a run, as of any run; `unreadable` says why that is nothing."""
     known, read = found.get("baselines", {}), dict[str, dict[str, Any]]()
-    for database in sorted((run_dir / _BASELINES).glob(f"*/{DATABASE}")):
+    for database in sorted((run_dir / baselines.FOLDER).glob(f"*/{DATABASE}")):
         kind = database.parent.name
         try:
             read[kind] = inspect_run(database.parent) | {"same_settings": known.get(kind, {}).get("same_settings")}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedmq.atomic import replacing_folder, write_json
+from fedmq.data.prepare import write_part
 from fedmq.data.shards import (
     MANIFEST,
     PARTITION,
@@ -23,7 +24,6 @@ from fedmq.data.shards import (
     open_split,
     read_info,
     read_partition,
-    write_shard,
 )
 
 #: client -> its training texts -> the positions of those that count
@@ -91,10 +91,10 @@ def pooled(
             splits = {"train": [texts[i] for i in ring[(k * size + np.arange(size)) % len(ring)]]}
             if own_texts:
                 splits["test"] = list(open_split(partition / "clients" / name, "val"))
-            info = _write(temporary / "clients" / name, "client", name, splits, tokenizer)
-            rows.append({"client_id": name, "rows": size, "tokens": info["train"].num_tokens, "authors": None})
+            info = write_part(temporary / "clients" / name, "client", name, splits, tokenizer, {})
+            rows.append({"client_id": name, "rows": size, "tokens": info.splits["train"].num_tokens, "authors": None})
         if own_texts:
-            _write(temporary / "test", "test", None, {"test": []}, tokenizer)
+            write_part(temporary / "test", "test", None, {"test": []}, tokenizer, {})
         else:
             shutil.copytree(partition / "test", temporary / "test", copy_function=_link)
         kept = {name: value for name, value in content.items() if name != "label_tv"}
@@ -102,22 +102,6 @@ def pooled(
         result = kept | {"inputs": inputs, "clients": rows, "test": test}
         write_json(temporary / PARTITION, result)
     return result
-
-
-def _write(
-    folder: Path, kind: str, client_id: str | None, splits: dict[str, list[np.ndarray]], tokenizer: TokenizerInfo
-) -> dict[str, Any]:
-    return write_shard(
-        folder,
-        kind=kind,
-        client_id=client_id,
-        splits=splits,
-        tokenizer_digest=tokenizer.digest,
-        max_length=tokenizer.max_length,
-        eos_token_id=tokenizer.eos_token_id,
-        vocab_size=tokenizer.vocab_size,
-        statistics={},
-    ).splits
 
 
 def _link(source: str | Path, target: str | Path) -> None:

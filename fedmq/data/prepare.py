@@ -105,12 +105,14 @@ def prepare_partition(
             splits, truncated = _tokenise({n: dataset.texts(n, rows) for n, rows in shares.items()}, encode, tokenizer)
             row["truncated"] = truncated
             statistics["truncated"] += truncated
-            info = _write(temporary / "clients" / client.client_id, "client", client.client_id, splits, tokenizer, row)
+            info = write_part(
+                temporary / "clients" / client.client_id, "client", client.client_id, splits, tokenizer, row
+            )
             row["tokens"] = info.splits["train"].num_tokens
             row["val_tokens"] = info.splits["val"].num_tokens
         splits, truncated = _tokenise({"test": dataset.texts("test")}, encode, tokenizer)
         statistics["truncated"] += truncated
-        test = _write(temporary / "test", "test", None, splits, tokenizer, {}).splits["test"]
+        test = write_part(temporary / "test", "test", None, splits, tokenizer, {}).splits["test"]
         statistics["test"] = {"rows": test.num_examples, "tokens": test.num_tokens}
         result = {"format": SHARD_FORMAT, "inputs": inputs, **statistics}
         write_json(temporary / PARTITION, result)
@@ -149,7 +151,7 @@ def prepare_owner(
     statistics = {key: described[key] for key in ("rows_read", "dropped", "rows_kept", "authors")}
     texts = {name: dataset.texts(name) for name in ("train", "val", "test")}
     splits, statistics["truncated"] = _tokenise(texts, encode, tokenizer)
-    return _write(Path(folder), "client", client_id, splits, tokenizer, statistics)
+    return write_part(Path(folder), "client", client_id, splits, tokenizer, statistics)
 
 
 def _tokenise(
@@ -172,7 +174,7 @@ def _tokenise(
     return tokens, truncated
 
 
-def _write(
+def write_part(
     folder: Path,
     kind: str,
     client_id: str | None,
@@ -180,6 +182,7 @@ def _write(
     tokenizer: TokenizerInfo,
     statistics: dict[str, Any],
 ) -> ShardInfo:
+    """Write a shard that was tokenised by this tokenizer; the arguments are those of `write_shard`."""
     return write_shard(
         folder,
         kind=kind,

@@ -11,7 +11,8 @@ from fedmq.storage.journal import Journal
 def timeline(journal: Journal, first: int = 0) -> list[dict[str, Any]]:
     """What took how long in the rounds from `first` on, by start; what is not known of is left out.
 
-    So is what would end before it starts, as it does by a clock that was set back.
+    So is what would end before it starts: the wait for a training that began before its round, and whatever a clock
+    that was set back makes of the rest.
 
     Returns:
       {kind, round, who, worker, start, end}: seconds since 1970, or of virtual time. The kinds, and who is who:
@@ -36,9 +37,7 @@ def _all(journal: Journal, first: int) -> Iterator[dict[str, Any]]:
         if row["round"] not in opened:
             continue
         task = row["round"], row["client"], row["worker"]
-        # Of a training that began in an earlier round, nobody waited in this one.
-        if row["started"] == row["round"]:
-            yield _span("wait", *task[:2], "", opened[row["round"]], row["assigned_at"])
+        yield _span("wait", *task[:2], "", opened[row["round"]], row["assigned_at"])
         yield _span("train", *task, row["assigned_at"], row["offered_at"])
         yield _span("transfer", *task, row["offered_at"], row["received_at"])
     for row in journal.evaluations(first):

@@ -55,7 +55,9 @@ def test_coordinator_with_json_keeps_stdout_to_itself(federation: Federation) ->
     federation.noop_worker(address, "w0", evaluates=True)
     assert process.end() == 0
     summary = json.loads(process.text("stdout"))
-    assert summary["digest"] == inspected(federation.folder)["digest"]
+    found = inspected(federation.folder)
+    assert summary["digest"] == found["digest"]
+    assert {span["kind"] for span in found["timeline"]} == {"wait", "train", "transfer", "aggregate", "evaluate"}
     assert summary["rounds"] == 1 and summary["perplexity"].keys() == {"0", "1"}
 
 

@@ -94,3 +94,15 @@ def test_an_update_that_is_late_is_shown_as_such() -> None:
     view.committed(ROW | {"client_metrics": [CLIENT | {"staleness": 2}]})
     view.scored(1, SCORE)
     assert out.getvalue().splitlines()[-1].endswith("2.0 s on worker_0  2 versions late")
+
+
+def test_on_a_terminal_what_was_scored_and_sent_so_far_is_in_the_picture() -> None:
+    out = io.StringIO()
+    view = ConsoleView(Console(file=out, width=100, force_terminal=True, color_system=None))
+    live = live_status(STATE, TRAINING, 0.0, 0.0)
+    with view:
+        for round in (1, 2):
+            view.committed(ROW | {"round": round})
+            view.scored(round, SCORE | {"perplexity": 40.0 / round})
+        view.progress(live)
+    assert "perplexity 20.00 █▁  up 4.00 MB  down 24.7 kB" in out.getvalue()

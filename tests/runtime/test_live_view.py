@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,6 +70,10 @@ def test_who_is_silent_and_who_has_nothing_to_do() -> None:
     assert "silent; train client_0" in first and second.split() == ["worker_1", "idle"]
 
 
+def test_when_all_rounds_are_done_no_time_is_left() -> None:
+    assert not any("left" in line for line in lines(SHOWN._replace(round_seconds=[1.0] * 5), 200))
+
+
 def test_at_the_beginning_nothing_is_known_and_nothing_is_made_up() -> None:
     (line,) = lines(Shown(LIVE | {"round": 0, "workers": [], "phase": "waiting for workers"}, [], (0, 0), []), 80)
     assert line == "round 0/5  waiting for workers  up 0.0 kB  down 0.0 kB"
@@ -92,6 +97,11 @@ def test_tokens_a_second_are_of_what_the_worker_has_in_hand() -> None:
     worker.progress("working", 5, 10, 12.0)
     # Half of three epochs of 400 tokens, in two seconds.
     assert rate(12.0) == pytest.approx(0.5 * 3 * 400 / 2)
+    few = replace(training, max_samples_per_client=5)
+    assert live_status(state, few, 12.0, 0.0)["workers"][0]["tokens_per_s"] == pytest.approx(rate(12.0) / 2)
+    worker.begin(20.0)
+    worker.progress("working", 1, 10, 30.0)
+    assert rate(30.0) is None and rate(31.0) == pytest.approx(0.1 * 3 * 400)
     worker.hand = {Job("evaluate", 1, "test"): Held(0)}
     assert rate(12.0) is None
 

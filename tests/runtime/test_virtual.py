@@ -27,6 +27,7 @@ from fedmq.runtime.child import TrainerProcess
 from fedmq.runtime.console import ConsoleView
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.virtual import NEVER, VirtualRun
+from fedmq.storage.timeline import timeline
 
 NOOP = Path(__file__).resolve().parents[2] / "benchmarks" / "noop_trainer.py"
 CLIENTS = ("client_0", "client_1", "client_2", "client_3")
@@ -87,6 +88,9 @@ def test_a_sync_round_takes_as_long_as_its_slowest_client(tmp_path: Path, noop: 
     server = play(tmp_path / "run", RoundPolicy(2, 4, 4), {"client_2": 0.1})
     slowest = 10 * seconds(server, "client_2")
     assert story(server) == [([(client, 0) for client in CLIENTS], k * slowest) for k in (1, 2)]
+    spans = [span for span in timeline(server.journal) if span["who"] == "client_2" and span["kind"] == "train"]
+    assert [(span["start"], span["end"]) for span in spans] == [(0.0, slowest), (slowest, 2 * slowest)]
+    assert {span["kind"] for span in timeline(server.journal)} >= {"evaluate", "transfer"}
 
 
 def test_a_semi_sync_round_ends_at_its_deadline(tmp_path: Path, noop: Callable[..., None]) -> None:
