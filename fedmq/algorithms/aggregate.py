@@ -76,11 +76,11 @@ class Aggregator(NamedTuple):
 
 
 class MeanState(NamedTuple):
-    """Weighted sum so far, the sum of weights, and memory for one product."""
+    """Weighted sum so far, the sum of weights, and memory for one tensor's product: small, it stays in the cache."""
 
     total: dict[str, np.ndarray]
     weight: float
-    scratch: dict[str, np.ndarray]
+    scratch: np.ndarray
 
 
 def fedavg() -> Aggregator:
@@ -103,14 +103,15 @@ def fedavg() -> Aggregator:
     """
 
     def init(like: NamedTensors) -> MeanState:
-        return MeanState(zeros_like(like), 0.0, zeros_like(like))
+        return MeanState(zeros_like(like), 0.0, np.empty(max((value.size for value in like.values()), default=0)))
 
     def fold(state: MeanState, update: Update, weight: float) -> MeanState:
         if not (np.isfinite(weight) and weight > 0):
             raise ValueError(f"need a finite weight > 0, got {weight} for client {update.client_id}")
         require_same_shapes(state.total, update.delta)
         for name, total in state.total.items():
-            total += np.multiply(update.delta[name], weight, out=state.scratch[name], dtype=np.float64)
+            product = state.scratch[: total.size].reshape(total.shape)
+            total += np.multiply(update.delta[name], weight, out=product, dtype=np.float64)
         return MeanState(state.total, state.weight + weight, state.scratch)
 
     def finish(state: MeanState) -> NamedTensors:
