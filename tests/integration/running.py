@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -17,6 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from fedmq.cli import main
 from fedmq.errors import StorageError
 from fedmq.storage.journal import Journal
 
@@ -45,6 +49,13 @@ def fedmq(*arguments: object, cwd: Path, timeout_s: float = PATIENCE_S) -> subpr
         text=True,
         timeout=timeout_s,
     )
+
+
+def here(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has loaded the libraries already: for what ends before it starts others."""
+    with contextlib.chdir(cwd):
+        done = CliRunner().invoke(main, list(map(str, arguments)))
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def keys(folder: Path, *arguments: object) -> str:

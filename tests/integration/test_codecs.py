@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Federation
-from running import accepted, children, digest_of, eventually, fedmq, kill_pid, wait_accepted
+from running import accepted, children, digest_of, eventually, fedmq, here, kill_pid, wait_accepted
 from safetensors.numpy import load_file
 
 from fedmq.codec.update import BY_NAME
@@ -177,6 +177,6 @@ def test_a_disk_that_lost_what_clients_remember(federation: Federation, tiny_set
 def test_settings_that_cannot_be(federation: Federation, settings: list[str], text: str) -> None:
     config = federation.config()
     given = [option for setting in settings for option in ("--set", f"federated.{setting}")]
-    done = fedmq("run", config, *given, cwd=federation.folder)
+    done = here("run", config, *given, cwd=federation.folder)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert text in done.stderr

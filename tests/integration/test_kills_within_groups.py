@@ -119,9 +119,9 @@ def test_one_that_fails_is_made_again_in_its_company(federation: Federation, dig
     coordinator.process.wait_line(r"train client_1 failed on w0 \(ERROR: no luck\): trying again")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.nightly
 def test_a_real_run_killed_again_and_again(
-    federation: Federation, tiny_settings: Callable[..., dict[str, Any]], nightly: bool
+    federation: Federation, tiny_settings: Callable[..., dict[str, Any]]
 ) -> None:
     """Killed whenever a further update has been accepted, which is between two uploads of a group or of two groups."""
     sections = tiny_settings(num_clients=6, clients_per_round=6, num_rounds=3)
@@ -132,7 +132,7 @@ def test_a_real_run_killed_again_and_again(
     def num_accepted() -> int:
         return sum(len(accepted(run_dir, round)) for round in (1, 2, 3))
 
-    for _ in range(3 if nightly else 1):
+    for _ in range(3):
         seen = num_accepted()
         run = federation.fedmq("run", config, "--workers", 2, *TOGETHER, "--resume")
         eventually(lambda seen=seen: num_accepted() > seen, "a further update")

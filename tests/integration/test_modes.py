@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Federation
-from running import eventually, fedmq
+from running import eventually, fedmq, here
 
 from fedmq.storage.journal import Journal
 
@@ -116,6 +116,6 @@ def test_what_the_virtual_clock_refuses(tmp_path: Path, tiny_settings: Callable[
         ("--speed", "client_0"): "got 'client_0', expected CLIENT=X",
         ("--virtual-clock", "--workers", "2"): "by a virtual clock one process trains for all clients",
     }.items():
-        done = fedmq("run", "config.json", *arguments, "--output-dir", "out", cwd=tmp_path)
+        done = here("run", "config.json", *arguments, "--output-dir", "out", cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1) and said in done.stderr, done.stderr
         assert not (tmp_path / "out" / "run.db").exists()

@@ -74,7 +74,7 @@ def test_every_kind_of_fault_has_happened(happened: Callable[[int], Counter[str]
 
 
 @pytest.mark.parametrize("kind", STEPS)
-@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("power", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_a_death_at_each_kind_of_step(kind: str, power: bool) -> None:
     def aimed(cluster: Cluster, fault: str) -> None:
         for host in cluster.hosts():
