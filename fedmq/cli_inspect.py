@@ -27,7 +27,7 @@ def inspect(run_dir: str, watch: bool, as_json: bool) -> None:
     """
     from fedmq.inspection import inspect_run, inspection_lines
 
-    found = inspect_run(Path(run_dir))
+    found = inspect_run(Path(run_dir), spans=as_json)
     if watch:
         looks = _looks(Path(run_dir), found)
         found = _objects(looks) if as_json else _picture(looks)
@@ -35,8 +35,7 @@ def inspect(run_dir: str, watch: bool, as_json: bool) -> None:
         click.echo(json.dumps(found))
     if as_json:
         return
-    for line in inspection_lines(found):
-        click.echo(line)
+    click.echo("\n".join(inspection_lines(found)))
 
 
 def _looks(run_dir: Path, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -46,7 +45,7 @@ def _looks(run_dir: Path, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield found
     while found["status"] == "running":
         time.sleep(_EVERY_S)
-        found = inspect_run(run_dir)
+        found = inspect_run(run_dir, spans="timeline" in found)
         yield found
 
 

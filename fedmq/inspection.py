@@ -17,8 +17,12 @@ from fedmq.storage.salvage import open_to_read
 from fedmq.storage.timeline import timeline
 
 
-def inspect_run(run_dir: Path) -> dict[str, Any]:
+def inspect_run(run_dir: Path, spans: bool = True) -> dict[str, Any]:
     """A run as one JSON-able object.
+
+    Args:
+      run_dir: of the run.
+      spans: with its "timeline", which takes as long as all the rest.
 
     Raises:
       StorageError: the folder holds no run, or its run.db cannot be read.
@@ -43,7 +47,7 @@ def inspect_run(run_dir: Path) -> dict[str, Any]:
             "scores": {str(version): score for version, score in sorted(global_metrics(journal).items())},
             "rounds": rounds,
             **total_bytes(rounds),
-            "timeline": timeline(journal),
+            **({"timeline": timeline(journal)} if spans else {}),
             "generations": journal.generations(),
             "own_models": {client: str(path) for client, path in folders(run_dir / FOLDER).items()},
             # They are compared with the settings in run.db, which a damaged one may not tell.

@@ -148,12 +148,12 @@ class Journal(Database):
     def rounds(self, first: int = 0) -> list[dict[str, Any]]:
         """The rounds from `first` on, oldest first, with what is JSON in them parsed; `selected`: the clients."""
         found = []
-        for row in self._rows("SELECT * FROM rounds WHERE round >= ? ORDER BY round", first):
+        for row in self._dicts("SELECT * FROM rounds WHERE round >= ? ORDER BY round", first):
             groups = json.loads(row["groups"])
             selected = sorted(client for group in groups for client in group)
             parsed = {"groups": groups, "selected": selected}
             parsed |= {"frozen": json.loads(row["frozen"] or "[]"), "started": json.loads(row["started"] or "{}")}
-            found.append(dict(row) | parsed)
+            found.append(row | parsed)
         return found
 
     def last_committed(self) -> int | None:
@@ -190,8 +190,7 @@ class Journal(Database):
     def updates(self, round: int | None = None) -> list[dict[str, Any]]:
         """Accepted updates, by round and client."""
         where, values = ("", ()) if round is None else ("WHERE round = ?", (round,))
-        rows = self._rows(f"SELECT * FROM updates {where} ORDER BY round, client", *values)  # noqa: S608
-        return [dict(row) for row in rows]
+        return self._dicts(f"SELECT * FROM updates {where} ORDER BY round, client", *values)  # noqa: S608
 
     def folded(self, round: int) -> list[dict[str, Any]]:
         """The updates that a committed round is made of, by client."""
@@ -213,8 +212,7 @@ class Journal(Database):
 
     def evaluations(self, first: int = 0) -> list[dict[str, Any]]:
         """The evaluations of versions from `first` on, by version and unit."""
-        rows = self._rows("SELECT * FROM evaluations WHERE version >= ? ORDER BY version, unit", first)
-        return [dict(row) for row in rows]
+        return self._dicts("SELECT * FROM evaluations WHERE version >= ? ORDER BY version, unit", first)
 
     def add_generations(self, version: int, prompts: Iterable[str], texts: Iterable[str]) -> None:
         """Continuations by one version, all or none."""
@@ -226,7 +224,7 @@ class Journal(Database):
 
     def generations(self) -> list[dict[str, Any]]:
         """All continuations, by version and position."""
-        return [dict(row) for row in self._rows("SELECT * FROM generations ORDER BY version, position")]
+        return self._dicts("SELECT * FROM generations ORDER BY version, position")
 
     def add_note(self, level: str, text: str) -> None:
         """Something that a person should be able to read later."""
@@ -235,4 +233,4 @@ class Journal(Database):
 
     def notes(self) -> list[dict[str, Any]]:
         """All notes, oldest first."""
-        return [dict(row) for row in self._rows("SELECT * FROM notes ORDER BY rowid")]
+        return self._dicts("SELECT * FROM notes ORDER BY rowid")
