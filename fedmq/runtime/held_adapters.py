@@ -44,8 +44,11 @@ class HeldAdapters:
         self._recent = self._recent[-_KEPT:]
 
     def base_of(self, delta: DeltaRef) -> str | None:
-        """The newest of the adapters that a delta applies to and that are here."""
-        return next(filter(self.holds, delta.bases), None)
+        """The newest of the adapters that a delta applies to and that are here: it is in hand, so that it stays."""
+        found = next(filter(self.holds, delta.bases), None)
+        if found is not None:
+            self.used(found)
+        return found
 
     def rebuild(self, adapter: BlobRef, delta: DeltaRef, codec: DownloadCodec) -> None:
         """Make an adapter of an older one and a delta, to the bit of the coordinator's file; the delta is deleted.
@@ -62,4 +65,3 @@ class HeldAdapters:
         part = self._blobs.partial(adapter.digest, len(made), "rebuilt")
         part.append(part.offset, made[part.offset :])
         part.finish()
-        self.used(base)

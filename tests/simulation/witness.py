@@ -150,6 +150,8 @@ class Witness:
             require(bool(whole), "I5", f"checkpoint {folder.relative_to(run_dir)} is not whole")
         scored = {row["version"] for row in journal.evaluations()}
         require(scored == set(expected), "I11", f"of {sorted(expected)} only {sorted(scored)} were evaluated")
+        told = {row["version"] for row in journal.generations()}
+        require(told == set(expected), "I11", f"of {sorted(expected)} only {sorted(told)} have texts")
 
 
 def _begins_from(task: str) -> int:
