@@ -27,7 +27,7 @@ def page(notebook: Any, pictures: dict[str, bytes], name: str) -> Iterator[str]:
                 yield f"![what the cell above draws]({file})"
             elif printed := output.get("text") or data.get("text/plain"):
                 yield f"```text\n{printed.rstrip()}\n```"
-    yield f"[The notebook itself]({name}.ipynb)"
+    yield f'<a href="../{name}.ipynb" download>The notebook itself</a>'
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

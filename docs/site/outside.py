@@ -16,10 +16,10 @@ _LINK = re.compile(r"(?<=\]\()([^)#:\s]+)")
 
 
 def place(path: str) -> str:
-    """Where a file of the checkout is in the site: docs/ is its root, and a folder is its list."""
+    """Where a file of the checkout is in the site: docs/ is its root, a folder is its list, a notebook its page."""
     if (REPO / path).is_dir():
         path = f"{path}/index.md"
-    return path.removeprefix("docs/")
+    return re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))
 
 
 def targets(path: str) -> Iterator[str]:
