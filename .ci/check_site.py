@@ -17,11 +17,13 @@ FETCHED = re.compile(
 )
 
 with tempfile.TemporaryDirectory() as folder:
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     # The theme's advertisement of its successor is no warning of ours.
-    done = subprocess.run(build, cwd=REPO, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    # Not --quiet: under it, --strict does not count warnings.
+    done = subprocess.run(build, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        sys.exit("the site cannot be built: see above")
+        sys.exit(done.stdout)
     pages = sorted(Path(folder).rglob("*.html"))
     files = [*pages, *Path(folder).rglob("*.css")]
     fetched = [
