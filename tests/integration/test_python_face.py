@@ -1,4 +1,4 @@
-"""FederatedLearning as a user writes it: in a script without and with a main guard, and in a notebook."""
+"""FederatedLearning as a user writes it, in a script without and with a main guard; notebooks: test_notebooks.py."""
 
 from __future__ import annotations
 
@@ -41,13 +41,6 @@ texts = fed.test_generation(["My order is"])
 Path("result.json").write_text(json.dumps({"rounds": rounds, "texts": texts, "pid": os.getpid(), "agents": agents}))
 """
 GUARDED = f"{SETUP}\nif __name__ == '__main__':\n" + "".join(f"    {line}\n" for line in RUN.splitlines())
-NOTEBOOK = """\
-import nbclient, nbformat
-cells = [nbformat.v4.new_code_cell(source) for source in open("cells.txt").read().split("# next cell")]
-notebook = nbformat.v4.new_notebook(cells=cells)
-nbclient.NotebookClient(notebook, timeout=100, kernel_name="python3").execute()
-nbformat.write(notebook, "done.ipynb")
-"""
 
 
 @pytest.fixture
@@ -102,15 +95,6 @@ def check_one_client_one_round_is_plain_training(folder: Path) -> None:
         # The mean of one update, taken in float64: global + (local - global).
         np.testing.assert_allclose(kept[name], value, rtol=1e-6, atol=1e-9)
         assert not np.array_equal(value, lm.initial_adapter()[name])
-
-
-def test_notebook(folder: Path) -> None:
-    (folder / "cells.txt").write_text(f"{SETUP}# next cell\n{RUN}")
-    python(folder, "-c", NOTEBOOK)
-    check_result(folder)
-    notebook = json.loads((folder / "done.ipynb").read_text())
-    shown = json.dumps([cell["outputs"] for cell in notebook["cells"]])
-    assert "round 1/1" in shown and "My order is" in shown
 
 
 OWN_RULE = """\
