@@ -32,7 +32,9 @@ def test_inspect(finished: Path) -> None:
     assert (found["status"], found["committed"], found["num_rounds"]) == ("done", 2, 2)
     assert found["scores"].keys() == {"0", "1", "2"}
     assert found["live"] is None and found["warnings"] == []
-    assert [g["prompt"] for g in found["generations"]] == ["My order", "Thanks"]
+    texts = {(g["version"], g["prompt"]): g["text"] for g in found["generations"]}
+    assert texts.keys() == {(version, prompt) for version in (0, 1, 2) for prompt in ("My order", "Thanks")}
+    assert len({texts[version, "My order"] for version in (0, 1, 2)}) > 1, "each is of its own version"
     assert "run: done" in done.stdout and found["digest"] in done.stdout
     for row in found["rounds"]:
         for client in row["client_metrics"]:
