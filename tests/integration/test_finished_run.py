@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
 from pathlib import Path
 
 import peft
@@ -10,9 +14,10 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from running import fedmq
+from running import FEDMQ, environment, fedmq
 
 from fedmq.cli import main
+from fedmq.protocol.printable import readable
 
 #: The libraries warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -74,6 +79,49 @@ def test_generate_prints_the_texts_and_nothing_else(finished: Path) -> None:
     assert here(*command) == done.stdout, "the same seed, the same texts"
     greedy = here(*command, "--temperature", 0)
     assert greedy.startswith("My order") and greedy != done.stdout
+
+
+def test_generate_streams_to_a_terminal_what_it_prints_to_a_file(finished: Path) -> None:
+    options = ("--prompt", "My order", "--prompt", "Thanks", "--max-new-tokens", 30, "--seed", 3, "--top-p", 0.9)
+    whole = here("generate", finished / "run", *options)
+    assert here("generate", finished / "run", *options, "--stream") == whole
+    primary, secondary = pty.openpty()
+    command = [*FEDMQ, "generate", "run", *map(str, options)]
+    with subprocess.Popen(command, cwd=finished, env=environment(), stdin=secondary, stdout=secondary) as process:
+        os.close(secondary)
+        reads = []
+        # Linux ends a terminal that nobody holds with EIO.
+        with contextlib.suppress(OSError):
+            while read := os.read(primary, 1 << 16):
+                reads.append(read)
+    os.close(primary)
+    assert process.returncode == 0
+    assert b"".join(reads).decode().replace("\r\n", "\n") == whole
+    assert len(reads) > 2, "it came in pieces"
+    said = json.loads(here("generate", finished / "run", *options, "--json"))["generations"]
+    assert "".join(readable(text["prompt"] + text["text"]) + "\n" for text in said) == whole
+    done = CliRunner().invoke(
+        main, ["generate", str(finished / "run"), "--prompt", "-", *map(str, options[4:])], input="My order\n\nThanks\n"
+    )
+    assert done.stdout == whole
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--top-p", 0), "0<x<=1"),
+        (("--top-p", "nan"), "top_p: got nan, expected a probability > 0 and <= 1"),
+        (("--temperature", "inf"), "temperature: got inf, expected a number >= 0"),
+        (("--prompt", "word " * 400), "positions; shorten the prompt"),
+        (("--max-new-tokens", 5000), "lower max_new_tokens to"),
+        (("--stream", "--json"), "exclude each other"),
+        (("--prompt", "-"), "standard input holds no opening"),
+    ],
+)
+def test_generate_refuses_in_one_line(finished: Path, options: tuple[object, ...], said: str) -> None:
+    done = CliRunner().invoke(main, ["generate", str(finished / "run"), "--prompt", "My order", *map(str, options)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr and done.stderr.count("\n") == 1
 
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
