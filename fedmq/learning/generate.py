@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice, takewhile
 
 import torch
@@ -57,7 +58,7 @@ def generate(
     texts = []
     for position, ids in enumerate(encode_prompts(lm, prompts, max_new_tokens)):
         own_seed = derive_seed(seed, f"generate {prompts[position]}")
-        pieces = _Pieces(lm, ids, lambda piece, position=position: on_text(position, piece))
+        pieces = _Pieces(lm, ids, partial(on_text, position))
         if lm.packed is not None:
             tokens = next_tokens(lm.packed, lm.get_adapter(), ids, temperature, own_seed, top_p)
             for token in takewhile(lambda token: token != lm.tokenizer.eos_token_id, islice(tokens, max_new_tokens)):
