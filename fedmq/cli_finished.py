@@ -137,10 +137,12 @@ def evaluate(run_dir: str, data: str | None, device: str | None, client: str | N
 
 @click.command()
 @click.argument("run_dir", type=click.Path())
-@click.option("--out", required=True, metavar="DIR", help="The folder to write.")
+@click.option("--out", required=True, metavar="DIR", help="The folder to write: new, or empty.")
 @click.option("--merge", is_flag=True, help="A plain transformers folder with the adapter merged in.")
 @_client
 def export(run_dir: str, out: str, merge: bool, client: str | None) -> None:
-    """Write the global model of RUN_DIR as a PEFT adapter, or merged into its base."""
-    _finished(run_dir, client).export(Path(out), merge)
+    """Write the global model of RUN_DIR as a PEFT adapter, or merged into its base, with a model card (README.md)."""
+    from fedmq.exporting import export_model
+
+    export_model(_finished(run_dir, client), Path(out), merge)
     click.echo(f"wrote {out}")

@@ -1,4 +1,4 @@
-"""A run's folder as something to use: generate, evaluate, export.
+"""A run's folder as something to use: its model, generate, evaluate.
 
 The model libraries take seconds to import: they are, when all that can be refused has been.
 """
@@ -219,17 +219,3 @@ class FinishedRun:
             return open_split(data / "test", "test")
         folder = data / "clients" / self.client
         return open_split(folder, "test" if "test" in read_info(folder).splits else "val")
-
-    def export(self, out: Path, merge: bool) -> None:
-        """Write a PEFT adapter folder, or a plain transformers folder.
-
-        Raises:
-          ConfigError: `out` holds something already.
-        """
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"--out {out} exists and is not empty: name a new folder")
-        model = self.model("cpu")
-        if merge:
-            model.save_merged(out)
-        else:
-            model.save_adapter(out)

@@ -9,11 +9,11 @@ import pty
 import subprocess
 from pathlib import Path
 
+import huggingface_hub
 import peft
 import pytest
-import torch
-import transformers
 from click.testing import CliRunner
+from plain_libraries import mean_loss, opened_as_its_card_says
 from running import FEDMQ, environment, fedmq
 
 from fedmq.cli import main
@@ -124,22 +124,40 @@ def test_generate_refuses_in_one_line(finished: Path, options: tuple[object, ...
     assert said in done.stderr and done.stderr.count("\n") == 1
 
 
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(torch.tensor([[5, 6, 7, 8, 9]])).logits
+TEXTS = ["How long does a refund take? It has been two weeks now.", "Please restart your phone and try again, " * 20]
 
 
-def test_exports_load_with_plain_libraries_and_agree(finished: Path, tmp_path: Path) -> None:
-    here("export", finished / "run", "--out", tmp_path / "merged", "--merge")
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_an_export_opens_as_its_card_says_and_scores_as_the_run(finished: Path, tmp_path: Path, form: str) -> None:
+    out, csv = tmp_path / form, tmp_path / "own.csv"
+    here("export", finished / "run", "--out", out, *(["--merge"] if form == "merged" else []))
+    csv.write_text("text,author_id,inbound\n" + "".join(f'"{text}",1,True\n' for text in TEXTS))
+    score = json.loads(here("evaluate", finished / "run", "--data", csv, "--json"))
+    names, config = opened_as_its_card_says(out), json.loads((finished / "config.json").read_text())
+    assert type(names["model"]).__module__.partition(".")[0] == {"adapter": "peft", "merged": "transformers"}[form]
+    loss = mean_loss(names, TEXTS, config["model"]["max_length"])
+    assert loss == pytest.approx(score["eval_loss"], rel=1e-5)
+    if form == "adapter":
+        with names["model"].disable_adapter():
+            assert abs(mean_loss(names, TEXTS, config["model"]["max_length"]) - loss) > 1e-3, "the adapter counts"
+        auto = peft.AutoPeftModelForCausalLM.from_pretrained(out).eval()
+        assert mean_loss(names | {"model": auto}, TEXTS, config["model"]["max_length"]) == pytest.approx(loss)
+
+
+def test_the_card_of_an_export(finished: Path, tmp_path: Path) -> None:
     here("export", finished / "run", "--out", tmp_path / "adapter")
-    name = json.loads((finished / "config.json").read_text())["model"]["model_name"]
-    base = transformers.AutoModelForCausalLM.from_pretrained(name).eval()
-    plain = logits(base)
-    adapted = logits(peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval())
-    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
-    torch.testing.assert_close(logits(merged), adapted, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(plain, adapted, atol=1e-4)
-    transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    card = huggingface_hub.ModelCard.load(tmp_path / "adapter" / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-generation")
+    assert {"lora", "federated-learning"} <= set(card.data.tags) and card.data.base_model is None, "a folder is no id"
+    found = json.loads(fedmq("inspect", "run", "--json", cwd=finished).stdout)
+    first, last = found["scores"]["0"], found["scores"]["2"]
+    for score in (first, last):
+        assert f"| {score['eval_loss']:.4f} | {score['perplexity']:.2f} |" in card.text
+    assert found["digest"] in card.text and found["provenance"]["base_digest"] in card.text
+    assert f"| clients | {len(found['provenance']['clients'])} |" in card.text and "| rounds | 2 of 2" in card.text
+    assert card.text.count("[to be filled in") == 4
+    for text in (*TEXTS, *(row["text"] for row in found["generations"]), "My order", "client_0"):
+        assert text not in card.text
 
 
 def test_export_replaces_nothing(finished: Path, tmp_path: Path) -> None:
