@@ -15,6 +15,7 @@ from fedmq.config_baseline import BaselineConfig
 from fedmq.config_federated import FederatedConfig
 from fedmq.config_lora import OF_RANKS
 from fedmq.config_section import PathText, Section, Text, Texts, described
+from fedmq.config_tracking import TrackingConfig
 from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
 from fedmq.errors import ConfigError
 
@@ -79,6 +80,7 @@ class ExperimentConfig(Section):
     federated: FederatedConfig = Field(default_factory=FederatedConfig, description="clients, rounds, aggregation")
     data: DataConfig = Field(default_factory=DataConfig, description="text, filters, splits")
     generation: GenerationConfig = Field(default_factory=GenerationConfig, description="texts of each version")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="where else rounds are recorded")
     baseline: BaselineConfig = Field(default_factory=BaselineConfig, description="filled in by `fedmq run --baseline`")
 
     @classmethod
@@ -181,6 +183,7 @@ class ExperimentConfig(Section):
         for section, names in _NOT_IN_DIGEST.items():
             for name in names:
                 del (values[section] if section else values)[name]
+        del values["tracking"]
         return values
 
     def to_run_spec(self) -> recipe.RunSpec:
