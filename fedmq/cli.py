@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmq import crash_points
-from fedmq.cli_config import config_group, data_group, fail, json_option, load_config, set_option, workers_option
+from fedmq.cli_config import (
+    config_group,
+    data_group,
+    fail,
+    json_option,
+    load_config,
+    path_type,
+    set_option,
+    workers_option,
+)
 from fedmq.cli_doctor import doctor
 from fedmq.cli_finished import evaluate, export, generate
 from fedmq.cli_inspect import inspect
@@ -54,7 +63,9 @@ def main(debug: bool) -> None:
     """Fine-tune a language model together, without giving the data away."""
 
 
-_output_dir = click.option("--output-dir", metavar="DIR", help="Folder of the run; overrides the config's output_dir.")
+_output_dir = click.option(
+    "--output-dir", type=path_type, metavar="DIR", help="Folder of the run; default: the config's output_dir."
+)
 _resume = click.option("--resume", is_flag=True, help="Go on with the run in output_dir; starts it if there is none.")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace the run in output_dir.")
 
@@ -143,7 +154,8 @@ def _speeds(context: click.Context, option: click.Parameter, given: tuple[str, .
 @click.option(
     "--baseline",
     type=click.Choice(["local", "central", "zero-shot"]),
-    help="In place of the run, what it is compared with: each client alone, all data at one place, no training.",
+    help="In place of the run, what it is compared with: each client alone, all data at one place, no training; "
+    "default: the run itself.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan: clients, steps, bytes, memory, time; train nothing.")
 @json_option
@@ -183,7 +195,7 @@ def run(
     metavar="tcp://HOST:PORT",
     help="Where to listen; the data plane takes PORT + 1 if it is free.",
 )
-@click.option("--keys", metavar="DIR", help="Folder of `fedmq keys`; needed off loopback.")
+@click.option("--keys", type=path_type, metavar="DIR", help="Folder of `fedmq keys`; default: none, on loopback only.")
 @set_option
 @_output_dir
 @_resume

@@ -10,11 +10,13 @@ from typing import Any
 
 import click
 
-from fedmq.cli_config import json_option
+from fedmq.cli_config import json_option, path_type
 from fedmq.protocol.printable import readable
 
 _client = click.option(
-    "--client", metavar="NAME", help="Whose own model, after a run with lora_aggregation fedsa or local."
+    "--client",
+    metavar="NAME",
+    help="Whose own model, after a run with lora_aggregation fedsa or local; default: the global model.",
 )
 
 
@@ -39,7 +41,9 @@ def _finished(run_dir: str, client: str | None) -> Any:
     help='Opening to be continued; "-" reads openings from standard input, one a line. Repeatable.',
 )
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest continuation, tokens; default: the run's.")
-@click.option("--temperature", type=click.FloatRange(0), help="Of sampling; 0 = greedy; default: the run's.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), help="Divides the logits when sampling; 0 = greedy; default: the run's."
+)
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
@@ -47,7 +51,7 @@ def _finished(run_dir: str, client: str | None) -> Any:
     show_default=True,
     help="Sample from the most likely tokens that together have this probability.",
 )
-@click.option("--seed", type=click.IntRange(0), help="Of sampling; default: the run's.")
+@click.option("--seed", type=click.IntRange(0), help="Of sampling, a number >= 0; default: the run's.")
 @click.option("--device", help="cuda, cuda:N, cpu or mps; default: the run's.")
 @click.option("--stream", is_flag=True, help="Print tokens as they are made; default: where stdout is a terminal.")
 @_client
@@ -119,6 +123,7 @@ class _Telling:
 @click.argument("run_dir", type=click.Path())
 @click.option(
     "--data",
+    type=path_type,
     metavar="CSV",
     help="Score all rows of this file that pass the run's filters; default: the run's test split.",
 )
@@ -137,7 +142,7 @@ def evaluate(run_dir: str, data: str | None, device: str | None, client: str | N
 
 @click.command()
 @click.argument("run_dir", type=click.Path())
-@click.option("--out", required=True, metavar="DIR", help="The folder to write: new, or empty.")
+@click.option("--out", required=True, type=path_type, metavar="DIR", help="The folder to write: new, or empty.")
 @click.option("--merge", is_flag=True, help="A plain transformers folder with the adapter merged in.")
 @_client
 def export(run_dir: str, out: str, merge: bool, client: str | None) -> None:

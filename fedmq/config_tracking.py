@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from fedmq.config_section import Section
+from fedmq.config_section import Section, described
 
 Backend = Literal["tensorboard", "mlflow", "wandb"]
 
@@ -16,11 +14,11 @@ class TrackingConfig(Section):
 
     section: ClassVar[str] = "tracking"
 
-    backends: list[Backend] = Field(
-        default_factory=list,
-        strict=False,
-        description="record rounds in OUTPUT_DIR/tracking too: tensorboard = event files, mlflow = a run in "
+    backends: list[Backend] = described(
+        [],
+        "record rounds in OUTPUT_DIR/tracking too: tensorboard = event files, mlflow = a run in "
         "mlflow.db, wandb = an offline run; each needs the extra of its name; docs/tracking.md",
+        strict=False,
     )
 
     def conflict(self) -> str | None:

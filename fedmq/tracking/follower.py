@@ -15,7 +15,7 @@ from fedmq.errors import StorageError
 from fedmq.runtime.view import View
 from fedmq.storage.journal import Journal
 from fedmq.tracking.backends import BY_NAME
-from fedmq.tracking.rounds import lines, rows, scalars
+from fedmq.tracking.committed_rounds import lines, rows, scalars
 from fedmq.tracking.tracker import About, Tracker, flat
 
 log = logging.getLogger("fedmq.tracking")
