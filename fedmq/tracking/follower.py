@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -47,7 +48,7 @@ class Follower:
         about: Mapping[str, About],
     ) -> None:
         self._view, self._journal, self._run_dir = view, journal, run_dir
-        self._rows: list[dict[str, Any]] = []
+        self._told, self._lines = 0, b""
         self._newest = -1
         self._warnings: SimpleQueue[str] = SimpleQueue()
         self._broken = False
@@ -58,8 +59,6 @@ class Follower:
             )
             for name, make in trackers.items()
         }
-        for thread in self._threads.values():
-            thread.start()
 
     # --- a view ----------------------------------------------------------------------------------
 
@@ -91,27 +90,30 @@ class Follower:
         done = self._journal.get("status") == "done"
         for inbox in self._inboxes.values():
             inbox.put((done, "" if last is None else self._journal.digest(last)))
-        patience_s = _PATIENCE_S
-        for name, thread in self._threads.items():
-            thread.join(patience_s)
+        deadline = time.monotonic() + _PATIENCE_S
+        for name, thread in self._threads.items() if self._told else ():
+            thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 self._warnings.put(f"tracking: {name} did not end within {_PATIENCE_S:g} s: what it has is not whole")
-                patience_s = 0.0
         self._warn()
 
     def _follow(self, final: bool) -> None:
-        new = rows(self._journal, len(self._rows))
+        new = rows(self._journal, self._told)
         for row in new:
             # A score may be a round late, and the bias is measured after the commit.
             known = row["eval_loss"] is not None and (row["aggregation_bias"] is not None or not row["round"])
             if not (final or known or row["round"] <= self._newest - 2):
                 break
-            self._rows.append(row)
+            if not self._told:
+                # Not before: a run that fails at its setup leaves nothing behind.
+                for thread in self._threads.values():
+                    thread.start()
+            self._told, self._lines = self._told + 1, self._lines + lines([row])
             for inbox in self._inboxes.values():
                 inbox.put((row["round"], row["committed_at"], scalars(row)))
         if new and not self._broken and not final:
             try:
-                atomic.write_bytes(self._run_dir / LINES, lines(self._rows))
+                atomic.write_bytes(self._run_dir / LINES, self._lines)
             except (OSError, StorageError) as error:
                 self._broken = True
                 self._warnings.put(f"{LINES} cannot be written ({error}); it is tried again at the end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 
@@ -15,6 +16,8 @@ _MARK = "round"
 
 def mlflow(about: About) -> Tracker:
     """Metrics, the config as parameters, the digest as a tag. Rounds that the run has already are skipped."""
+    # It would tell its makers of its use.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 
@@ -10,6 +11,8 @@ from fedmq.tracking.tracker import About, Tracker
 
 def wandb(about: About) -> Tracker:
     """Metrics, config, and the digest in the summary, under one id. The files are written anew from round 0 on."""
+    # It would tell its makers of its errors.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb as library
 
     shutil.rmtree(about.folder, ignore_errors=True)
