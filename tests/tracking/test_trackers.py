@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,6 +65,8 @@ def _records(content: bytes) -> Iterator[bytes]:
             at += block - at % block
             continue
         size, kind = struct.unpack_from("<HB", content, at + 4)
+        if at + 7 + size > len(content):
+            return
         parts += content[at + 7 : at + 7 + size]
         at += 7 + size
         # 1 = whole, 2 = first, 3 = middle, 4 = last
@@ -70,14 +75,24 @@ def _records(content: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def _of_wandb(folder: Path) -> Kept:
+def _whole(folder: Path) -> list[Any]:
+    """The records of an offline run, once its end is written: finish() does not wait for it, the process' end does."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    deadline, pause = time.monotonic() + 60, threading.Event()
+    while True:
+        records = [Record.FromString(content) for content in _records(path.read_bytes())]
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        assert time.monotonic() < deadline, "its end was never written"
+        pause.wait(0.02)
+
+
+def _of_wandb(folder: Path) -> Kept:
     steps: dict[int, dict[str, float]] = {}
     digest, configs = None, dict[str, str]()
-    for content in _records(path.read_bytes()):
-        record = Record.FromString(content)
+    for record in _whole(folder):
         if record.WhichOneof("record_type") == "run":
             assert (record.run.run_id, record.run.display_name) == (RUN, "name")
             configs |= {item.key: item.value_json for item in record.run.config.update}
