@@ -18,14 +18,15 @@ def mlflow(about: About) -> Tracker:
     """Metrics, the config as parameters, the digest as a tag. Rounds that the run has already are skipped."""
     # It would tell its makers of its use.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # Of SQLAlchemy, about MLflow.
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
+        # The import sets levels of its own.
+        for noisy in ("mlflow", "alembic"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         about.folder.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=f"sqlite:///{about.folder.absolute() / 'mlflow.db'}")
         known = client.get_experiment_by_name("fedmq")

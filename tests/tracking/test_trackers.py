@@ -122,7 +122,9 @@ def test_all_are_tested() -> None:
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_resumed_run_goes_on_without_a_gap_and_without_doubles(name: str, tmp_path: Path) -> None:
+def test_a_resumed_run_goes_on_without_a_gap_and_without_doubles(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     about = About(RUN, "name", {"seed": 1, "lora.r": 8, "prompts": ["a", "b"]}, tmp_path / name)
     # Round 1 was scored anew meanwhile, by more clients: one of the two figures stands, not both.
     again = [ROUNDS[0], (1, 20.5, ROUNDS[1][2] | {"global/loss": 4.25}), ROUNDS[2]]
@@ -136,3 +138,5 @@ def test_a_resumed_run_goes_on_without_a_gap_and_without_doubles(name: str, tmp_
         for step, _, scalars in rounds:
             assert steps[step] in (scalars, ROUNDS[step][2])
         assert digest == ("cd" * 32 if done else None)
+        if not done:
+            assert capfd.readouterr() == ("", ""), "the terminal is the run's"
