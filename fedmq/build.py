@@ -225,9 +225,9 @@ def round_policy(config: ExperimentConfig) -> RoundPolicy:
     )
 
 
-def generates(config: ExperimentConfig) -> bool:
-    """Whether texts are made at the end: prompts, and a model of all clients to continue them."""
-    return bool(config.generation.prompts) and config.federated.shared() == "both"
+def generates(config: ExperimentConfig) -> int:
+    """Rounds from one generation to the next; 0 without prompts, or without a model of all clients."""
+    return config.generation.every if config.generation.prompts and config.federated.shared() == "both" else 0
 
 
 def transport(bind: str, keys: Path | None) -> CoordinatorTransport:

@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fedmq import crash_points
-from fedmq.cli_config import config_group, data_group, fail, json_option, load_config, set_option, workers_option
+from fedmq.cli_config import (
+    config_group,
+    data_group,
+    fail,
+    json_option,
+    load_config,
+    path_type,
+    set_option,
+    workers_option,
+)
 from fedmq.cli_doctor import doctor
+from fedmq.cli_finished import evaluate, export, generate
 from fedmq.cli_inspect import inspect
 from fedmq.cli_keys import keys_group
 from fedmq.cli_plan import print_plan, refuse_virtual
 from fedmq.cli_report import report
 from fedmq.cli_worker import worker
 from fedmq.errors import FedmqError
-from fedmq.protocol.printable import readable
 
 if TYPE_CHECKING:
     from fedmq.config_baseline import Kind
@@ -54,7 +63,9 @@ def main(debug: bool) -> None:
     """Fine-tune a language model together, without giving the data away."""
 
 
-_output_dir = click.option("--output-dir", metavar="DIR", help="Folder of the run; overrides the config's output_dir.")
+_output_dir = click.option(
+    "--output-dir", type=path_type, metavar="DIR", help="Folder of the run; default: the config's output_dir."
+)
 _resume = click.option("--resume", is_flag=True, help="Go on with the run in output_dir; starts it if there is none.")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace the run in output_dir.")
 
@@ -143,7 +154,8 @@ def _speeds(context: click.Context, option: click.Parameter, given: tuple[str, .
 @click.option(
     "--baseline",
     type=click.Choice(["local", "central", "zero-shot"]),
-    help="In place of the run, what it is compared with: each client alone, all data at one place, no training.",
+    help="In place of the run, what it is compared with: each client alone, all data at one place, no training; "
+    "default: the run itself.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan: clients, steps, bytes, memory, time; train nothing.")
 @json_option
@@ -183,7 +195,7 @@ def run(
     metavar="tcp://HOST:PORT",
     help="Where to listen; the data plane takes PORT + 1 if it is free.",
 )
-@click.option("--keys", metavar="DIR", help="Folder of `fedmq keys`; needed off loopback.")
+@click.option("--keys", type=path_type, metavar="DIR", help="Folder of `fedmq keys`; default: none, on loopback only.")
 @set_option
 @_output_dir
 @_resume
@@ -204,69 +216,12 @@ def coordinator(
     _run(settings, as_json, resume=resume, overwrite=overwrite, bind=bind, keys=keys, local_workers=0)
 
 
-_client = click.option(
-    "--client", metavar="NAME", help="Whose own model, after a run with lora_aggregation fedsa or local."
-)
-
-
-def _finished(run_dir: str, client: str | None) -> Any:
-    from fedmq.finished_run import FinishedRun
-
-    run = FinishedRun(run_dir, client)
-    if not run.complete:
-        rounds = run.config.federated.num_rounds
-        click.echo(f"note: {run_dir} ended early; this is its model of round {run.version} of {rounds}", err=True)
-    return run
-
-
-@main.command()
-@click.argument("run_dir", type=click.Path())
-@click.option("--prompt", "prompts", multiple=True, required=True, help="Opening to be continued. Repeatable.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest continuation, tokens; default: the run's.")
-@click.option("--temperature", type=click.FloatRange(0), help="Of sampling; 0 = greedy; default: the run's.")
-@click.option("--seed", type=click.IntRange(0), help="Of sampling; default: the run's.")
-@click.option("--device", help="cuda, cuda:N, cpu or mps; default: the run's.")
-@_client
-def generate(run_dir: str, prompts: tuple[str, ...], client: str | None, **options: Any) -> None:
-    """Continue prompts with the global model of RUN_DIR; only the texts go to stdout."""
-    for text in _finished(run_dir, client).generate(prompts, **options):
-        click.echo(readable(text))
-
-
-@main.command()
-@click.argument("run_dir", type=click.Path())
-@click.option(
-    "--data",
-    metavar="CSV",
-    help="Score all rows of this file that pass the run's filters; default: the run's test split.",
-)
-@click.option("--device", help="cuda, cuda:N, cpu or mps; default: the run's.")
-@_client
-@json_option
-def evaluate(run_dir: str, data: str | None, device: str | None, client: str | None, as_json: bool) -> None:
-    """Score the global model of RUN_DIR: eval_loss (nats per token), perplexity, num_examples, num_tokens."""
-    result = _finished(run_dir, client).evaluate(data, device)
-    if as_json:
-        click.echo(json.dumps(result))
-        return
-    for name, value in result.items():
-        click.echo(f"{name:<13} {value:.6g}" if isinstance(value, float) else f"{name:<13} {value}")
-
-
-@main.command()
-@click.argument("run_dir", type=click.Path())
-@click.option("--out", required=True, metavar="DIR", help="The folder to write.")
-@click.option("--merge", is_flag=True, help="A plain transformers folder with the adapter merged in.")
-@_client
-def export(run_dir: str, out: str, merge: bool, client: str | None) -> None:
-    """Write the global model of RUN_DIR as a PEFT adapter, or merged into its base."""
-    _finished(run_dir, client).export(Path(out), merge)
-    click.echo(f"wrote {out}")
-
-
 main.add_command(config_group)
 main.add_command(data_group)
 main.add_command(doctor)
+main.add_command(evaluate)
+main.add_command(export)
+main.add_command(generate)
 main.add_command(inspect)
 main.add_command(keys_group)
 main.add_command(worker)

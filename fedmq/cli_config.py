@@ -9,11 +9,16 @@ from typing import Any, NoReturn
 
 import click
 
+from fedmq.cli_completion import setting_names
+
+#: A file or folder: what is wrong with it is said where it is used.
+path_type = click.Path()
 set_option = click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="SECTION.KEY=VALUE",
+    shell_complete=setting_names,
     help="Override a setting; JSON value, else a string. Repeatable.",
 )
 workers_option = click.option(
@@ -80,7 +85,9 @@ def data_group() -> None:
 
 @data_group.command("partition")
 @click.argument("config", type=click.Path())
-@click.option("--out", required=True, metavar="DIR", help="Gets clients/client_K/, test/ and partition.json.")
+@click.option(
+    "--out", required=True, type=path_type, metavar="DIR", help="Gets clients/client_K/, test/ and partition.json."
+)
 @set_option
 @json_option
 @click.option("--parent-fd", type=int, hidden=True)

@@ -19,15 +19,19 @@ _file = click.Path(path_type=Path)
 @click.argument("config", required=False, type=click.Path())
 @set_option
 @workers_option
-@click.option("--output-dir", metavar="DIR", help="Folder of the run; overrides the config's output_dir.")
+@click.option(
+    "--output-dir", type=click.Path(), metavar="DIR", help="Folder of the run; default: the config's output_dir."
+)
 @click.option(
     "--bind",
     metavar="tcp://HOST:PORT",
     help="Where a coordinator would listen: whether it can; default: any port of 127.0.0.1.",
 )
-@click.option("--keys", type=_file, metavar="DIR", help="A coordinator's folder of `fedmq keys`.")
-@click.option("--key", type=_file, metavar="FILE", help="A worker's NAME.key.")
-@click.option("--server-key", type=_file, metavar="FILE", help="The coordinator's .pub that a worker has.")
+@click.option("--keys", type=_file, metavar="DIR", help="A coordinator's folder of `fedmq keys`; default: not checked.")
+@click.option("--key", type=_file, metavar="FILE", help="A worker's NAME.key; default: not checked.")
+@click.option(
+    "--server-key", type=_file, metavar="FILE", help="The coordinator's .pub that a worker has; default: not checked."
+)
 @json_option
 def doctor(
     config: str | None,

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import click
 
-from fedmq.cli_config import json_option
+from fedmq.cli_config import json_option, path_type
 
 _dir_option = click.option(
-    "--dir", "folder", default="keys", show_default=True, metavar="DIR", help="Folder of the keys and the allow-list."
+    "--dir",
+    "folder",
+    type=path_type,
+    default="keys",
+    show_default=True,
+    metavar="DIR",
+    help="Folder of the keys and the allow-list.",
 )
 
 

@@ -11,6 +11,7 @@ import click
 @click.argument("run_dirs", metavar="RUN_DIR...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--out",
+    type=click.Path(),
     metavar="FILE.html",
     help="The page to write, and beside it a folder of the same name for the PNGs; default: RUN_DIR/report.html, for "
     "several runs ./comparison.html.",

@@ -15,6 +15,7 @@ from fedmq.config_baseline import BaselineConfig
 from fedmq.config_federated import FederatedConfig
 from fedmq.config_lora import OF_RANKS
 from fedmq.config_section import PathText, Section, Text, Texts, described
+from fedmq.config_tracking import TrackingConfig
 from fedmq.config_training import LoRAConfig, ModelConfig, TrainingConfig
 from fedmq.errors import ConfigError
 
@@ -41,7 +42,7 @@ class DataConfig(Section):
 
 
 class GenerationConfig(Section):
-    """Texts generated after training."""
+    """Texts that versions of the model make of fixed prompts."""
 
     section: ClassVar[str] = "generation"
 
@@ -52,6 +53,7 @@ class GenerationConfig(Section):
     )
     max_new_tokens: int = described(50, "longest continuation", "tokens", ge=1)
     temperature: float = described(0.7, "of sampling; 0 = greedy", ge=0)
+    every: int = described(1, "from one generation to the next; the first and the last version always", "rounds", ge=1)
 
 
 class ExperimentConfig(Section):
@@ -77,7 +79,8 @@ class ExperimentConfig(Section):
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="local training")
     federated: FederatedConfig = Field(default_factory=FederatedConfig, description="clients, rounds, aggregation")
     data: DataConfig = Field(default_factory=DataConfig, description="text, filters, splits")
-    generation: GenerationConfig = Field(default_factory=GenerationConfig, description="texts after training")
+    generation: GenerationConfig = Field(default_factory=GenerationConfig, description="texts of each version")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="where else rounds are recorded")
     baseline: BaselineConfig = Field(default_factory=BaselineConfig, description="filled in by `fedmq run --baseline`")
 
     @classmethod
@@ -180,6 +183,7 @@ class ExperimentConfig(Section):
         for section, names in _NOT_IN_DIGEST.items():
             for name in names:
                 del (values[section] if section else values)[name]
+        del values["tracking"]
         return values
 
     def to_run_spec(self) -> recipe.RunSpec:
@@ -215,6 +219,7 @@ _NOT_IN_DIGEST = {
     "": ("output_dir", "log_dir", "device"),
     "model": ("cache_dir",),
     "federated": ("num_workers", "start_timeout_s", "stall_timeout_s"),
+    "generation": ("every",),
 }
 
 

@@ -16,14 +16,16 @@ from fedmq import atomic, build, build_virtual
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.candidates import Sampler
 from fedmq.config import ExperimentConfig, get_default_config
-from fedmq.errors import ConfigError, DataError, RunError, StorageError
+from fedmq.errors import ConfigError, RunError, StorageError
 from fedmq.runtime import derived, run_log, stop_signals
 from fedmq.runtime.console import ConsoleView, statistics_lines
 from fedmq.runtime.coordinator import Coordinator
-from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, run_child
+from fedmq.runtime.local import LocalWorkers, default_workers, num_cuda_devices, prepare_data
 from fedmq.runtime.server import FederatedServer
 from fedmq.runtime.virtual import VirtualRun
 from fedmq.storage.run_folder import OpenRun, discard, open_run, settle
+from fedmq.tracking.backends import require
+from fedmq.tracking.follower import Follower, follow, write_lines
 
 #: What the end of a run may take: workers that have not ended by then are killed.
 _END_S = 4.0
@@ -80,6 +82,7 @@ class FederatedLearning:
         self._coordinator: Coordinator | VirtualRun | None = None
         self._workers: LocalWorkers | None = None
         self._log: logging.Handler | None = None
+        self._follower: Follower | None = None
         #: why `train` has nothing to go on with
         self._ended: str | None = None
 
@@ -105,6 +108,7 @@ class FederatedLearning:
         """
         config = self.config
         config.validate_all()
+        require(config.tracking.backends)
         if self.keys is not None and self.local_workers != 0:
             raise ConfigError("keys are for workers that are started by hand: local_workers=0")
         if self.speeds is not None and (self.keys is not None or self.local_workers is not None):
@@ -124,16 +128,17 @@ class FederatedLearning:
         self._server = build.server(self.config, self.run_dir, run.journal, self.aggregator, self.sampler)
         if run.finished:
             # It may have been killed just before it wrote them.
-            derived.write_derived(self._server, self.config.experiment_name, self.config.federated.shared())
+            self._write_derived()
             self._dismiss_workers()
             self.close()
             return
         self._log = run_log.start(Path(self.config.log_dir) / "coordinator.log")
+        self._follower = follow(self.view, run.journal, self.run_dir, self.config.tracking.backends)
         if self.speeds is None:
             self._listen()
         else:
             named = self._prepare()
-            self._coordinator = build_virtual.virtual_run(self.config, self._server, self.view, named, self.speeds)
+            self._coordinator = build_virtual.virtual_run(self.config, self._server, self._follower, named, self.speeds)
 
     def _dismiss_workers(self) -> None:
         """Those that were started by hand may still wait for a coordinator that died when all was done."""
@@ -156,7 +161,8 @@ class FederatedLearning:
                 self._start_workers(transport.address)
                 named = self._prepare()
             self._coordinator = build.coordinator(
-                self.config, self.server, transport, self.view, time.monotonic(), named, self.run_dir / "data"
+                *(self.config, self.server, transport, self._follower or self.view, time.monotonic(), named),
+                self.run_dir / "data",
             )
         except BaseException:
             transport.close()
@@ -180,16 +186,7 @@ class FederatedLearning:
 
     def _prepare(self) -> frozenset[str]:
         """The run's shards; the clients' ids."""
-        config, data_dir = self.run_dir / "config.json", self.run_dir / "data"
-        arguments = ["data", "partition", str(config), "--out", str(data_dir), "--json"]
-        statistics: dict[str, Any] = json.loads(run_child(arguments))
-        before = self.server.journal.get("data")
-        if before is not None and json.loads(before)["inputs"] != statistics["inputs"]:
-            raise DataError(
-                f"{self.config.data.dataset_path} is not what it was when the run in {self.run_dir} began: "
-                "put the old file back, or start anew with --overwrite"
-            )
-        self.server.journal.put(data=json.dumps(statistics))
+        statistics = prepare_data(self.run_dir, self.server.journal, self.config.data.dataset_path)
         for line in statistics_lines(statistics):
             self.view.say(line)
         return frozenset(client["client_id"] for client in statistics["clients"])
@@ -270,7 +267,13 @@ class FederatedLearning:
             return
         settle(self.run_dir)
         if has_run:
-            derived.write_derived(self.server, self.config.experiment_name, self.config.federated.shared())
+            if self._follower is not None:
+                self._follower.close()
+            self._write_derived()
+
+    def _write_derived(self) -> None:
+        derived.write_derived(self.server, self.config.experiment_name, self.config.federated.shared())
+        write_lines(self.run_dir, self.server.journal)
 
     def summary(self) -> dict[str, Any]:
         """The run in one JSON-able object: rounds, perplexities, bytes, digest, generations, folders."""

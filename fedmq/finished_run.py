@@ -1,4 +1,4 @@
-"""A run's folder as something to use: generate, evaluate, export.
+"""A run's folder as something to use: its model, generate, evaluate.
 
 The model libraries take seconds to import: they are, when all that can be refused has been.
 """
@@ -6,8 +6,9 @@ The model libraries take seconds to import: they are, when all that can be refus
 from __future__ import annotations
 
 import json
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,17 +146,39 @@ class FinishedRun:
         temperature: float | None = None,
         seed: int | None = None,
         device: str | None = None,
+        top_p: float = 1.0,
+        on_text: Callable[[int, str], None] | None = None,
     ) -> list[str]:
-        """Each prompt with its continuation; None takes the run's setting."""
+        """Each prompt with its continuation; None takes the run's setting.
+
+        Args:
+          prompts: starts of texts.
+          max_new_tokens: of each continuation, which EOS may end before.
+          temperature: of sampling; 0 takes the most likely token each time.
+          seed: of sampling: with it, what follows a prompt depends on the model and the prompt alone.
+          device: "cuda", "cuda:N", "cpu" or "mps".
+          top_p: of sampling: from the most likely tokens that together have this probability.
+          on_text: told of each piece of a continuation as it is made, with the position of its prompt.
+
+        Raises:
+          ConfigError: a setting is out of range, or a prompt does not fit into the model's context.
+        """
+        defaults = self.config.generation
+        temperature = defaults.temperature if temperature is None else temperature
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise ConfigError(f"temperature: got {temperature:g}, expected a number >= 0; 0 = greedy")
+        if not 0 < top_p <= 1:
+            raise ConfigError(f"top_p: got {top_p:g}, expected a probability > 0 and <= 1; 1 = all tokens")
         from fedmq.learning.generate import generate
 
-        defaults = self.config.generation
         texts = generate(
             self.model(device),
             prompts,
-            max_new_tokens=max_new_tokens or defaults.max_new_tokens,
-            temperature=defaults.temperature if temperature is None else temperature,
+            max_new_tokens=defaults.max_new_tokens if max_new_tokens is None else max_new_tokens,
+            temperature=temperature,
             seed=self.config.seed if seed is None else seed,
+            top_p=top_p,
+            **({} if on_text is None else {"on_text": on_text}),
         )
         return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
@@ -196,17 +219,3 @@ class FinishedRun:
             return open_split(data / "test", "test")
         folder = data / "clients" / self.client
         return open_split(folder, "test" if "test" in read_info(folder).splits else "val")
-
-    def export(self, out: Path, merge: bool) -> None:
-        """Write a PEFT adapter folder, or a plain transformers folder.
-
-        Raises:
-          ConfigError: `out` holds something already.
-        """
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(f"--out {out} exists and is not empty: name a new folder")
-        model = self.model("cpu")
-        if merge:
-            model.save_merged(out)
-        else:
-            model.save_adapter(out)

@@ -134,9 +134,10 @@ def refusal(values: dict[str, Any]) -> str:
 def test_defaults_are_the_documented_ones() -> None:
     values = get_default_config().to_dict()
     generation = values.pop("generation")
+    assert values.pop("tracking") == {"backends": []}
     assert values == DEFAULTS
     assert len(generation["prompts"]) == 4
-    assert (generation["max_new_tokens"], generation["temperature"]) == (50, 0.7)
+    assert (generation["max_new_tokens"], generation["temperature"], generation["every"]) == (50, 0.7, 1)
 
 
 def test_the_documented_script(tmp_path: Path) -> None:
@@ -600,7 +601,7 @@ def test_schema_describes_every_field() -> None:
     schema = ExperimentConfig.json_schema()
     json.dumps(schema)
     sections = [schema, *schema["$defs"].values()]
-    assert len(sections) == 8
+    assert len(sections) == 9
     for section in sections:
         assert section["additionalProperties"] is False
         for name, field in section["properties"].items():
@@ -630,7 +631,9 @@ def test_what_of_selection_and_partition_can_stand_together() -> None:
 def test_decisive_settings_are_those_that_change_the_result() -> None:
     decisive = get_default_config().decisive()
     machinery = ["output_dir=x", "log_dir=x", "device=cpu", "model.cache_dir=x", "federated.num_workers=2"]
+    machinery += ["generation.every=7", 'tracking.backends=["wandb"]']
     assert get_default_config().with_overrides([*machinery, "federated.start_timeout_s=1"]).decisive() == decisive
+    assert "tracking" not in decisive and "every" not in decisive["generation"], "runs begun before these resume"
     for assignment in ("seed=1", "training.num_threads=1", "training.learning_rate=1", "data.dataset_path=x"):
         assert get_default_config().with_overrides([assignment]).decisive() != decisive, assignment
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice, takewhile
 
 import torch
 import transformers
 from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
 
 from fedmq.errors import ConfigError
 from fedmq.learning.fast.decode import next_tokens
@@ -16,14 +18,27 @@ from fedmq.learning.models import LanguageModel
 from fedmq.learning.tokenizer import library_warnings_to_log
 from fedmq.rng import derive_seed
 
+#: Told of each piece of text as it is made: of which prompt, by position, and the piece.
+OnText = Callable[[int, str], None]
+
+
+def _unheard(position: int, piece: str) -> None:
+    pass
+
 
 def generate(
-    lm: LanguageModel, prompts: Sequence[str], *, max_new_tokens: int, temperature: float, seed: int
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    top_p: float = 1.0,
+    on_text: OnText = _unheard,
 ) -> list[str]:
     """Continue each prompt until EOS or for `max_new_tokens` tokens.
 
-    Sampling is from the whole distribution (no top-k, no top-p). What follows a prompt depends on
-    the model, the prompt and `seed` alone, not on the other prompts.
+    What follows a prompt depends on the model, the prompt and `seed` alone, not on the other prompts.
 
     Args:
       lm: base and adapter.
@@ -31,6 +46,8 @@ def generate(
       max_new_tokens: at least 1.
       temperature: divides the logits; 0 takes the most likely token each time.
       seed: 32 bits.
+      top_p: in (0, 1]: sampling is from the most likely tokens that together have this probability; 1 is all.
+      on_text: the pieces of a continuation, joined, are what is returned.
 
     Returns:
       The continuations, without the prompts.
@@ -38,10 +55,18 @@ def generate(
     Raises:
       ConfigError: a prompt and `max_new_tokens` together are longer than the model can read.
     """
-    return [
-        _continue(lm, ids, max_new_tokens, temperature, derive_seed(seed, f"generate {prompt}"))
-        for prompt, ids in zip(prompts, encode_prompts(lm, prompts, max_new_tokens), strict=True)
-    ]
+    texts = []
+    for position, ids in enumerate(encode_prompts(lm, prompts, max_new_tokens)):
+        own_seed = derive_seed(seed, f"generate {prompts[position]}")
+        pieces = _Pieces(lm, ids, partial(on_text, position))
+        if lm.packed is not None:
+            tokens = next_tokens(lm.packed, lm.get_adapter(), ids, temperature, own_seed, top_p)
+            for token in takewhile(lambda token: token != lm.tokenizer.eos_token_id, islice(tokens, max_new_tokens)):
+                pieces.add(token)
+        else:
+            _library(lm, ids, pieces, max_new_tokens, temperature, top_p, own_seed)
+        texts.append(pieces.end())
+    return texts
 
 
 def encode_prompts(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
@@ -53,28 +78,67 @@ def encode_prompts(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: in
     encoded = [lm.tokenizer.encode_prompt(prompt) for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
         if lm.max_positions is not None and len(ids) + max_new_tokens > lm.max_positions:
+            left = lm.max_positions - len(ids)
+            way_out = f"lower max_new_tokens to {left} or less" if left > 0 else "shorten the prompt"
             raise ConfigError(
                 f"prompt {prompt[:40]!r} has {len(ids)} tokens: with max_new_tokens {max_new_tokens} "
-                f"that is more than the model's {lm.max_positions} positions"
+                f"that is more than the model's {lm.max_positions} positions; {way_out}"
             )
     return encoded
 
 
-def _continue(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> str:
-    eos = lm.tokenizer.eos_token_id
-    if lm.packed is not None:
-        tokens = islice(next_tokens(lm.packed, lm.get_adapter(), ids, temperature, seed), max_new_tokens)
-        output = [*ids, *takewhile(lambda token: token != eos, tokens)]
-    else:
-        output = _library(lm, ids, max_new_tokens, temperature, seed)
-    # Some tokenizers drop the space before the first word of what they decode: decode all and cut.
-    whole, start = lm.tokenizer.decode(output), lm.tokenizer.decode(ids)
-    return whole.removeprefix(start)
+class _Pieces:
+    """The text of tokens that come one by one: what is whole is passed on at once, half a character waits."""
+
+    def __init__(self, lm: LanguageModel, ids: list[int], on_piece: Callable[[str], None]) -> None:
+        self._decode, self._eos, self._on_piece = lm.tokenizer.decode, lm.tokenizer.eos_token_id, on_piece
+        # Some tokenizers drop the space before the first word of what they decode: all is decoded, and cut.
+        self._start, self._ids, self._said = lm.tokenizer.decode(ids), list(ids), ""
+
+    def add(self, token: int) -> None:
+        """The next token; EOS is no text."""
+        if token == self._eos:
+            return
+        self._ids.append(token)
+        text = self._text()
+        if text.startswith(self._said) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._say(text)
+
+    def end(self) -> str:
+        """No token is to come: the whole text."""
+        text = self._text()
+        self._say(text)
+        return text
+
+    def _text(self) -> str:
+        return self._decode(self._ids).removeprefix(self._start)
+
+    def _say(self, text: str) -> None:
+        piece, self._said = text[len(self._said) :], text
+        if piece:
+            self._on_piece(piece)
 
 
-def _library(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperature: float, seed: int) -> list[int]:
+class _Listener(BaseStreamer):  # type: ignore[misc]  # transformers is not typed here
+    """Hears of the library's tokens; the prompt comes first, and whole."""
+
+    def __init__(self, pieces: _Pieces) -> None:
+        self._pieces, self._prompt_is_next = pieces, True
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self._prompt_is_next:
+            self._pieces.add(int(value))
+        self._prompt_is_next = False
+
+    def end(self) -> None:
+        pass
+
+
+def _library(
+    lm: LanguageModel, ids: list[int], pieces: _Pieces, max_new_tokens: int, temperature: float, top_p: float, seed: int
+) -> None:
     sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
         if temperature > 0
         else {"do_sample": False}
     )
@@ -86,10 +150,12 @@ def _library(lm: LanguageModel, ids: list[int], max_new_tokens: int, temperature
     lm.model.eval()
     with torch.random.fork_rng(lm.cuda_devices), library_warnings_to_log(), _settings(lm, config) as model:
         torch.manual_seed(seed)
-        output: list[int] = model.generate(
-            input_ids=input_ids, attention_mask=torch.ones_like(input_ids), generation_config=config
-        )[0].tolist()
-    return output
+        model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            generation_config=config,
+            streamer=_Listener(pieces),
+        )
 
 
 @contextmanager

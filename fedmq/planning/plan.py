@@ -170,7 +170,7 @@ def _round_s(
     scored: list[int],
     workers: int,
 ) -> float:
-    """Of a round on average: trainings, and the evaluation of the version before, on that many workers."""
+    """Of a round on average: trainings, and evaluation and texts of the version before, on that many workers."""
     recipe, async_width = config.to_run_spec().training, config.federated.clients_per_round
     width = min(workers, async_width) if config.federated.mode == "async" else workers
 
@@ -181,7 +181,8 @@ def _round_s(
         return measured.per_training_s + trained + looked * measured.score_per_token_s
 
     scores = [tokens * measured.score_per_token_s for tokens in scored]
-    spans = [makespan([*map(training_s, round), *scores], width) for round in rounds]
+    texts_s = measured.per_generated_s * config.generation.max_new_tokens / config.generation.every
+    spans = [makespan([*map(training_s, round), *scores, texts_s], width) for round in rounds]
     return mean(spans) + wire.aggregate_s + _ROUND_S
 
 

@@ -9,7 +9,7 @@ from fedmq.errors import LocalProtocolError
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import Held, Job, JobState, Status, WorkerState, in_words
 
-#: Evaluation first: people want to see the round that is over before the next one is.
+#: Evaluation first: people want to see the round that is over before the next one is. Texts fill gaps.
 _ORDER = {"init": 0, "evaluate": 1, "train": 2, "generate": 3}
 #: Seconds without a step that are worth a word.
 _STILL_S = 10.0
@@ -22,6 +22,9 @@ def waiting(jobs: Mapping[Job, JobState], sizes: Mapping[str, Size], all_count: 
 
     Of a group that a worker is at, the rest waits for what comes of that.
 
+    Texts of a version wait for the trainings of one round, and go before those of the next: where no worker is ever
+    without a training they would all be made at the end, and so many adapters kept until then.
+
     Args:
       jobs: of all kinds.
       sizes: of the clients.
@@ -31,8 +34,12 @@ def waiting(jobs: Mapping[Job, JobState], sizes: Mapping[str, Size], all_count: 
     begun = {state.group for state in jobs.values() if state.status is Status.ASSIGNED}
     groups = {state.group for state in jobs.values() if state.status is Status.PENDING} - begun
 
+    newest = max((job.round for job in jobs if job.kind == "generate"), default=0)
+
     def place(group: Group) -> tuple[int, int | bytes, Group]:
-        return _ORDER[group[0].kind], -_num_examples(group, sizes) if all_count else _shuffled(group), group
+        overdue = group[0].kind == "generate" and group[0].round < newest
+        order = _ORDER["evaluate" if overdue else group[0].kind]
+        return order, -_num_examples(group, sizes) if all_count else _shuffled(group), group
 
     return sorted(groups, key=place)
 

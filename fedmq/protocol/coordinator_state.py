@@ -42,7 +42,7 @@ class CoordinatorState:
       policy, timers: fixed for the run.
       expected: number of distinct clients that the run starts with.
       named: the clients' ids where they are known beforehand; otherwise whoever joins counts.
-      generates: whether texts are wanted at the end.
+      generates: rounds from one version that continues the prompts to the next; 0 for none.
       clock, trainings: of the round in work.
     """
 
@@ -50,7 +50,7 @@ class CoordinatorState:
     timers: Timers
     expected: int
     named: frozenset[str] = frozenset()
-    generates: bool = True
+    generates: int = 1
     progress: Progress = Progress()
     started_at: float = 0.0
     phase: Phase = Phase.WAITING
@@ -62,7 +62,7 @@ class CoordinatorState:
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.timers, self.policy, self.progress)
-        self.evaluations = Evaluations(self.roster)
+        self.evaluations = Evaluations(self.roster, self.generates, self.policy.num_rounds)
         self.version = -1 if self.progress.version is None else self.progress.version
         self.clock = RoundClock(self.policy, draw=self.progress.draw)
         # Known from the start: workers go on with the open round, or offer what they finished, before all are there.
@@ -94,8 +94,8 @@ class CoordinatorState:
         return self.roster.open(parse_task(task)[0]) and not self.ended
 
     def in_use(self) -> set[int]:
-        """Versions whose adapters must stay: their evaluation is still to come, or a training that began from them."""
-        return self.evaluations.pending() | self.trainings.bases()
+        """Versions whose adapters must stay: their evaluation or their texts are still to come, or a training's end."""
+        return self.evaluations.pending() | self.evaluations.to_continue() | self.trainings.bases()
 
     def _react(self, event: ev.Event, now: float) -> list[Command]:
         match event:
@@ -177,11 +177,13 @@ class CoordinatorState:
             self.roster.add([[Job("init", 0, "adapter")]])
             return notes
         self.evaluations.want(self.progress.unevaluated)
+        self.evaluations.want_texts(self.progress.ungenerated)
         if self.version >= self.policy.num_rounds:
             return notes + self._finishing()
         if self.progress.selected:
             self._move(Phase.COLLECTING)
             self.clock.open(now)
+            self.evaluations.ask_texts()
             return notes
         return notes + self._select()
 
@@ -202,7 +204,9 @@ class CoordinatorState:
         self._move(Phase.COLLECTING)
         if not self.policy.asynchronous or not self.clock.draw:
             self.clock.open(now)
-        return [self.trainings.begin(round, clients)]
+        opened = self.trainings.begin(round, clients)
+        self.evaluations.ask_texts()
+        return [opened]
 
     def _close_if_full(self, now: float) -> list[Command]:
         jobs = self.trainings.jobs()
@@ -246,13 +250,14 @@ class CoordinatorState:
         self.version, self.trainings.accepted = version, {}
         self.roster.drop("init")
         self.roster.drop("evaluate")
+        self.roster.drop("generate")
         self.evaluations.want([version])
+        self.evaluations.want_texts([version])
         return self._finishing() if version >= self.policy.num_rounds else self._select()
 
     def _finishing(self) -> list[Command]:
         self._move(Phase.FINISHING)
-        if self.generates:
-            self.roster.add([[Job("generate", self.version, "prompts")]])
+        self.evaluations.ask_texts()
         return []
 
     def _end(self, outcome: str, reason: str) -> list[Command]:
@@ -280,7 +285,9 @@ class CoordinatorState:
         checks = self.trainings.invariants(self.round) | {
             "nobody trains outside an open round": not training
             or self.phase in (Phase.WAITING, Phase.COLLECTING, Phase.ENDED),
-            "evaluations are of versions": all(s.job.round <= self.version for s in self.roster.of_kind("evaluate")),
+            "evaluations and texts are of versions": all(
+                s.job.round <= self.version for kind in ("evaluate", "generate") for s in self.roster.of_kind(kind)
+            ),
             "no version beyond the last round": self.version <= self.policy.num_rounds,
             "nobody works in vain": self.phase in (Phase.WAITING, Phase.ENDED) or not self.roster.at_nothing(),
         }

@@ -46,6 +46,7 @@ class Progress(NamedTuple):
       sizes: of the same clients.
       gone: those of them that were given up, as nobody had hosted them for too long.
       started: of the `selected`, whose training began in an earlier round, with that round: of an asynchronous run.
+      ungenerated: committed versions that have continued no prompts.
     """
 
     version: int | None = None
@@ -57,3 +58,4 @@ class Progress(NamedTuple):
     sizes: Mapping[str, Size] = MappingProxyType({})
     gone: tuple[str, ...] = ()
     started: tuple[tuple[str, int], ...] = ()
+    ungenerated: tuple[int, ...] = ()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from fedmq.errors import RemoteProtocolError
 from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import Evaluated, Generated
 from fedmq.runtime.task_times import UNKNOWN, Times
+from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 
 
@@ -33,3 +35,14 @@ def record_texts(journal: Journal, result: Generated, prompts: Sequence[str]) ->
     if len(result.texts) != len(prompts):
         raise RemoteProtocolError("INVALID", f"{len(result.texts)} texts for {len(prompts)} prompts")
     journal.add_generations(parse_task(result.task)[0].round, prompts, result.texts)
+
+
+def unanswered(journal: Journal, blobs: BlobStore, versions: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Which of these committed versions are not scored on all that others are, and which have no texts.
+
+    A version whose adapter is gone can have neither any more.
+    """
+    counts = Counter(row["version"] for row in journal.evaluations())
+    most, written = max((1, *counts.values())), {row["version"] for row in journal.generations()}
+    held = [version for version in versions if blobs.has(journal.digest(version))]
+    return [v for v in held if counts[v] < most], [v for v in held if v not in written]

@@ -49,5 +49,7 @@ def summary(server: FederatedServer, log_dir: str) -> dict[str, Any]:
         **total_bytes(server.rounds()),
         "eval_loss": {str(v): score["eval_loss"] for v, score in scores.items()},
         "unscored_clients": {str(v): found for v, score in scores.items() if (found := score.get("unscored_clients"))},
-        "generations": [{"prompt": g["prompt"], "text": g["text"]} for g in journal.generations()],
+        "generations": [
+            {"prompt": g["prompt"], "text": g["text"]} for g in journal.generations() if g["version"] == last
+        ],
     }

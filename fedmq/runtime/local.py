@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -11,8 +12,10 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fedmq.errors import ConfigError, RunError
+from fedmq.errors import ConfigError, DataError, RunError
+from fedmq.storage.journal import Journal
 
 log = logging.getLogger("fedmq.local")
 #: How often one worker that was killed is started again.
@@ -198,6 +201,24 @@ def run_child(arguments: list[str]) -> str:
     said = [line.removeprefix("fedmq: ") for line in done.stderr.splitlines() if line.startswith("fedmq: ")]
     text = said[-1] if said else f"fedmq {arguments[0]} ended with exit code {done.returncode}: {done.stderr[-500:]!r}"
     raise (ConfigError if done.returncode == ConfigError.exit_code else RunError)(text)
+
+
+def prepare_data(run_dir: Path, journal: Journal, dataset_path: str) -> dict[str, Any]:
+    """The run's shards, by `fedmq data partition`; the statistics that it says.
+
+    Raises:
+      DataError: the data is another than when the run began, or cannot be used.
+    """
+    arguments = ["data", "partition", str(run_dir / "config.json"), "--out", str(run_dir / "data"), "--json"]
+    statistics: dict[str, Any] = json.loads(run_child(arguments))
+    before = journal.get("data")
+    if before is not None and json.loads(before)["inputs"] != statistics["inputs"]:
+        raise DataError(
+            f"{dataset_path} is not what it was when the run in {run_dir} began: "
+            "put the old file back, or start anew with --overwrite"
+        )
+    journal.put(data=json.dumps(statistics))
+    return statistics
 
 
 def end_with_parent(parent_fd: int) -> None:

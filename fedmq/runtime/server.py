@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +22,7 @@ from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.messages import BlobRef, Offer
 from fedmq.protocol.phases import Progress
 from fedmq.runtime.aggregation import NOTHING, Remembered, fold, rebased, require_enough, step
+from fedmq.runtime.answers import unanswered
 from fedmq.runtime.bias import record_bias
 from fedmq.runtime.checkpoints import Checkpoints
 from fedmq.runtime.control import TrainingFiles
@@ -120,16 +120,15 @@ class FederatedServer:
         opened = [row for row in rows if row["state"] == "open"]
         groups = tuple(map(tuple, opened[0]["groups"])) if opened else ()
         accepted = self.journal.updates(opened[0]["round"]) if opened else []
-        counts = Counter(row["version"] for row in self.journal.evaluations())
-        most = max((1, *counts.values()))
-        missing = [row["round"] for row in committed if counts[row["round"]] < most and self.blobs.has(row["digest"])]
+        unscored, silent = unanswered(self.journal, self.blobs, [row["round"] for row in committed])
         return progress._replace(
             version=committed[-1]["round"],
             selected=groups,
             started=tuple(opened[0]["started"].items()) if opened else (),
             accepted=tuple((row["client"], row["digest"]) for row in accepted),
             draw=opened[0]["draw"] if opened else 0,
-            unevaluated=tuple(missing),
+            unevaluated=tuple(unscored),
+            ungenerated=tuple(silent),
         )
 
     def adapter(self, version: int) -> BlobRef:

@@ -22,7 +22,8 @@ def make_tasks(
     """Tasks of one group as a worker gets them: work, seed, and the adapter of the version that they start from.
 
     The seed depends on the run's seed, the kind, the round and the client alone, so that neither the
-    worker nor the attempt changes the result. `left_s`, to the deadline of a round, is of no concern to other work.
+    worker nor the attempt changes the result; of generations on the run's seed alone, so that texts of two versions
+    differ by the model and not by chance. `left_s`, to the deadline of a round, is of no concern to other work.
     """
     made = tuple(_make_task(task, spec, server, secret) for task in tasks)
     return m.Tasks(made, left_s if made[0].work.kind == "train" else None)
@@ -43,7 +44,7 @@ def _make_task(task: str, spec: RunSpec, server: FederatedServer, secret: str) -
         case _:
             work = GenerateWork("generate", spec.generation)
     client = job.unit if job.unit.startswith("client_") else None
-    seed = derive_seed(spec.seed, job.kind, job.round, client or "")
+    seed = derive_seed(spec.seed, job.kind, 0 if job.kind == "generate" else job.round, client or "")
     version = {"init": None, "train": job.round - 1}.get(job.kind, job.round)
     adapter = delta = merged = None
     if version is not None:

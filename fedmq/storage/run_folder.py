@@ -24,6 +24,7 @@ _ASIDE = ".overwritten"
 _OWN = (
     *("run.db-wal", "run.db-shm", "config.json", "blobs", "global_model", "workers", "client_states", "personal"),
     *("training_metrics.json", "global_metrics.json", "training_progress.png", "report.html", "report"),
+    *("metrics.jsonl", "tracking"),
 )
 
 

@@ -13,6 +13,7 @@ import torch
 import transformers
 from click.testing import CliRunner
 from conftest import Federation
+from plain_libraries import mean_loss, opened_as_its_card_says
 from running import children, command_line, digest_of, eventually, fedmq, kill_pid
 
 from fedmq.cli import main
@@ -93,9 +94,31 @@ def test_a_finished_run_is_its_adapter_on_the_base_that_has_grown(virtual_run: P
         exact = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()(ids).logits
         merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(ids).logits
         torch.testing.assert_close(merged, exact, rtol=1e-4, atol=1e-5)
+        for form in ("merged", "adapter"):
+            as_said = opened_as_its_card_says(tmp_path / form)["model"](ids).logits
+            torch.testing.assert_close(as_said, exact, rtol=1e-4, atol=1e-5)
         base = transformers.AutoModelForCausalLM.from_pretrained(name).eval()
         folder = virtual_run / "global_model" / "round_final"
         with pytest.warns(UserWarning, match="merged_into_base"):
             model = peft.PeftModel.from_pretrained(base, str(folder))
         alone = model.eval()(ids).logits
     assert not torch.allclose(alone, exact, atol=1e-4), "what was merged is a part of the model"
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("lora_aggregation", ["flora", "fed_sb", "fedsa", "rolora", "fedit"])
+def test_an_export_scores_as_the_run(tiny_settings: Settings, tmp_path: Path, lora_aggregation: str) -> None:
+    config = settings_of(tiny_settings, lora_aggregation=lora_aggregation) | {"output_dir": "run", "log_dir": "logs"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = fedmq("run", "config.json", "--virtual-clock", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = "How long does a refund take? It has been two weeks now."
+    (tmp_path / "own.csv").write_text(f"text,author_id,inbound\n{text},1,True\n")
+    whose = ["--client", "client_1"] if lora_aggregation == "fedsa" else []
+    run = tmp_path / "run"
+    found = json.loads(here("evaluate", run, "--data", tmp_path / "own.csv", "--json", *whose))
+    for form, merge in (("adapter", []), ("merged", ["--merge"])):
+        here("export", run, "--out", tmp_path / form, *merge, *whose)
+        loss = mean_loss(opened_as_its_card_says(tmp_path / form), [text], config["model"]["max_length"])
+        assert loss == pytest.approx(found["eval_loss"], rel=1e-5)

@@ -13,6 +13,7 @@ import torch
 import transformers
 from click.testing import CliRunner
 from conftest import Federation
+from plain_libraries import opened_as_its_card_says
 from running import accepted, digest_of, eventually, fedmq
 from safetensors.numpy import load_file
 
@@ -70,6 +71,7 @@ def here(*arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_people_get_two_factors(virtual_run: Path, tiny_gpt2: Path, tmp_path: Path) -> None:
     """What was scored in the run is what evaluate says, and what an export is that peft loads."""
     kept = load_file(virtual_run / "global_model" / "round_final" / "adapter_model.safetensors")
@@ -88,3 +90,6 @@ def test_people_get_two_factors(virtual_run: Path, tiny_gpt2: Path, tmp_path: Pa
     ids = torch.arange(1, 20)[None]
     with torch.no_grad():
         torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-4, rtol=1e-4)
+        for form in ("merged", "adapter"):
+            as_said = opened_as_its_card_says(tmp_path / form)["model"](ids).logits
+            torch.testing.assert_close(as_said, adapted(ids).logits, atol=1e-4, rtol=1e-4)

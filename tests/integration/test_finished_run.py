@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
 from pathlib import Path
 
+import huggingface_hub
 import peft
 import pytest
-import torch
-import transformers
 from click.testing import CliRunner
-from running import fedmq
+from plain_libraries import mean_loss, opened_as_its_card_says
+from running import FEDMQ, environment, fedmq
 
 from fedmq.cli import main
+from fedmq.protocol.printable import readable
 
 #: The libraries warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
@@ -32,7 +37,9 @@ def test_inspect(finished: Path) -> None:
     assert (found["status"], found["committed"], found["num_rounds"]) == ("done", 2, 2)
     assert found["scores"].keys() == {"0", "1", "2"}
     assert found["live"] is None and found["warnings"] == []
-    assert [g["prompt"] for g in found["generations"]] == ["My order", "Thanks"]
+    texts = {(g["version"], g["prompt"]): g["text"] for g in found["generations"]}
+    assert texts.keys() == {(version, prompt) for version in (0, 1, 2) for prompt in ("My order", "Thanks")}
+    assert len({texts[version, "My order"] for version in (0, 1, 2)}) > 1, "each is of its own version"
     assert "run: done" in done.stdout and found["digest"] in done.stdout
     for row in found["rounds"]:
         for client in row["client_metrics"]:
@@ -74,22 +81,83 @@ def test_generate_prints_the_texts_and_nothing_else(finished: Path) -> None:
     assert greedy.startswith("My order") and greedy != done.stdout
 
 
-def logits(model: torch.nn.Module) -> torch.Tensor:
-    with torch.no_grad():
-        return model(torch.tensor([[5, 6, 7, 8, 9]])).logits
+def test_generate_streams_to_a_terminal_what_it_prints_to_a_file(finished: Path) -> None:
+    options = ("--prompt", "My order", "--prompt", "Thanks", "--max-new-tokens", 30, "--seed", 3, "--top-p", 0.9)
+    whole = here("generate", finished / "run", *options)
+    assert here("generate", finished / "run", *options, "--stream") == whole
+    primary, secondary = pty.openpty()
+    command = [*FEDMQ, "generate", "run", *map(str, options)]
+    with subprocess.Popen(command, cwd=finished, env=environment(), stdin=secondary, stdout=secondary) as process:
+        os.close(secondary)
+        reads = []
+        # Linux ends a terminal that nobody holds with EIO.
+        with contextlib.suppress(OSError):
+            while read := os.read(primary, 1 << 16):
+                reads.append(read)
+    os.close(primary)
+    assert process.returncode == 0
+    assert b"".join(reads).decode().replace("\r\n", "\n") == whole
+    assert len(reads) > 2, "it came in pieces"
+    said = json.loads(here("generate", finished / "run", *options, "--json"))["generations"]
+    assert "".join(readable(text["prompt"] + text["text"]) + "\n" for text in said) == whole
+    done = CliRunner().invoke(
+        main, ["generate", str(finished / "run"), "--prompt", "-", *map(str, options[4:])], input="My order\n\nThanks\n"
+    )
+    assert done.stdout == whole
 
 
-def test_exports_load_with_plain_libraries_and_agree(finished: Path, tmp_path: Path) -> None:
-    here("export", finished / "run", "--out", tmp_path / "merged", "--merge")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--top-p", 0), "0<x<=1"),
+        (("--top-p", "nan"), "top_p: got nan, expected a probability > 0 and <= 1"),
+        (("--temperature", "inf"), "temperature: got inf, expected a number >= 0"),
+        (("--prompt", "word " * 400), "positions; shorten the prompt"),
+        (("--max-new-tokens", 5000), "lower max_new_tokens to"),
+        (("--stream", "--json"), "exclude each other"),
+        (("--prompt", "-"), "standard input holds no opening"),
+    ],
+)
+def test_generate_refuses_in_one_line(finished: Path, options: tuple[object, ...], said: str) -> None:
+    done = CliRunner().invoke(main, ["generate", str(finished / "run"), "--prompt", "My order", *map(str, options)])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr and done.stderr.count("\n") == 1
+
+
+TEXTS = ["How long does a refund take? It has been two weeks now.", "Please restart your phone and try again, " * 20]
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged"])
+def test_an_export_opens_as_its_card_says_and_scores_as_the_run(finished: Path, tmp_path: Path, form: str) -> None:
+    out, csv = tmp_path / form, tmp_path / "own.csv"
+    here("export", finished / "run", "--out", out, *(["--merge"] if form == "merged" else []))
+    csv.write_text("text,author_id,inbound\n" + "".join(f'"{text}",1,True\n' for text in TEXTS))
+    score = json.loads(here("evaluate", finished / "run", "--data", csv, "--json"))
+    names, config = opened_as_its_card_says(out), json.loads((finished / "config.json").read_text())
+    assert type(names["model"]).__module__.partition(".")[0] == {"adapter": "peft", "merged": "transformers"}[form]
+    loss = mean_loss(names, TEXTS, config["model"]["max_length"])
+    assert loss == pytest.approx(score["eval_loss"], rel=1e-5)
+    if form == "adapter":
+        with names["model"].disable_adapter():
+            assert abs(mean_loss(names, TEXTS, config["model"]["max_length"]) - loss) > 1e-3, "the adapter counts"
+        auto = peft.AutoPeftModelForCausalLM.from_pretrained(out).eval()
+        assert mean_loss(names | {"model": auto}, TEXTS, config["model"]["max_length"]) == pytest.approx(loss)
+
+
+def test_the_card_of_an_export(finished: Path, tmp_path: Path) -> None:
     here("export", finished / "run", "--out", tmp_path / "adapter")
-    name = json.loads((finished / "config.json").read_text())["model"]["model_name"]
-    base = transformers.AutoModelForCausalLM.from_pretrained(name).eval()
-    plain = logits(base)
-    adapted = logits(peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval())
-    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
-    torch.testing.assert_close(logits(merged), adapted, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(plain, adapted, atol=1e-4)
-    transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    card = huggingface_hub.ModelCard.load(tmp_path / "adapter" / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-generation")
+    assert {"lora", "federated-learning"} <= set(card.data.tags) and card.data.base_model is None, "a folder is no id"
+    found = json.loads(fedmq("inspect", "run", "--json", cwd=finished).stdout)
+    first, last = found["scores"]["0"], found["scores"]["2"]
+    for score in (first, last):
+        assert f"| {score['eval_loss']:.4f} | {score['perplexity']:.2f} |" in card.text
+    assert found["digest"] in card.text and found["provenance"]["base_digest"] in card.text
+    assert f"| clients | {len(found['provenance']['clients'])} |" in card.text and "| rounds | 2 of 2" in card.text
+    assert card.text.count("[to be filled in") == 4
+    for text in (*TEXTS, *(row["text"] for row in found["generations"]), "My order", "client_0"):
+        assert text not in card.text
 
 
 def test_export_replaces_nothing(finished: Path, tmp_path: Path) -> None:

@@ -65,9 +65,34 @@ def test_stops_at_eos(engine: str, gpt2_folder: Path, lora: LoRASpec, tmp_path: 
     assert generate(lm, ["hello", ""], max_new_tokens=20, temperature=1.0, seed=1) == ["", ""]
 
 
+def test_top_p_leaves_the_likely_tokens(lm: LanguageModel) -> None:
+    options = {"max_new_tokens": 12, "temperature": 1.0}
+    greedy = generate(lm, ["The app"], max_new_tokens=12, temperature=0, seed=1)
+    assert generate(lm, ["The app"], **options, seed=7, top_p=1e-6) == greedy, "the likeliest always stays"
+    assert generate(lm, ["The app"], **options, seed=7, top_p=1.0) != greedy
+    with torch.inference_mode():
+        ids = lm.tokenizer.encode_prompt("The app")
+        probabilities = torch.softmax(lm.model(input_ids=torch.tensor([ids])).logits[0, -1], 0)
+    order = probabilities.argsort(descending=True)
+    kept = {int(token) for token in order[: int((probabilities[order].cumsum(0) < 0.1).sum()) + 1]}
+    first = {generate(lm, ["The app"], max_new_tokens=1, temperature=1.0, seed=s, top_p=0.1)[0] for s in range(40)}
+    assert len(first) > 3 and first <= {lm.tokenizer.decode([*ids, token])[len("The app") :] for token in kept}
+
+
+def test_pieces_are_the_text_and_hold_no_half_characters(lm: LanguageModel) -> None:
+    heard: list[tuple[int, str]] = []
+    options = {"max_new_tokens": 30, "temperature": 1.0, "seed": 5}
+    texts = generate(lm, ["My order", "", "The app"], **options, on_text=lambda k, piece: heard.append((k, piece)))
+    assert texts == generate(lm, ["My order", "", "The app"], **options)
+    assert ["".join(piece for at, piece in heard if at == k) for k in range(3)] == texts
+    assert [at for at, _ in heard] == sorted(at for at, _ in heard) and len(heard) > 20
+
+
 def test_what_does_not_fit_is_refused(lm: LanguageModel) -> None:
-    with pytest.raises(ConfigError, match=r"'hello.*max_new_tokens 64.*64 positions"):
+    with pytest.raises(ConfigError, match=r"'hello.*max_new_tokens 64.*64 positions; lower max_new_tokens to"):
         generate(lm, ["hello"], max_new_tokens=64, temperature=0, seed=1)
+    with pytest.raises(ConfigError, match=r"has \d\d\d tokens.*64 positions; shorten the prompt"):
+        generate(lm, ["hello my order " * 40], max_new_tokens=1, temperature=0, seed=1)
     prompt = lm.tokenizer.decode(np.full(60, lm.tokenizer.encode_prompt("a")[0]))
     assert len(generate(lm, [prompt], max_new_tokens=4, temperature=0, seed=1)) == 1
 

@@ -30,11 +30,17 @@ def test_a_whole_run() -> None:
         ev.Reply("a", "evaluate-0-test-0", "ACCEPTED"),
         ev.Dispatch("a", ("train-1-client_1-0",)),
     ]
+    assert drive.state.in_use() == {0}, "its texts are to come"
     assert drive.say(ev.Heard("a", "train-1-client_1-0", "working", 3, 9)) == []
     assert drive.say(ev.ResultOffered("b", "train-1-client_2-0", "d2")) == [
         ev.Reply("b", "train-1-client_2-0", "UPLOAD")
     ]
-    assert drive.stored("b", "train-1-client_2-0", "d2") == [ev.Reply("b", "train-1-client_2-0", "ACCEPTED")]
+    assert drive.stored("b", "train-1-client_2-0", "d2") == [
+        ev.Reply("b", "train-1-client_2-0", "ACCEPTED"),
+        # Nothing is left to train: it continues the prompts while the other trains.
+        ev.Dispatch("b", ("generate-0-prompts-0",)),
+    ]
+    assert drive.stored("b", "generate-0-prompts-0") == [ev.Reply("b", "generate-0-prompts-0", "ACCEPTED")]
     assert drive.stored("a", "train-1-client_1-0", "d1") == [
         ev.Reply("a", "train-1-client_1-0", "ACCEPTED"),
         ev.Aggregate(1, ("client_1", "client_2")),
@@ -49,6 +55,7 @@ def test_a_whole_run() -> None:
     ]
     drive.stored("a", "evaluate-1-test-0")
     drive.stored("b", "train-2-client_2-0", "e2")
+    drive.stored("b", "generate-1-prompts-0")
     assert drive.stored("a", "train-2-client_1-0", "e1")[-1] == ev.Aggregate(2, ("client_1", "client_2"))
     assert drive.say(ev.Committed(2)) == [
         ev.Dispatch("a", ("evaluate-2-test-0",)),

@@ -169,14 +169,21 @@ def test_progress_with_an_open_round(tmp_path: Path) -> None:
     server.journal.open_round(1, [["client_1", "client_3"], ["client_2"]])
     update = give(server, "train-1-client_2-0", adapter(1))
     assert make_server(tmp_path).progress() == Progress(
-        0, (("client_1", "client_3"), ("client_2",)), (("client_2", update.blob.digest),), (0,), **KNOWN
+        0,
+        (("client_1", "client_3"), ("client_2",)),
+        (("client_2", update.blob.digest),),
+        (0,),
+        **KNOWN,
+        ungenerated=(0,),
     )
 
 
 def test_progress_knows_who_was_given_up(tmp_path: Path) -> None:
     server = started(tmp_path)
     server.journal.put(**{Hosted.key("client_7"): Hosted(1000, 25_000, ("w1",), gone=True).encoded()})
-    assert make_server(tmp_path).progress() == Progress(0, unevaluated=(0,), **KNOWN, gone=("client_7",))
+    assert make_server(tmp_path).progress() == Progress(
+        0, unevaluated=(0,), **KNOWN, gone=("client_7",), ungenerated=(0,)
+    )
 
 
 def test_a_round_that_was_frozen_is_folded_on_resume(tmp_path: Path) -> None:
@@ -186,7 +193,7 @@ def test_a_round_that_was_frozen_is_folded_on_resume(tmp_path: Path) -> None:
     server.journal.freeze_round(1, ["client_1", "client_2"])
     whole.aggregate(1, ["client_1", "client_2"])
     resumed = make_server(tmp_path / "a")
-    assert resumed.progress() == Progress(version=1, unevaluated=(0, 1), **KNOWN)
+    assert resumed.progress() == Progress(version=1, unevaluated=(0, 1), **KNOWN, ungenerated=(0, 1))
     assert resumed.journal.digest(1) == whole.journal.digest(1)
     assert resumed.progress().version == 1, "folded once"
 
@@ -205,7 +212,10 @@ def test_what_is_evaluated_is_not_evaluated_again(tmp_path: Path) -> None:
     record_evaluation(server.journal, m.Evaluated("evaluate-0-test-0", "cd" * 16, 40.0, 10, 2, 0.5), "w0")
     play(server, 1)
     server.aggregate(1, CLIENTS)
-    assert make_server(tmp_path).progress() == Progress(version=1, unevaluated=(1,), **KNOWN)
+    unscored = Progress(version=1, unevaluated=(1,), **KNOWN, ungenerated=(0, 1))
+    assert make_server(tmp_path).progress() == unscored
+    record_texts(server.journal, m.Generated("generate-0-prompts-0", "cd" * 16, ("x",)), ["a"])
+    assert make_server(tmp_path).progress() == unscored._replace(ungenerated=(1,))
 
 
 def test_rounds_go_on_after_a_resume_as_without(tmp_path: Path) -> None:
