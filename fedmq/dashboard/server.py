@@ -22,9 +22,9 @@ from fedmq.dashboard.watch import Watched
 from fedmq.errors import ConfigError, StorageError
 
 _STATIC = Path(__file__).parent / "static"
-_LOOK_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.25
 #: A comment this often tells us, and any proxy, whether the page is still open.
-_LOOKS_PER_PING = 20
+_LOOKS_PER_PING = 40
 
 
 def application(run: Watched, host: str, token: str | None) -> Starlette:

@@ -11,6 +11,8 @@ from fedmq.dashboard.columns import run_columns, span_columns
 from fedmq.inspection import inspect_run
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
+from fedmq.storage.salvage import open_to_read
+from fedmq.storage.timeline import timeline
 
 _TAIL_NBYTES = 64 * 1024
 
@@ -46,9 +48,11 @@ class Watched:
 
     def spans(self, round: int) -> dict[str, list[Any]]:
         """The timeline of one round."""
-        with self._lock:
-            self._refresh()
-            return span_columns(self._found["timeline"], round)
+        journal, _ = open_to_read(self._run_dir / DATABASE)
+        try:
+            return span_columns(timeline(journal, round), round)
+        finally:
+            journal.close()
 
     def logs(self) -> list[str]:
         """The names of the log files."""
@@ -66,7 +70,7 @@ class Watched:
         # The stamp is taken first: what is written while we read is read again.
         stamp = self.stamp()
         if stamp != self._read_at:
-            self._found = inspect_run(self._run_dir)
+            self._found = inspect_run(self._run_dir, spans=False)
             self._json = json.dumps(run_columns(self._found), separators=(",", ":")).encode()
             self._read_at = stamp
 
@@ -76,4 +80,5 @@ def _stat(path: Path) -> tuple[int, int] | None:
         stat = path.stat()
     except FileNotFoundError:
         return None
-    return stat.st_mtime_ns, stat.st_size
+    # Who only reads makes an empty log, too.
+    return (stat.st_mtime_ns, stat.st_size) if stat.st_size else None
