@@ -173,3 +173,26 @@ def test_a_damaged_run_is_shown_with_what_is_wrong(tmp_path: Path, browser: Any)
         browser.get(address)
         WebDriverWait(browser, 20).until(lambda _: "damaged" in browser.find_element(By.ID, "damage").text)
         _sound(browser, address)
+
+
+def test_a_real_run_is_followed_by_its_own_dashboard(tmp_path: Path, browser: Any) -> None:
+    settings = {"federated.num_rounds": 3, "federated.num_clients": 40, "federated.clients_per_round": 1}
+    chosen = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    command = _fedmq("run", "--dashboard", "--workers", 1, "--output-dir", "run", *chosen)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            address = next(line for line in process.stdout if line.startswith("dashboard of")).split(": ", 1)[1].strip()
+            browser.get(address)
+            for committed in ("0", "1"):
+                WebDriverWait(browser, 60, poll_frequency=0.05).until(
+                    lambda _, least=committed: (
+                        ((browser.find_element(By.TAG_NAME, "body").get_attribute("data-drawn") or "") >= least)
+                        and "running" in browser.find_element(By.ID, "status").text
+                    )
+                )
+            _sound(browser, address)
+        finally:
+            process.terminate()
+            rest, _ = process.communicate()
+    assert "the dashboard has ended with the run" in rest
