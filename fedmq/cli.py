@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from fedmq.cli_config import (
     set_option,
     workers_option,
 )
+from fedmq.cli_dashboard import dashboard, watched
 from fedmq.cli_doctor import doctor
 from fedmq.cli_finished import evaluate, export, generate
 from fedmq.cli_inspect import inspect
@@ -70,7 +71,7 @@ _resume = click.option("--resume", is_flag=True, help="Go on with the run in out
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace the run in output_dir.")
 
 
-def _run(config: Any, as_json: bool, **options: Any) -> None:
+def _run(config: Any, as_json: bool, with_dashboard: bool = False, **options: Any) -> None:
     from rich.console import Console
 
     from fedmq.federated_learning import FederatedLearning
@@ -87,7 +88,8 @@ def _run(config: Any, as_json: bool, **options: Any) -> None:
         fed.setup()
         if options.get("local_workers") == 0 and fed.address is not None:
             click.echo(f"listening on {fed.address}: {_how_to_join(fed.address, fed.keys)}", err=as_json)
-        fed.train()
+        with watched(config.output_dir) if with_dashboard else nullcontext():
+            fed.train()
     summary = fed.summary()
     if as_json:
         click.echo(json.dumps(summary))
@@ -158,6 +160,7 @@ def _speeds(context: click.Context, option: click.Parameter, given: tuple[str, .
     "default: the run itself.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan: clients, steps, bytes, memory, time; train nothing.")
+@click.option("--dashboard", "with_dashboard", is_flag=True, help="Show the run as a web page while it goes on.")
 @json_option
 def run(
     config: str | None,
@@ -170,6 +173,7 @@ def run(
     overwrite: bool,
     baseline: Kind | None,
     dry_run: bool,
+    with_dashboard: bool,
     as_json: bool,
 ) -> None:
     """Run CONFIG (JSON or TOML) with local workers; without CONFIG, the quickstart."""
@@ -182,9 +186,12 @@ def run(
     if dry_run or baseline is not None:
         refuse_virtual(virtual is not None, "--dry-run" if dry_run else "--baseline")
     if dry_run:
+        if with_dashboard:
+            raise click.UsageError("--dry-run trains nothing that --dashboard could show: leave one out")
         print_plan(settings, workers, as_json)
         return
-    _run(settings, as_json, resume=resume, overwrite=overwrite, local_workers=workers, speeds=virtual)
+    options = {"resume": resume, "overwrite": overwrite, "local_workers": workers, "speeds": virtual}
+    _run(settings, as_json, with_dashboard, **options)
 
 
 @main.command()
@@ -218,6 +225,7 @@ def coordinator(
 
 main.add_command(config_group)
 main.add_command(data_group)
+main.add_command(dashboard)
 main.add_command(doctor)
 main.add_command(evaluate)
 main.add_command(export)
