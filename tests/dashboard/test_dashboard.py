@@ -72,6 +72,12 @@ def _drawn(browser: Any, committed: int) -> None:
     )
 
 
+def _committed(browser: Any) -> int:
+    """The version that the page shows; -1 before the first."""
+    shown = browser.find_element(By.TAG_NAME, "body").get_attribute("data-drawn") or ""
+    return int(shown) if shown.isdigit() else -1
+
+
 def _inked(browser: Any, figure: str) -> int:
     """How many pixels of a chart are not empty."""
     script = """const c = document.querySelector(`#${arguments[0]} canvas`);
@@ -184,11 +190,10 @@ def test_a_real_run_is_followed_by_its_own_dashboard(tmp_path: Path, browser: An
         try:
             address = next(line for line in process.stdout if line.startswith("dashboard of")).split(": ", 1)[1].strip()
             browser.get(address)
-            for committed in ("0", "1"):
+            for least in (0, 1):
                 WebDriverWait(browser, 60, poll_frequency=0.05).until(
-                    lambda _, least=committed: (
-                        ((browser.find_element(By.TAG_NAME, "body").get_attribute("data-drawn") or "") >= least)
-                        and "running" in browser.find_element(By.ID, "status").text
+                    lambda _, least=least: (
+                        _committed(browser) >= least and "running" in browser.find_element(By.ID, "status").text
                     )
                 )
             _sound(browser, address)

@@ -72,6 +72,7 @@ def test_what_is_not_run_here() -> None:
             "README.md",
             "they make an environment from the package index, as .ci/run does; the first ends in `fedmq run`",
         ),
+        ("README.md", "it serves until Ctrl-C; tests/dashboard/test_dashboard.py opens it in a browser"),
         ("README.md", "neither twcs.csv nor the weights of gpt2 may be shipped"),
     }
     by_day = [

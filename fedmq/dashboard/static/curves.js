@@ -31,14 +31,14 @@ export function curve(id, title, xs, lines) {
   const known = drawn.get(id);
   if (known?.labels === labels) return known.plot.setData(data);
   const axis = { stroke: colour("ink"), grid: { stroke: colour("grid") }, ticks: { stroke: colour("grid") } };
-  const colours = ["blue", "orange", "green", "purple", "muted"].map(colour);
+  const colours = ["blue", "orange", "green", "purple", "rose", "teal", "gold", "brown", "muted"].map(colour);
   const plot = new uPlot({
     width: Math.max(figure.clientWidth - 24, 200), height: 260,
     scales: { x: { time: false } },
     axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 1000] }, { ...axis, size: 70 }],
     series: [{ label: "round" }, ...lines.map(([label], i) => ({
       label, stroke: colours[i % colours.length], width: i ? 1.2 : 2.5, spanGaps: true,
-      dash: i ? [4 + 2 * (i % 4), 2 + Math.floor(i / 4)] : undefined }))],
+      dash: i < colours.length ? undefined : [6, 4] }))],
   }, data);
   figure.setAttribute("role", "group");
   figure.replaceChildren(element("figcaption", {}, title), plot.root);
