@@ -45,10 +45,11 @@ export function curve(id, title, xs, lines) {
   drawn.set(id, { labels, plot });
 }
 
-/** Charts fit their figures, also those that were hidden when they were drawn. */
+/** Charts fit their figures, also those that were hidden when they were drawn; legends show the last round. */
 export function fit() {
   for (const [id, { plot }] of drawn) {
     const width = at(id).clientWidth - 24;
     if (width > 0 && width !== plot.width) plot.setSize({ width, height: plot.height });
+    requestAnimationFrame(() => { if (plot.cursor.idx == null) plot.setLegend({ idx: plot.data[0].length - 1 }); });
   }
 }
