@@ -15,7 +15,7 @@ import pytest
 from fedmq.cli import main
 
 #: What a number of an option may be of.
-UNITS = r"tokens|threads|processes|probability|logits|number >= 0"
+UNITS = r"tokens|TCP port|threads|processes|probability|logits|number >= 0"
 
 
 def options(command: click.Command = main, path: str = "fedmq") -> Iterator[tuple[str, click.Option]]:
