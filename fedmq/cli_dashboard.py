@@ -20,7 +20,13 @@ _TOKEN = "FEDMQ_DASHBOARD_TOKEN"  # noqa: S105 - the name of a variable
 @click.command()
 @click.argument("run_dir", type=click.Path())
 @click.option("--host", "--bind", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="TCP port to listen on; 0 = any that is free.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="TCP port to listen on; 0 = any that is free.",
+)
 @click.option("--log-dir", type=click.Path(), help="Folder of the logs; default: the run's log_dir.")
 def dashboard(run_dir: str, host: str, port: int, log_dir: str | None) -> None:
     """Serve RUN_DIR, running, finished or copied, as a web page until Ctrl-C; nothing in it is changed.
