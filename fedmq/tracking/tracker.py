@@ -1,4 +1,4 @@
-"""What a tracker is: three functions. Each adapter makes them of one library."""
+"""What a tracker is: two functions. Each adapter makes them of one library."""
 
 from __future__ import annotations
 
