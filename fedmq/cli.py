@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from fedmq.cli_config import (
     set_option,
     workers_option,
 )
-from fedmq.cli_dashboard import dashboard, watched
+from fedmq.cli_dashboard import beside, dashboard, server_module
 from fedmq.cli_doctor import doctor
 from fedmq.cli_finished import evaluate, export, generate
 from fedmq.cli_inspect import inspect
@@ -80,16 +80,20 @@ def _run(config: Any, as_json: bool, with_dashboard: bool = False, **options: An
     from fedmq.storage.metrics import readable_size
     from fedmq.storage.personal import where_own_models_are
 
+    if with_dashboard:
+        server_module()
     keep_freed_memory()
     crash_points.arm("coordinator")
     view = ConsoleView(Console(stderr=as_json), quiet=as_json)
     fed = FederatedLearning(config, view=view, **options)
-    with closing(fed):
+    with closing(fed), ExitStack() as shown:
         fed.setup()
         if options.get("local_workers") == 0 and fed.address is not None:
             click.echo(f"listening on {fed.address}: {_how_to_join(fed.address, fed.keys)}", err=as_json)
-        with watched(config.output_dir) if with_dashboard else nullcontext():
-            fed.train()
+        if with_dashboard:
+            url = shown.enter_context(beside(fed.run_dir, Path(config.log_dir)))
+            click.echo(f"dashboard: {url}", err=as_json)
+        fed.train()
     summary = fed.summary()
     if as_json:
         click.echo(json.dumps(summary))
@@ -114,6 +118,8 @@ def _run(config: Any, as_json: bool, with_dashboard: bool = False, **options: An
     if own:
         view.say(where_own_models_are(Path(summary["output_dir"])))
     view.say(f"results in {summary['output_dir']}, logs in {summary['log_dir']}")
+    if with_dashboard:
+        view.say(f"`fedmq dashboard {summary['output_dir']}` shows it again")
 
 
 def _how_to_join(address: str, keys: Path | None) -> str:

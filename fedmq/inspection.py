@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmq.baselines import baselines_of
+from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import coverage, global_metrics, lateness, readable_size, round_metrics, total_bytes
 from fedmq.storage.personal import FOLDER, folders
 from fedmq.storage.provenance import provenance
@@ -30,9 +31,7 @@ def inspect_run(run_dir: Path, spans: bool = True) -> dict[str, Any]:
     journal, damage = open_to_read(run_dir / DATABASE)
     try:
         live = json.loads(journal.get("live") or "{}")
-        status = journal.get("status") or "unknown"
-        if status == "running" and not RunLock.held(run_dir):
-            status = "stopped without notice"
+        status = status_of(journal, run_dir)
         last, rounds = journal.last_committed(), round_metrics(journal)
         config = json.loads(journal.require("config"))
         return {
@@ -58,6 +57,12 @@ def inspect_run(run_dir: Path, spans: bool = True) -> dict[str, Any]:
         }
     finally:
         journal.close()
+
+
+def status_of(journal: Journal, run_dir: Path) -> str:
+    """As the run has it; one whose process is gone has not said so."""
+    status = journal.get("status") or "unknown"
+    return "stopped without notice" if status == "running" and not RunLock.held(run_dir) else status
 
 
 def inspection_lines(found: dict[str, Any]) -> Iterator[str]:

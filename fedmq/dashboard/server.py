@@ -1,105 +1,102 @@
-"""The web page of a run: routes, the stream of changes, and the socket that it is served on."""
+"""The server of the page: a socket, a token, uvicorn."""
 
 from __future__ import annotations
 
-import asyncio
-import json
+import errno
+import os
+import secrets
 import socket
-from collections.abc import AsyncIterator
+import threading
 from pathlib import Path
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-from fedmq.dashboard.access import Guard
-from fedmq.dashboard.watch import Watched
-from fedmq.errors import ConfigError, StorageError
+from fedmq.dashboard.access import Guard, is_loopback
+from fedmq.dashboard.app import dashboard_app
+from fedmq.dashboard.watch import Watch
+from fedmq.errors import ConfigError, RunError
 
-_STATIC = Path(__file__).parent / "static"
-_LOOK_EVERY_S = 0.25
-#: A comment this often tells us, and any proxy, whether the page is still open.
-_LOOKS_PER_PING = 40
-
-
-def application(run: Watched, host: str, token: str | None) -> Starlette:
-    """The page of a run as an ASGI application."""
-
-    def page(_: Request) -> Response:
-        return FileResponse(_STATIC / "index.html")
-
-    def whole(_: Request) -> Response:
-        try:
-            return Response(run.run_json(), media_type="application/json")
-        except StorageError as error:
-            return JSONResponse({"error": str(error)}, 503)
-
-    def spans(request: Request) -> Response:
-        try:
-            return JSONResponse(run.spans(request.path_params["round"]))
-        except StorageError as error:
-            return JSONResponse({"error": str(error)}, 503)
-
-    def logs(_: Request) -> Response:
-        return JSONResponse(run.logs())
-
-    def log(request: Request) -> Response:
-        text = run.log(request.path_params["name"])
-        return PlainTextResponse("no such log\n", 404) if text is None else PlainTextResponse(text)
-
-    async def changes(request: Request) -> Response:
-        return StreamingResponse(_changes(run), media_type="text/event-stream")
-
-    return Starlette(
-        routes=[
-            Route("/", page),
-            Route("/api/run", whole),
-            Route("/api/rounds/{round:int}/spans", spans),
-            Route("/api/logs", logs),
-            Route("/api/logs/{name}", log),
-            Route("/api/changes", changes),
-            Mount("/static", StaticFiles(directory=_STATIC)),
-        ],
-        middleware=[Middleware(Guard, host=host, token=token), Middleware(GZipMiddleware, compresslevel=4)],
-    )
-
-
-async def _changes(run: Watched) -> AsyncIterator[str]:
-    """An event when the page has to look again: at first, and whenever the run may have changed."""
-    told, looks = None, 0
-    while True:
-        stamp = await asyncio.to_thread(run.stamp)
-        if stamp != told:
-            told = stamp
-            yield f"event: changed\ndata: {json.dumps(stamp)}\n\n"
-        elif looks % _LOOKS_PER_PING == 0:
-            yield ": still here\n\n"
-        looks += 1
-        await asyncio.sleep(_LOOK_EVERY_S)
+#: A token that somebody has made up can be guessed.
+_MIN_TOKEN = 16
+#: It gives way to a run on this machine.
+_NICENESS = 10
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 = any that is free.
+    """A listening socket; port 0 is any free one.
 
     Raises:
-      ConfigError: the port is taken, or the address not ours.
+      ConfigError: this machine has no such address.
+      RunError: the port is taken.
     """
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        why = error.strerror or error
-        raise ConfigError(f"cannot listen on {host} port {port} ({why}): take another --port, or 0 for any") from None
+        raise ConfigError(f"--host {host}: {error.strerror or error}; give an address of this machine") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise RunError(f"port {port} of {host} is taken: give another --port, or 0 for any free one") from None
+        raise ConfigError(f"--host {host} --port {port}: {error.strerror or error}") from None
+    return listening
 
 
-def serve(run: Watched, on: socket.socket, host: str, token: str | None) -> None:
-    """Serve until Ctrl-C."""
+def token_for(host: str, given: str | None) -> str | None:
+    """What whoever looks must have: the given token, or off loopback a new one; None on loopback.
+
+    Raises:
+      ConfigError: the given token is too short to be secret, or cannot stand in a header.
+    """
+    if given is None:
+        return None if is_loopback(host) else secrets.token_urlsafe(32)
+    if len(given) < _MIN_TOKEN or not (given.isascii() and given.replace("-", "").replace("_", "").isalnum()):
+        raise ConfigError(
+            f"the token has {len(given)} characters; expected {_MIN_TOKEN} or more of A-Z, a-z, 0-9, - and _, such as "
+            "`python -c 'import secrets; print(secrets.token_urlsafe())'` makes"
+        )
+    return given
+
+
+def url_of(listening: socket.socket, host: str, token: str | None) -> str:
+    """What to open in a browser, with the token if it is to be seen."""
+    port = listening.getsockname()[1]
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
+    shown = f"[{name}]" if ":" in name else name
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")
+
+
+def serve(
+    watch: Watch, listening: socket.socket, host: str, token: str | None, log_dir: Path | None, parent_fd: int | None
+) -> None:
+    """Serve until SIGINT or SIGTERM comes, or the parent is gone.
+
+    Args:
+      watch: that has had its first look.
+      listening: from `listen`.
+      host: what it was given.
+      token: from `token_for`.
+      log_dir: LOG_DIR, if it is not where the config has it.
+      parent_fd: readable at end of file when the process that started us is gone; None = nobody to follow.
+    """
+    os.nice(_NICENESS)
+    app = dashboard_app(watch, log_dir, stopping=lambda: server.should_exit)
+    guard = Guard(app, host, listening.getsockname()[1], token)
     config = uvicorn.Config(
-        application(run, host, token), log_level="critical", access_log=False, timeout_graceful_shutdown=1
+        guard, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none"
     )
-    uvicorn.Server(config).run(sockets=[on])
+    # A browser may be slow to take the last event.
+    config.timeout_graceful_shutdown = 2
+    server = uvicorn.Server(config)
+    if parent_fd is not None:
+        threading.Thread(target=_end_with, args=(parent_fd, server), name="parent", daemon=True).start()
+    server.run(sockets=[listening])
+
+
+def _end_with(parent_fd: int, server: uvicorn.Server) -> None:
+    os.read(parent_fd, 1)  # nobody writes: it returns at end of file
+    server.should_exit = True

@@ -1,84 +1,180 @@
-"""A run's folder, read again when it has changed, and only then."""
+"""A run that is watched: its parts, each with the number of the look that found it changed.
+
+run.db is opened for a look and closed again, so that its writer can leave it as one plain file; whether there is
+anything to look for is asked of the file system.
+"""
 
 from __future__ import annotations
 
 import json
-import threading
+import os
+import secrets
+import sqlite3
+from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fedmq.dashboard.columns import run_columns, span_columns
-from fedmq.inspection import inspect_run
+from fedmq.dashboard import parts
+from fedmq.errors import StorageError
+from fedmq.protocol.printable import escaped
+from fedmq.storage.journal import Journal
+from fedmq.storage.metrics import global_metrics
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
 from fedmq.storage.salvage import open_to_read
-from fedmq.storage.timeline import timeline
 
-_TAIL_NBYTES = 64 * 1024
+_UNREADABLE = (StorageError, sqlite3.DatabaseError, OSError, KeyError, TypeError, ValueError)
 
 
-class Watched:
-    """What the page asks for. Safe to be called by many threads.
+class _Kept(NamedTuple):
+    version: int
+    text: str
 
-    Args:
-      run_dir: of a run that goes on, has ended, or was copied.
-      log_dir: of its logs; None = as its config says, relative to the current folder.
 
-    Raises:
-      StorageError: the folder holds no run, or nothing of it can be read.
+class Watch:
+    """The parts of one run. It is for one thread, and so is SQLite.
+
+    Attributes:
+      version: of the last look that found something.
+      epoch: versions of another one mean nothing: another watch gave them, or another run was in the folder.
     """
 
-    def __init__(self, run_dir: Path, log_dir: Path | None = None) -> None:
-        self._run_dir, self._lock = run_dir, threading.Lock()
-        self._read_at: tuple[Any, ...] | None = None
-        self._found: dict[str, Any] = {}
-        self._json = b""
-        self._refresh()
-        self._log_dir = Path(self._found["provenance"]["config"].get("log_dir", "")) if log_dir is None else log_dir
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.path = run_dir, run_dir / DATABASE
+        self.version, self.epoch = 0, secrets.token_hex(4)
+        self._parts: dict[str, _Kept] = {}
+        self._files: tuple[Any, ...] = ()
+        self._sound = False
+        self._damage: list[str] = []
+        self._status = ""
+        self._forget()
 
-    def stamp(self) -> tuple[Any, ...]:
-        """Differs whenever the run may have changed; costs two stats and a look at the lock."""
-        return (*(_stat(self._run_dir / f"{DATABASE}{suffix}") for suffix in ("", "-wal")), RunLock.held(self._run_dir))
+    def first_look(self) -> None:
+        """Raises:
+        StorageError: the folder holds no run, one of another version, or one of which nothing can be read.
+        """
+        self._files = _files(self.path)
+        self._look()
 
-    def run_json(self) -> bytes:
-        """The run as columns."""
-        with self._lock:
-            self._refresh()
-            return self._json
-
-    def spans(self, round: int) -> dict[str, list[Any]]:
-        """The timeline of one round."""
-        journal, _ = open_to_read(self._run_dir / DATABASE)
+    def look(self) -> None:
+        """Find what has changed since the last time."""
+        files = _files(self.path)
+        if files[0] not in (None, self._files[0]):
+            self._begin_anew()
+        elif files == self._files and not self._has_lost_its_process():
+            return
+        self._files = files
         try:
-            return span_columns(timeline(journal, round), round)
-        finally:
-            journal.close()
+            self._look()
+        except _UNREADABLE as error:
+            # What was read before stays on the page; the next change of the file is looked at with suspicion.
+            self._sound = False
+            self._put("trouble", escaped(str(error)))
 
-    def logs(self) -> list[str]:
-        """The names of the log files."""
-        return sorted(path.name for path in self._log_dir.glob("*.log") if path.is_file() and not path.is_symlink())
+    def since(self, version: int) -> str:
+        """What has changed since a version, as a JSON object; 0 is everything."""
+        changed = (f"{json.dumps(name)}:{kept.text}" for name, kept in self._parts.items() if kept.version > version)
+        return f'{{"epoch":"{self.epoch}","version":{self.version},"parts":{{{",".join(changed)}}}}}'
 
-    def log(self, name: str) -> str | None:
-        """The last 64 kB of a log; None where it is none."""
-        if name not in self.logs():
-            return None
-        with open(self._log_dir / name, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL_NBYTES))
-            return file.read().decode("utf-8", "replace")
+    def timeline(self, first: int, last: int) -> str:
+        """Spans of these rounds, as JSON.
 
-    def _refresh(self) -> None:
-        # The stamp is taken first: what is written while we read is read again.
-        stamp = self.stamp()
-        if stamp != self._read_at:
-            self._found = inspect_run(self._run_dir, spans=False)
-            self._json = json.dumps(run_columns(self._found), separators=(",", ":")).encode()
-            self._read_at = stamp
+        Raises:
+          StorageError: run.db cannot be read.
+        """
+        try:
+            with closing(self._opened()) as journal:
+                return _encoded(parts.timeline_part(journal, first, last))
+        except _UNREADABLE as error:
+            raise StorageError(str(error)) from None
+
+    def log_dir(self) -> str | None:
+        """As the run's config has it."""
+        kept = self._parts.get("settings")
+        return None if kept is None else str(json.loads(kept.text)["log_dir"])
+
+    def _forget(self) -> None:
+        self._clients, self._workers = parts.Names(), parts.Names()
+        self._states: dict[int, Any] = {}
+        self._marks: dict[str, int] = {}
+        self._settled: tuple[Any, ...] = ()
+
+    def _begin_anew(self) -> None:
+        self.epoch, self._sound = secrets.token_hex(4), False
+        self._parts.clear()
+        self._forget()
+
+    def _has_lost_its_process(self) -> bool:
+        """It leaves no trace in a file."""
+        return self._status == "running" and not RunLock.held(self.run_dir)
+
+    def _opened(self) -> Journal:
+        if self._sound:
+            return Journal.open(self.path, read_only=True)
+        journal, self._damage = open_to_read(self.path)
+        self._sound = not self._damage
+        if self._damage:
+            # A copy of what could be read numbers its rows anew.
+            self._marks.clear()
+        return journal
+
+    def _look(self) -> None:
+        with closing(self._opened()) as journal:
+            head = parts.head_part(journal, self.run_dir, self._damage)
+            self._status = head["status"]
+            self._put("head", head)
+            self._put("live", parts.live_part(journal, self._status))
+            self._put("clients", parts.clients_part(journal, self._clients, self._workers))
+            settled = (self._status, journal.get("software"), len(self._clients))
+            if settled != self._settled:
+                self._put("settings", parts.settings_part(journal))
+                self._settled = settled
+            self._look_at_rounds(journal)
+            names = {"clients": self._clients.shown(), "workers": self._workers.shown()}
+            self._put("names", names)
+        self._put("trouble", None)
+
+    def _look_at_rounds(self, journal: Journal) -> None:
+        found, marks = journal.changes(self._marks)
+        states = journal.round_states()
+        rounds = found["updates"] | {round for round, state in states.items() if state != self._states.get(round)}
+        for row in journal.rounds(min(rounds)) if rounds else ():
+            if row["round"] in rounds:
+                updates = journal.updates(row["round"])
+                self._put(f"round/{row['round']}", parts.round_part(row, updates, self._clients, self._workers))
+        if versions := found["evaluations"]:
+            for version, score in global_metrics(journal, min(versions)).items():
+                if version in versions:
+                    self._put(f"score/{version}", parts.score_part(score, self._clients))
+        if found["generations"]:
+            texts = defaultdict(list)
+            for row in journal.generations():
+                texts[row["version"]].append(row)
+            for version in found["generations"]:
+                self._put(f"texts/{version}", parts.texts_part(texts[version]))
+        self._states, self._marks = states, marks
+
+    def _put(self, name: str, part: Any) -> None:
+        text, kept = _encoded(part), self._parts.get(name)
+        if kept is None or kept.text != text:
+            self.version += 1
+            self._parts[name] = _Kept(self.version, text)
 
 
-def _stat(path: Path) -> tuple[int, int] | None:
+def _encoded(part: Any) -> str:
+    return json.dumps(part, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _files(path: Path) -> tuple[Any, ...]:
+    """What changes with each commit; the first is another when another run's database has taken the place."""
+    return *_stamp(path), *_stamp(path.with_name(f"{path.name}-wal"))
+
+
+def _stamp(file: Path) -> tuple[Any, Any]:
     try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
+        stat = os.stat(file)
+    except OSError:
+        return None, None
     # Who only reads makes an empty log, too.
-    return (stat.st_mtime_ns, stat.st_size) if stat.st_size else None
+    return ((stat.st_dev, stat.st_ino), (stat.st_size, stat.st_mtime_ns)) if stat.st_size else (None, None)

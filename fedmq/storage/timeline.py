@@ -8,8 +8,8 @@ from typing import Any
 from fedmq.storage.journal import Journal
 
 
-def timeline(journal: Journal, first: int = 0) -> list[dict[str, Any]]:
-    """What took how long in the rounds from `first` on, by start; what is not known of is left out.
+def timeline(journal: Journal, first: int = 0, last: int | None = None) -> list[dict[str, Any]]:
+    """What took how long in the rounds from `first` to `last` (None: the newest), by start; unknown times are left out.
 
     So is what would end before it starts: the wait for a training that began before its round, and whatever a clock
     that was set back makes of the rest.
@@ -23,25 +23,25 @@ def timeline(journal: Journal, first: int = 0) -> list[dict[str, Any]]:
       - "aggregate": the model was made; `who` and `worker` are "".
       - "evaluate": the version of the round was scored, on `who`: "test", or a client's held-out texts.
     """
-    known = [span for span in _all(journal, first) if None not in (span["start"], span["end"])]
+    known = [span for span in _all(journal, first, last) if None not in (span["start"], span["end"])]
     spans = [span for span in known if span["start"] <= span["end"]]
     return sorted(spans, key=lambda span: (span["start"], span["end"], span["kind"], span["who"]))
 
 
-def _all(journal: Journal, first: int) -> Iterator[dict[str, Any]]:
+def _all(journal: Journal, first: int, last: int | None) -> Iterator[dict[str, Any]]:
     opened = {}
     for row in journal.rounds(first):
-        opened[row["round"]] = row["opened_at"]
-        yield _span("aggregate", row["round"], "", "", row["frozen_at"], row["committed_at"])
-    for row in journal.updates():
-        if row["round"] not in opened:
-            continue
+        if last is None or row["round"] <= last:
+            opened[row["round"]] = row["opened_at"]
+            yield _span("aggregate", row["round"], "", "", row["frozen_at"], row["committed_at"])
+    for row in (update for round in opened for update in journal.updates(round)):
         task = row["round"], row["client"], row["worker"]
         yield _span("wait", *task[:2], "", opened[row["round"]], row["assigned_at"])
         yield _span("train", *task, row["assigned_at"], row["offered_at"])
         yield _span("transfer", *task, row["offered_at"], row["received_at"])
     for row in journal.evaluations(first):
-        yield _span("evaluate", row["version"], row["unit"], row["worker"], row["assigned_at"], row["received_at"])
+        if last is None or row["version"] <= last:
+            yield _span("evaluate", row["version"], row["unit"], row["worker"], row["assigned_at"], row["received_at"])
 
 
 def _span(kind: str, round: int, who: str, worker: str, start: float | None, end: float | None) -> dict[str, Any]:

@@ -6,14 +6,18 @@ import json
 import math
 import os
 import shutil
+import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from signal import Signals
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from made_runs import make_run
@@ -24,6 +28,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from fedmq.storage.journal import Journal
 from fedmq.storage.run_folder import DATABASE
+from fedmq.storage.schema import SCHEMA_VERSION
 
 
 def _fedmq(*words: object) -> list[str]:
@@ -37,7 +42,7 @@ def dashboard(run_dir: Path, *options: str, **variables: str) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         try:
-            yield process.stdout.readline().split(": ", 1)[1].strip()
+            yield process.stdout.readline().rsplit(": ", 1)[1].strip()
         finally:
             process.terminate()
 
@@ -49,6 +54,16 @@ def _status(address: str, **headers: str) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def _refused(*words: object, **variables: str) -> str:
+    """What `fedmq dashboard` says, in one line, where it serves nothing."""
+    command = _fedmq("dashboard", *words)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **variables}
+    )
+    assert (done.returncode > 0, done.stdout, done.stderr.count("\n")) == (True, "", 1), done
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +87,8 @@ def _drawn(browser: Any, committed: int) -> None:
     )
 
 
-def _committed(browser: Any) -> int:
-    """The version that the page shows; -1 before the first."""
-    shown = browser.find_element(By.TAG_NAME, "body").get_attribute("data-drawn") or ""
-    return int(shown) if shown.isdigit() else -1
+def _shows(browser: Any, place: str, text: str) -> None:
+    WebDriverWait(browser, 30, poll_frequency=0.05).until(lambda _: text in browser.find_element(By.ID, place).text)
 
 
 def _inked(browser: Any, figure: str) -> int:
@@ -112,9 +125,7 @@ def test_every_view_is_reached_by_keyboard_and_shows_hostile_text_as_text(tmp_pa
         for panel, text in expected.items():
             browser.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
             assert browser.switch_to.active_element.get_attribute("id") == f"tab-{panel}"
-            WebDriverWait(browser, 20).until(
-                lambda _, of=(panel, text): of[1] in browser.find_element(By.ID, of[0]).text
-            )
+            _shows(browser, panel, text)
         assert browser.find_elements(By.CSS_SELECTOR, "main img, main b, main script") == []
         tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
         roles = {node["role"]["value"] for node in tree if not node.get("ignored")}
@@ -152,24 +163,65 @@ def test_many_clients_are_bands_and_a_table_in_the_dark(tmp_path: Path, browser:
 
 
 def test_off_loopback_a_token_is_asked_for_and_strange_hosts_are_refused(tmp_path: Path) -> None:
-    everywhere = "0.0.0.0"  # noqa: S104 - that it asks for a token there is what is tested
-    with dashboard(make_run(tmp_path / "run"), "--host", everywhere, FEDMQ_DASHBOARD_TOKEN="secret") as shown:
-        address = shown.replace(everywhere, "127.0.0.1")
-        assert "secret" not in shown
+    run, token, everywhere = make_run(tmp_path / "run"), "a-token-of-the-user", "0.0.0.0"  # noqa: S104 - tested
+    with dashboard(run, "--host", everywhere, FEDMQ_DASHBOARD_TOKEN=token) as shown:
+        assert (token in shown, everywhere in shown) == (False, False)
+        port = shown.strip("/").rsplit(":", 1)[1]
+        address, cookie = f"http://127.0.0.1:{port}/", f"fedmq_dashboard_{port}"
         assert _status(address) == _status(f"{address}api/run", Authorization="Bearer other") == 401
-        assert _status(f"{address}static/page.js", Cookie="fedmq_dashboard=other") == 401
-        assert _status(f"{address}api/run", Authorization="Bearer secret") == 200
-        assert _status(f"{address}api/run", Cookie="fedmq_dashboard=secret") == 200
-        assert _status(f"{address}api/run", Authorization="Bearer secret", Host="evil.example") == 421
+        assert _status(f"{address}static/page.js", Cookie=f"{cookie}=other") == 401
+        assert _status(f"{address}api/run", Authorization=f"Bearer {token}") == 200
+        assert _status(f"{address}api/run", Cookie=f"{cookie}={token}") == 200
+        assert _status(f"{address}api/run", Authorization=f"Bearer {token}", Host="evil.example") == 421
+
+
+def test_a_made_token_is_in_the_address_until_the_page_is_open(tmp_path: Path, browser: Any) -> None:
+    with dashboard(make_run(tmp_path / "run"), "--host", socket.gethostname()) as address:
+        if urlsplit(address).hostname == "localhost":
+            pytest.skip("this machine's only name is localhost")
+        bare, token = address.split("?token=")
+        assert (len(token) >= 32, _status(bare)) == (True, 401)
+        browser.get(address)
+        _drawn(browser, 3)
+        assert browser.current_url == bare
+        _sound(browser, bare)
 
 
 def test_what_cannot_be_shown_is_said_in_a_line(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
+    run, newer = make_run(tmp_path / "run"), make_run(tmp_path / "newer")
+    with closing(sqlite3.connect(newer / DATABASE)) as database:
+        database.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    (tmp_path / "token").write_text("short")
     with dashboard(run) as address:
         port = address.strip("/").rsplit(":", 1)[1]
-        for words, line in (((run, "--port", port), f"port {port}"), ((tmp_path,), "is not a run's folder")):
-            done = subprocess.run(_fedmq("dashboard", *words), capture_output=True, text=True, check=False, timeout=60)
-            assert (done.returncode != 0, done.stderr.count("\n"), line in done.stderr) == (True, 1, True), done.stderr
+        assert f"port {port} of 127.0.0.1 is taken" in _refused(run, "--port", port)
+    assert "is not a run's folder" in _refused(tmp_path)
+    assert f"has format {SCHEMA_VERSION + 1}" in _refused(newer)
+    assert "the token has 5 characters" in _refused(run, "--token-file", tmp_path / "token")
+    assert "cannot be read" in _refused(run, "--token-file", tmp_path / "none")
+    (tmp_path / "hidden" / "uvicorn").mkdir(parents=True)
+    (tmp_path / "hidden" / "uvicorn" / "__init__.py").write_text("raise ModuleNotFoundError(name='uvicorn')")
+    path = os.pathsep.join([str(tmp_path / "hidden"), os.environ.get("PYTHONPATH", "")])
+    assert "pip install 'fedmq[dashboard]'" in _refused(run, PYTHONPATH=path)
+
+
+def test_a_copied_folder_is_shown_with_the_logs_beside_it(tmp_path: Path, browser: Any) -> None:
+    run = make_run(tmp_path / "made" / "run", status="running", log_dir="made/log_files")
+    shutil.copytree(run, tmp_path / "there" / "run")
+    shutil.rmtree(tmp_path / "made")
+    logs = tmp_path / "there" / "log_files"
+    logs.mkdir()
+    (logs / "coordinator.log").write_text("first\n")
+    with dashboard(tmp_path / "there" / "run") as address:
+        browser.get(address)
+        _drawn(browser, 3)
+        assert "stopped without notice" in browser.find_element(By.ID, "status").text
+        browser.find_element(By.ID, "tab-logs").click()
+        _shows(browser, "log-text", "first")
+        with open(logs / "coordinator.log", "a") as log:
+            log.write("second\n")
+        _shows(browser, "log-text", "first\nsecond")
+        _sound(browser, address)
 
 
 def test_a_damaged_run_is_shown_with_what_is_wrong(tmp_path: Path, browser: Any) -> None:
@@ -177,27 +229,33 @@ def test_a_damaged_run_is_shown_with_what_is_wrong(tmp_path: Path, browser: Any)
     (run / DATABASE).write_bytes((run / DATABASE).read_bytes()[: math.floor(0.8 * (run / DATABASE).stat().st_size)])
     with dashboard(run) as address:
         browser.get(address)
-        WebDriverWait(browser, 20).until(lambda _: "damaged" in browser.find_element(By.ID, "damage").text)
+        _shows(browser, "trouble", "damaged")
         _sound(browser, address)
 
 
-def test_a_real_run_is_followed_by_its_own_dashboard(tmp_path: Path, browser: Any) -> None:
+@pytest.mark.parametrize(
+    ("signal", "seen"),
+    [("SIGKILL", "stopped without notice"), pytest.param("SIGTERM", "interrupted", marks=pytest.mark.nightly)],
+)
+def test_a_real_run_is_followed_to_its_end_by_its_own_dashboard(
+    tmp_path: Path, browser: Any, signal: str, seen: str
+) -> None:
     settings = {"federated.num_rounds": 3, "federated.num_clients": 40, "federated.clients_per_round": 1}
     chosen = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     command = _fedmq("run", "--dashboard", "--workers", 1, "--output-dir", "run", *chosen)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:  # type: ignore[call-overload]
         try:
-            address = next(line for line in process.stdout if line.startswith("dashboard of")).split(": ", 1)[1].strip()
+            address = next(line for line in process.stdout if line.startswith("dashboard: ")).split(": ", 1)[1].strip()
             browser.get(address)
-            for least in (0, 1):
-                WebDriverWait(browser, 60, poll_frequency=0.05).until(
-                    lambda _, least=least: (
-                        _committed(browser) >= least and "running" in browser.find_element(By.ID, "status").text
-                    )
-                )
-            _sound(browser, address)
+            _drawn(browser, 1)
+            assert "running" in browser.find_element(By.ID, "status").text
         finally:
-            process.terminate()
-            rest, _ = process.communicate()
-    assert "the dashboard has ended with the run" in rest
+            process.send_signal(Signals[signal])
+            process.communicate()
+    _shows(browser, "status", seen)
+    _shows(browser, "trouble", "The dashboard has ended")
+    with pytest.raises(urllib.error.URLError):
+        _status(address)
+    assert next(tmp_path.glob("**/dashboard.log")).read_text().count("\n") == 1
+    _sound(browser, address)

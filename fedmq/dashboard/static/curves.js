@@ -1,51 +1,70 @@
-// Curves by uPlot: each client as a line while they can be told apart, bands of percentiles beyond that.
+// Curves by uPlot: each client as a line while they can be told apart, bands beyond that.
 
 import uPlot from "./uplot.js";
-import { at, element, shown } from "./dom.js";
+import { asTable, at, element, shown, table } from "./dom.js";
+import { cell, spread } from "./run.js";
 
-const MAX_LINES = 12;
+const MAX_LINES = 12, TABLE_ROWS = 100;
+const COLOURS = ["blue", "orange", "green", "purple", "red", "teal", "brown", "pink"];
 const drawn = new Map();
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-function percentile(sorted, share) {
-  return sorted.length ? sorted[Math.round(share * (sorted.length - 1))] : null;
+/** A column of all clients over time, as {label, values} of each, or of their spread. */
+export function clientLines(run, parts, column, what, change = (value) => value) {
+  const changed = (value) => (value === null || value === undefined ? null : change(value));
+  if (run.clients.length <= MAX_LINES) {
+    const places = parts.map(([, part]) => new Map(part.client.map((client, i) => [client, cell(part[column], i)])));
+    return run.clients.map((name, client) => ({ label: `${name}${what}`, values: places.map((of) => changed(of.get(client))) }));
+  }
+  const spreads = parts.map(([, part]) => spread(part, column));
+  const of = (i) => spreads.map((values) => changed(values[i]));
+  return [{ label: `worst client${what}`, values: of(4), edge: true }, { label: `90 %${what}`, values: of(3), edge: true },
+    { label: `median${what}`, values: of(2) }, { label: `10 %${what}`, values: of(1), edge: true },
+    { label: `best client${what}`, values: of(0), edge: true }];
 }
 
-/** Lines of the clients, or of their spread: [[label, values]]. */
-export function clientLines(rows, length) {
-  const names = Object.keys(rows);
-  if (names.length <= MAX_LINES) return names.map((name) => [name, rows[name]]);
-  const columns = Array.from({ length }, (_, i) =>
-    names.map((name) => rows[name][i]).filter((value) => value !== null).sort((a, b) => a - b));
-  return [["best", 0], ["10 %", 0.1], ["median", 0.5], ["90 %", 0.9], ["worst", 1]].map(([label, share]) =>
-    [`${label} client`, columns.map((column) => percentile(column, share))]);
+/** Lines as the series of a plot; edges of bands have no colour of their own. */
+function series(lines) {
+  let next = 0;
+  return lines.map(({ label, edge }, i) => {
+    const stroke = colour(edge ? "muted" : COLOURS[next % COLOURS.length]);
+    const dash = edge ? [2, 3] : next++ < COLOURS.length ? undefined : [6, 4];
+    return { label, stroke, dash, width: i ? 1.2 : 2.5, spanGaps: true };
+  });
 }
 
-/** Draw lines over rounds into a figure, once; later calls give it new data. */
-export function curve(id, title, xs, lines) {
+/** Between the edges: the worst and the best, and in it 90 % and 10 %. */
+function bands(lines) {
+  const first = lines.findIndex(({ edge }) => edge) + 1;
+  return first ? [{ series: [first, first + 4], fill: `${colour("orange")}22` }, { series: [first + 1, first + 3], fill: `${colour("orange")}44` }] : [];
+}
+
+/** Draw lines over numbered steps into a figure, once; later calls give it new data. The y axis begins at `least`, if given. */
+export function curve(id, title, step, xs, lines, least) {
   const figure = at(id);
-  const labels = lines.map(([label]) => label).join("\n") + matchMedia("(prefers-color-scheme: dark)").matches;
-  const last = lines.map(([label, values]) => `${label} ${shown(values.at(-1))}`).slice(0, 6).join(", ");
-  figure.setAttribute("aria-label", `${title}. Last: ${last}`);
-  const data = [xs, ...lines.map(([, values]) => values)];
+  const labels = lines.map(({ label }) => label).join("\n") + matchMedia("(prefers-color-scheme: dark)").matches;
+  const data = [xs, ...lines.map(({ values }) => values)];
   const known = drawn.get(id);
-  if (known?.labels === labels) return known.plot.setData(data);
-  const axis = { stroke: colour("ink"), grid: { stroke: colour("grid") }, ticks: { stroke: colour("grid") } };
-  const colours = ["blue", "orange", "green", "purple", "rose", "teal", "gold", "brown", "muted"].map(colour);
-  const plot = new uPlot({
-    width: Math.max(figure.clientWidth - 24, 200), height: 260,
-    scales: { x: { time: false } },
-    axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 1000] }, { ...axis, size: 70 }],
-    series: [{ label: "round" }, ...lines.map(([label], i) => ({
-      label, stroke: colours[i % colours.length], width: i ? 1.2 : 2.5, spanGaps: true,
-      dash: i < colours.length ? undefined : [6, 4] }))],
-  }, data);
-  figure.setAttribute("role", "group");
-  figure.replaceChildren(element("figcaption", {}, title), plot.root);
-  drawn.set(id, { labels, plot });
+  if (known?.labels === labels) known.plot.setData(data);
+  else {
+    const axis = { stroke: colour("ink"), grid: { stroke: colour("grid") }, ticks: { stroke: colour("grid") } };
+    const plot = new uPlot({
+      width: Math.max(figure.clientWidth - 24, 200), height: 260,
+      scales: { x: { time: false }, ...(least === undefined ? {} : { y: { range: (_, __, most) => [least, most * 1.05 || 1] } }) },
+      axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 1000] }, { ...axis, size: 70 }],
+      series: [{ label: step }, ...series(lines)],
+      bands: bands(lines),
+    }, data);
+    plot.root.setAttribute("aria-hidden", "true");
+    figure.replaceChildren(element("figcaption", {}, title), plot.root);
+    drawn.set(id, { labels, plot });
+  }
+  const from = Math.max(0, xs.length - TABLE_ROWS);
+  asTable(figure, () => table(`${title}${from ? `, the last ${TABLE_ROWS}` : ""}`, [step, ...lines.map(({ label }) => label)],
+    xs.slice(from).map((x, i) => [x, ...lines.map(({ values }) => shown(values[from + i]))])));
 }
 
-/** Charts fit their figures, also those that were hidden when they were drawn; legends show the last round. */
+/** Charts fit their figures, also those that were hidden when they were drawn; legends show the last step. */
 export function fit() {
   for (const [id, { plot }] of drawn) {
     const width = at(id).clientWidth - 24;

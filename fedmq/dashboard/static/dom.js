@@ -24,10 +24,23 @@ export function table(caption, columns, rows) {
     element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
 }
 
+/** Below a figure, for whoever cannot see it: what is in it as a table, made when it is opened. */
+export function asTable(figure, make) {
+  let details = figure.querySelector("details");
+  if (!details) {
+    details = element("details", {}, element("summary", {}, "As a table"), element("div"));
+    details.addEventListener("toggle", () => details.fill());
+    figure.append(details);
+  }
+  details.fill = () => { if (details.open) details.lastChild.replaceChildren(make()); };
+  details.fill();
+}
+
 /** Fill a select, keeping what a person chose in it. */
 export function choices(select, values, otherwise) {
-  if (select.options.length === values.length && [...select.options].every((option, i) => option.value === String(values[i]))) return;
-  const was = select.dataset.chosen;
-  select.replaceChildren(...values.map((value) => element("option", { value }, value)));
-  select.value = values.map(String).includes(was) ? was : otherwise;
+  if (select.options.length !== values.length || [...select.options].some((option, i) => option.value !== String(values[i]))) {
+    select.replaceChildren(...values.map((value) => element("option", { value }, value)));
+  }
+  const chosen = select.dataset.chosen;
+  select.value = values.map(String).includes(chosen) ? chosen : otherwise;
 }
