@@ -3,13 +3,14 @@
 import { at, choices } from "./dom.js";
 import { ask } from "./views.js";
 
-const MAX_CHARACTERS = 1 << 18;
+const MAX_CHARACTERS = 1 << 18, FIRST = "coordinator.log";
 let name = null, end = null;
 
 export async function drawLogs() {
   const { folder, files } = await ask("/api/logs");
   at("log-dir").textContent = folder ?? "No logs are here; --log-dir says where they are.";
-  choices(at("log-name"), files.map((file) => file.name), files[0]?.name);
+  const names = files.map((file) => file.name);
+  choices(at("log-name"), names, names.includes(FIRST) ? FIRST : names[0]);
   if (!files.length) return;
   const shown = at("log-text"), chosen = at("log-name").value;
   const more = chosen === name ? `&start=${end}` : "";

@@ -39,7 +39,7 @@ async function draw(changed) {
 let drawing = Promise.resolve();
 function redraw(changed) {
   drawing = drawing.then(() => draw(changed)).catch((error) => {
-    connection = `cannot be shown: ${error.message}`;
+    connection ||= `cannot be shown: ${error.message}`;
     if (run.part("head")) drawHead(); else at("status").textContent = connection;
   });
 }

@@ -95,7 +95,7 @@ function drawTexts(run) {
   const rows = of("left").slice(0, MAX_TEXTS).map(([prompt, text], i) => [prompt, text, right[i]?.[1]]);
   at("text-table").replaceChildren(versions.length
     ? table("Continuations of the same openings", ["opening", `version ${at("left").value}`, `version ${at("right").value}`], rows)
-    : "No texts are kept in this run (generation.prompts in the config).");
+    : "None yet. generation.prompts and generation.every in the config say which and when.");
 }
 
 function drawConfig(run) {
