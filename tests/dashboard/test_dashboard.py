@@ -156,6 +156,9 @@ def test_many_clients_are_bands_and_a_table_in_the_dark(tmp_path: Path, browser:
         _drawn(browser, 4)
         assert len(browser.find_elements(By.CSS_SELECTOR, "#loss .u-series")) < 10
         assert len(browser.find_elements(By.CSS_SELECTOR, "#clients tbody tr")) == 50
+        browser.find_element(By.ID, "find").send_keys("client_77")
+        _shows(browser, "loss", "client_77")
+        assert len(browser.find_elements(By.CSS_SELECTOR, "#clients tbody tr")) == 1
         ground = browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
         assert "18, 23, 31" in ground
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -9,18 +9,17 @@ const COLOURS = ["blue", "orange", "green", "purple", "red", "teal", "brown", "p
 const drawn = new Map();
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** A column of all clients over time, as {label, values} of each, or of their spread. */
-export function clientLines(run, parts, column, what, change = (value) => value) {
+/** A column of the clients over time, as {label, values}: of each that is wanted, or of all their spread, with a few that are. */
+export function clientLines(run, parts, column, what, wanted, change = (value) => value) {
   const changed = (value) => (value === null || value === undefined ? null : change(value));
-  if (run.clients.length <= MAX_LINES) {
-    const places = parts.map(([, part]) => new Map(part.client.map((client, i) => [client, cell(part[column], i)])));
-    return run.clients.map((name, client) => ({ label: `${name}${what}`, values: places.map((of) => changed(of.get(client))) }));
-  }
+  const places = parts.map(([, part]) => new Map(part.client.map((client, i) => [client, cell(part[column], i)])));
+  const found = run.clients.flatMap((name, client) => (name.includes(wanted) ? [{ label: `${name}${what}`, values: places.map((of) => changed(of.get(client))) }] : []));
+  if (run.clients.length <= MAX_LINES) return found;
   const spreads = parts.map(([, part]) => spread(part, column));
   const of = (i) => spreads.map((values) => changed(values[i]));
   return [{ label: `worst client${what}`, values: of(4), edge: true }, { label: `90 %${what}`, values: of(3), edge: true },
     { label: `median${what}`, values: of(2) }, { label: `10 %${what}`, values: of(1), edge: true },
-    { label: `best client${what}`, values: of(0), edge: true }];
+    { label: `best client${what}`, values: of(0), edge: true }, ...(found.length <= MAX_LINES ? found : [])];
 }
 
 /** Lines as the series of a plot; edges of bands have no colour of their own. */

@@ -20,9 +20,10 @@ function drawCurves(run) {
   const over = (parts) => xs.map((x) => [x, parts.get(x) ?? { client: [], losses: null, loss: null }]);
   const byVersion = new Map(scores), byRound = new Map(rounds);
   const evaluated = scores.some(([, of]) => of.client.length), given = (name) => xs.map((x) => byVersion.get(x)?.[name] ?? null);
-  const clients = evaluated ? clientLines(run, over(byVersion), "losses", "") : clientLines(run, over(byRound), "loss", ", training");
+  const wanted = at("find").value;
+  const clients = evaluated ? clientLines(run, over(byVersion), "losses", "", wanted) : clientLines(run, over(byRound), "loss", ", training", wanted);
   curve("loss", "Loss, nats per token", "round", xs, [{ label: "global", values: given("loss") }, ...clients]);
-  const own = evaluated ? clientLines(run, over(byVersion), "losses", "", Math.exp) : [];
+  const own = evaluated ? clientLines(run, over(byVersion), "losses", "", wanted, Math.exp) : [];
   curve("perplexity", "Perplexity", "round", xs, [{ label: "global", values: given("perplexity") }, ...own]);
   drawClients(run, newest(rounds, "loss"), newest(scores, "losses"));
 }
