@@ -66,10 +66,10 @@ def _picture(looks: Iterator[dict[str, Any]]) -> dict[str, Any]:
     from rich.live import Live
     from rich.text import Text
 
-    from fedmq.runtime.live_view import Shown, drawn
+    from fedmq.runtime.live_view import Shown, drawn, redrawn
 
     console, said = Console(), -1
-    if not console.is_terminal:
+    if not redrawn(console):
         for found in looks:
             for version, score in found["scores"].items():
                 if int(version) > said:

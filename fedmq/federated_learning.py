@@ -133,6 +133,7 @@ class FederatedLearning:
             self.close()
             return
         self._log = run_log.start(Path(self.config.log_dir) / "coordinator.log")
+        self.view.resumed(self._server.rounds(), self._server.scores())
         self._follower = follow(self.view, run.journal, self.run_dir, self.config.tracking.backends)
         if self.speeds is None:
             self._listen()

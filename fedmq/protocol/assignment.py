@@ -68,8 +68,8 @@ def awaited(jobs: Mapping[Job, JobState], workers: Mapping[str, WorkerState], no
             still = worker.still_for(now)
             silent = f", no progress for {still:.0f} s" if still >= _STILL_S else ""
             silent = f", silent for {now - worker.last_heard:.0f} s" if worker.suspect else silent
-            steps = f"step {worker.step}/{worker.total_steps}, for {now - own[0].since:.0f} s"
-            lines.append(f"{name}: {in_words(s.job for s in own)}, {steps}{silent}")
+            steps = f"step {worker.step}/{worker.total_steps}, " if worker.total_steps else ""
+            lines.append(f"{name}: {in_words(s.job for s in own)}, {steps}for {now - own[0].since:.0f} s{silent}")
         since = [s.hostless_since for s in states if s.hostless_since is not None and s.unfinished]
         if since:
             whom = in_words(group).partition(" ")[2]

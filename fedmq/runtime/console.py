@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +11,8 @@ from rich.text import Text
 
 from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import readable
-from fedmq.runtime.live_view import Shown, drawn
-from fedmq.storage.metrics import coverage, lateness, readable_size
+from fedmq.runtime.live_view import Shown, drawn, redrawn
+from fedmq.storage.metrics import coverage, lateness, readable_size, total_bytes
 
 #: Rounds with more clients than this are summed up in one line.
 _CLIENTS_SHOWN = 10
@@ -26,7 +26,7 @@ class ConsoleView:
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
         self._live: Live | None = None
-        if console.is_terminal and not quiet:
+        if redrawn(console) and not quiet:
             self._live = Live(Text(), console=console, transient=True, refresh_per_second=4)
         self._shown = Shown({}, [], (0, 0), [])
         self._rows: dict[int, dict[str, Any]] = {}
@@ -73,6 +73,18 @@ class ConsoleView:
             self._next_awaited_at = now + _AWAITED_AFTER_S
             for line in live["awaited"]:
                 self.say(f"waiting for {line}")
+
+    def resumed(self, rows: Sequence[dict[str, Any]], scores: Mapping[int, dict[str, Any]]) -> None:
+        """What an earlier process of the run has done.
+
+        Args:
+          rows: of its committed rounds; those that are not scored yet are shown when they are.
+          scores: by version.
+        """
+        self._rows = {row["round"]: row for row in rows if row["round"] not in scores}
+        sums, perplexities = total_bytes(rows), [score["perplexity"] for _, score in sorted(scores.items())]
+        nbytes, seconds = (sums["bytes_up"], sums["bytes_down"]), [row["seconds"] for row in rows]
+        self._shown = self._shown._replace(perplexities=perplexities, nbytes=nbytes, round_seconds=seconds)
 
     def committed(self, row: dict[str, Any]) -> None:
         """Kept until the round's evaluation is there too."""

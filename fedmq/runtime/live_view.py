@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group, RenderableType
@@ -19,6 +21,8 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _PLAIN = "_.-~=+*#"
 #: the newest so many values are drawn; more lines of a kind than this are summed up
 _SPARKS, _SHOWN = 24, 8
+#: what the next round takes follows from this many
+_ROUNDS = 20
 #: width of a worker's bar, and of the terminals that have one
 _BAR, _ROOMY = 16, 72
 
@@ -37,6 +41,11 @@ class Shown(NamedTuple):
     perplexities: Sequence[float]
     nbytes: tuple[int, int]
     round_seconds: Sequence[float]
+
+
+def redrawn(console: Console) -> bool:
+    """Whether somebody sees a picture there that changes: no pipe, also with FORCE_COLOR; no CI; no TERM=dumb."""
+    return console.is_interactive and console.file.isatty() and not os.environ.get("CI")
 
 
 def drawn(shown: Shown, console: Console) -> RenderableType:
@@ -67,9 +76,9 @@ def headline(shown: Shown, blocks: str = _BLOCKS) -> Iterator[str]:
     """Where the run is, in parts: round, phase, perplexity, bytes, time left.
 
     Example:
-      >>> live = {"round": 3, "num_rounds": 4, "phase": "training"}
+      >>> live = {"round": 3, "num_rounds": 4, "phase": "training", "round_s": 1.0}
       >>> "  ".join(headline(Shown(live, [90.0, 30.0, 10.0], (2_000_000, 1_000_000), [2.0, 4.0])))
-      'round 3/4  training  perplexity 10.00 █▄▁  up 2.00 MB  down 1.00 MB  about 6 s left'
+      'round 3/4  training  perplexity 10.00 █▄▁  up 2.00 MB  down 1.00 MB  about 5 s left'
     """
     live = shown.live
     yield f"round {live['round']}/{live['num_rounds']}"
@@ -79,9 +88,11 @@ def headline(shown: Shown, blocks: str = _BLOCKS) -> Iterator[str]:
     up, down = map(readable_size, shown.nbytes)
     yield f"up {up}"
     yield f"down {down}"
-    done = len(shown.round_seconds)
-    if 0 < done < live["num_rounds"]:
-        yield f"about {duration(sum(shown.round_seconds) / done * (live['num_rounds'] - done))} left"
+    if 0 < (done := len(shown.round_seconds)) < live["num_rounds"]:
+        # The median: a round in which no coordinator was there, for a night, says nothing of the next.
+        usual = median(shown.round_seconds[-_ROUNDS:])
+        left_s = usual * (live["num_rounds"] - done - 1) + max(0.0, usual - live["round_s"])
+        yield f"about {duration(left_s)} left"
 
 
 def sparkline(values: Sequence[float], blocks: str = _BLOCKS) -> str:

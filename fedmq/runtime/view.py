@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.jobs import WorkerState
+from fedmq.protocol.phases import Phase
 from fedmq.recipe import TrainingRecipe
 
 
@@ -40,7 +41,7 @@ def live_status(state: CoordinatorState, training: TrainingRecipe, now: float, w
       wall_s: the time of day.
 
     Returns:
-      at: `wall_s`; phase; round; num_rounds; awaited: lines; workers: for each `worker`, its number of `clients`,
+      at: `wall_s`; phase; round; `round_s`, for how long this process has had it open; num_rounds; awaited: lines; workers: for each `worker`, its number of `clients`,
       whether it is `suspect`, its `jobs` as "kind/round/unit", its `phase`, `step` of `total_steps`, and
       `tokens_per_s` of its training so far, by the sizes that its clients announced; None before the first step.
     """
@@ -61,6 +62,7 @@ def live_status(state: CoordinatorState, training: TrainingRecipe, now: float, w
         "at": wall_s,
         "phase": state.phase.value,
         "round": min(state.round, state.policy.num_rounds),
+        "round_s": now - state.clock.opened_at if state.phase is Phase.COLLECTING else 0.0,
         "num_rounds": state.policy.num_rounds,
         "workers": workers,
         "awaited": state.awaited(now),

@@ -21,7 +21,7 @@ def training(run_dir: Path) -> bool:
     """Whether a trainer is somewhere in the middle of its steps."""
     live = inspect_run(run_dir)["live"]
     lines = live["awaited"] if live else []
-    return any("train client_" in line and "step 0/" not in line for line in lines)
+    return any("train client_" in line and ", step " in line and ", step 0/" not in line for line in lines)
 
 
 def uses_torch(pid: int) -> bool:

@@ -65,7 +65,7 @@ def test_a_terminal_gets_bars_for_the_rounds_and_for_each_worker(federation: Fed
     config = federation.config(federated=ONE_ROUND)
     main_fd, terminal = pty.openpty()
     command = [*FEDMQ, "coordinator", str(config), "--bind", "tcp://127.0.0.1:0"]
-    env = environment(TERM="xterm", COLUMNS="200")
+    env = environment(TERM="xterm", COLUMNS="200", CI="")
     process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal)
     os.close(terminal)
     try:

@@ -29,7 +29,7 @@ def refused(task: str) -> ev.TaskFailed:
 def test_a_group_is_one_dispatch_and_each_result_counts_by_itself() -> None:
     drive = Drive(rounds=1, cohort=3, expected=3, together=3)
     assert drive.opened(A, B, clients=CLIENTS) == [ev.OpenRound(1, (CLIENTS,)), ev.Dispatch("a", TASKS)]
-    assert drive.state.awaited(2.0) == ["a: train client_1, client_2, client_3, step 0/0, for 2 s"]
+    assert drive.state.awaited(2.0) == ["a: train client_1, client_2, client_3, for 2 s"]
     drive.say(ev.Heard("a", T1, "working", 3, 9))
     assert drive.state.awaited(2.0) == ["a: train client_1, client_2, client_3, step 3/9, for 2 s"]
     assert drive.stored("a", T2, "d2") == [ev.Reply("a", T2, "ACCEPTED")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from fedmq.config import get_default_config
@@ -96,9 +97,16 @@ def test_an_update_that_is_late_is_shown_as_such() -> None:
     assert out.getvalue().splitlines()[-1].endswith("2.0 s on worker_0  2 versions late")
 
 
-def test_on_a_terminal_what_was_scored_and_sent_so_far_is_in_the_picture() -> None:
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> tuple[ConsoleView, io.StringIO]:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("CI", raising=False)
     out = io.StringIO()
-    view = ConsoleView(Console(file=out, width=100, force_terminal=True, color_system=None))
+    out.isatty = lambda: True  # type: ignore[method-assign]
+    return ConsoleView(Console(file=out, width=100, color_system=None)), out
+
+
+def test_on_a_terminal_what_was_scored_and_sent_so_far_is_in_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, out = on_a_terminal(monkeypatch)
     live = live_status(STATE, TRAINING, 0.0, 0.0)
     with view:
         for round in (1, 2):
@@ -106,3 +114,14 @@ def test_on_a_terminal_what_was_scored_and_sent_so_far_is_in_the_picture() -> No
             view.scored(round, SCORE | {"perplexity": 40.0 / round})
         view.progress(live)
     assert "perplexity 20.00 █▁  up 4.00 MB  down 24.7 kB" in out.getvalue()
+
+
+def test_a_run_that_goes_on_shows_what_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, out = on_a_terminal(monkeypatch)
+    before = [ROW | {"round": round, "seconds": 60.0} for round in (1, 2)]
+    with view:
+        view.resumed(before, {0: SCORE | {"perplexity": 80.0}, 1: SCORE | {"perplexity": 40.0}})
+        view.progress(live_status(STATE, TRAINING, 0.0, 0.0) | {"num_rounds": 3, "phase": "training", "round": 3})
+    assert "perplexity 40.00 █▁  up 4.00 MB  down 24.7 kB  about 1 min 0 s left" in " ".join(out.getvalue().split("\n"))
+    view.scored(2, SCORE)
+    assert "round 2/3  perplexity    20.00  loss 2.9957  60.0 s" in out.getvalue()

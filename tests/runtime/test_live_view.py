@@ -14,7 +14,7 @@ from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.grouping import Size
 from fedmq.protocol.jobs import Held, Job, WorkerState
 from fedmq.protocol.policy import RoundPolicy, Timers
-from fedmq.runtime.live_view import Shown, drawn, duration, sparkline
+from fedmq.runtime.live_view import Shown, drawn, duration, redrawn, sparkline
 from fedmq.runtime.view import live_status
 
 WORKER = {
@@ -27,7 +27,7 @@ WORKER = {
     "total_steps": 37,
     "tokens_per_s": 2345.6,
 }
-LIVE = {"at": 0.0, "phase": "training", "round": 2, "num_rounds": 5, "workers": [WORKER], "awaited": []}
+LIVE = {"at": 0.0, "phase": "training", "round": 3, "round_s": 0.0, "num_rounds": 5, "workers": [WORKER], "awaited": []}
 SHOWN = Shown(LIVE, [900.0, 80.0, 20.0], (4_740_000, 2_370_000), [10.0, 12.0])
 
 
@@ -41,7 +41,7 @@ def lines(shown: Shown, width: int, encoding: str = "utf-8", **options: Any) -> 
 
 def test_all_that_one_wants_to_know() -> None:
     first, second, worker = lines(SHOWN, 80)
-    assert first == "round 2/5  training  perplexity 20.00 █▃▁  up 4.74 MB  down 2.37 MB"
+    assert first == "round 3/5  training  perplexity 20.00 █▃▁  up 4.74 MB  down 2.37 MB"
     assert second == "about 33 s left"
     assert worker.startswith("worker_0 train client_0, client_1 ━━━━━") and worker.endswith(" 12/37 2,346 tokens/s")
 
@@ -68,6 +68,39 @@ def test_who_is_silent_and_who_has_nothing_to_do() -> None:
     shown = SHOWN._replace(live=LIVE | {"workers": [WORKER | {"suspect": True}, idle]})
     *_, first, second = lines(shown, 100)
     assert "silent; train client_0" in first and second.split() == ["worker_1", "idle"]
+
+
+def test_the_time_left_passes_and_one_long_round_says_little() -> None:
+    def left(round_s: float, *seconds: float) -> str:
+        shown = SHOWN._replace(live=LIVE | {"round_s": round_s}, round_seconds=seconds)
+        return lines(shown, 200)[0].partition("down 2.37 MB  ")[2]
+
+    assert [left(round_s, 10.0, 12.0) for round_s in (0.0, 4.0, 60.0)] == [f"about {s} s left" for s in (33, 29, 22)]
+    assert left(0.0, 10.0, 30_000.0, 11.0, 12.0) == "about 12 s left"
+
+
+@pytest.mark.parametrize(
+    ("environ", "a_terminal", "expected"),
+    [
+        ({}, True, True),
+        ({"NO_COLOR": "1"}, True, True),
+        ({}, False, False),
+        ({"FORCE_COLOR": "1"}, False, False),
+        ({"CI": "true"}, True, False),
+        ({"TERM": "dumb"}, True, False),
+    ],
+    ids=lambda of: str(of),
+)
+def test_where_a_picture_can_change(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], a_terminal: bool, expected: bool
+) -> None:
+    for name in ("CI", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"TERM": "xterm"} | environ).items():
+        monkeypatch.setenv(name, value)
+    out = io.StringIO()
+    out.isatty = lambda: a_terminal  # type: ignore[method-assign]
+    assert redrawn(Console(file=out)) is expected
 
 
 def test_when_all_rounds_are_done_no_time_is_left() -> None:
