@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmq.baselines import baselines_of
+from fedmq.protocol.printable import escaped
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import coverage, global_metrics, lateness, readable_size, round_metrics, total_bytes
 from fedmq.storage.personal import FOLDER, folders
@@ -66,7 +67,11 @@ def status_of(journal: Journal, run_dir: Path) -> str:
 
 
 def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
-    """The same for people."""
+    """The same for people, without what a terminal would take for a command: a folder may be anybody's."""
+    return map(escaped, _lines(found))
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
     for line in found["damage"]:
         yield f"damaged: {line}"
     done = "none" if found["committed"] is None else found["committed"]
@@ -77,8 +82,14 @@ def inspection_lines(found: dict[str, Any]) -> Iterator[str]:
     if found["status"] == "running" and not found["live"]:
         yield "now: preparing"
     elif found["live"]:
-        yield f"now: {found['live']['phase']}, round {found['live']['round']}"
-        for line in found["live"]["awaited"]:
+        # It loads rich, which nobody needs for a run that is over.
+        from fedmq.runtime.live_view import time_left, worker_line
+
+        live, left = found["live"], time_left(found["live"], [row["seconds"] for row in found["rounds"]])
+        yield f"now: {live['phase']}, round {live['round']}" + (f", {left}" if left else "")
+        for worker in live["workers"]:
+            yield f"  {worker_line(worker)}"
+        for line in live["awaited"]:
             yield f"  waiting for {line}"
     for version, score in found["scores"].items():
         mean = f"perplexity {score['perplexity']:10.2f}  loss {score['eval_loss']:.4f}"

@@ -88,11 +88,35 @@ def headline(shown: Shown, blocks: str = _BLOCKS) -> Iterator[str]:
     up, down = map(readable_size, shown.nbytes)
     yield f"up {up}"
     yield f"down {down}"
-    if 0 < (done := len(shown.round_seconds)) < live["num_rounds"]:
-        # The median: a round in which no coordinator was there, for a night, says nothing of the next.
-        usual = median(shown.round_seconds[-_ROUNDS:])
-        left_s = usual * (live["num_rounds"] - done - 1) + max(0.0, usual - live["round_s"])
-        yield f"about {duration(left_s)} left"
+    if (left := time_left(live, shown.round_seconds)) is not None:
+        yield left
+
+
+def time_left(live: Mapping[str, Any], round_seconds: Sequence[float]) -> str | None:
+    """As the rounds so far have taken; None before the first, and after the last.
+
+    Example:
+      >>> time_left({"num_rounds": 4, "round_s": 1.0}, [2.0, 4.0])
+      'about 5 s left'
+    """
+    if not 0 < (done := len(round_seconds)) < live["num_rounds"]:
+        return None
+    # The median: a round in which no coordinator was there, for a night, says nothing of the next.
+    usual = median(round_seconds[-_ROUNDS:])
+    left_s = usual * (live["num_rounds"] - done - 1) + max(0.0, usual - live["round_s"])
+    return f"about {duration(left_s)} left"
+
+
+def worker_line(worker: Mapping[str, Any]) -> str:
+    """What a worker does, where there is no room for a bar.
+
+    Example:
+      >>> worker = {"worker": "w0", "jobs": ["train/1/a"], "suspect": False, "step": 1, "total_steps": 4}
+      >>> worker_line(worker | {"tokens_per_s": 1234.5})
+      'w0: train a, step 1/4, 1,234 tokens/s'
+    """
+    name, what, _, steps, rate = _worker(worker)
+    return ", ".join(filter(None, [f"{name}: {what}", steps and f"step {steps}", rate]))
 
 
 def sparkline(values: Sequence[float], blocks: str = _BLOCKS) -> str:

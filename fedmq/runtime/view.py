@@ -41,9 +41,10 @@ def live_status(state: CoordinatorState, training: TrainingRecipe, now: float, w
       wall_s: the time of day.
 
     Returns:
-      at: `wall_s`; phase; round; `round_s`, for how long this process has had it open; num_rounds; awaited: lines; workers: for each `worker`, its number of `clients`,
-      whether it is `suspect`, its `jobs` as "kind/round/unit", its `phase`, `step` of `total_steps`, and
-      `tokens_per_s` of its training so far, by the sizes that its clients announced; None before the first step.
+      at: `wall_s`; phase; round; `round_s`, for how long this process has had it open; num_rounds; awaited: lines;
+      workers: for each `worker`, its number of `clients`, whether it is `suspect`, its `jobs` as "kind/round/unit", its
+      `phase`, `step` of `total_steps`, and `tokens_per_s` of its training so far, by the sizes that its clients
+      announced; None before the first step.
     """
     workers = [
         {
