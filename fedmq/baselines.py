@@ -22,6 +22,7 @@ from fedmq.errors import ConfigError, FedmqError
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics
 from fedmq.storage.run_folder import DATABASE, differences
+from fedmq.storage.salvage import read
 
 #: In OUTPUT_DIR and LOG_DIR; a baseline is in the folder of its kind's name in it.
 FOLDER = "baselines"
@@ -87,26 +88,30 @@ def baselines_of(run_dir: Path) -> dict[str, dict[str, Any]]:
     for database in sorted((run_dir / FOLDER).glob(f"*/{DATABASE}")):
         folder = database.parent
         try:
-            journal = Journal.open(database, read_only=True)
-            try:
-                scores, config = global_metrics(journal), json.loads(journal.require("config"))
-                status, last = journal.require("status"), journal.last_committed()
-            finally:
-                journal.close()
+            one, damage = read(database, _outcome)
         except FedmqError as error:
             found[folder.name] = {"run_dir": str(folder), "reason": str(error)}
             continue
-        score = scores[max(scores)] if scores else {}
-        found[folder.name] = {
-            "run_dir": str(folder),
-            "status": status,
-            "committed": last,
-            "num_rounds": config["federated"]["num_rounds"],
-            "eval_loss": score.get("eval_loss"),
-            "perplexity": score.get("perplexity"),
-            "same_settings": None if run is None else settings_digest(run) == config["baseline"]["of"],
-        }
+        if damage:
+            found[folder.name] = {"run_dir": str(folder), "reason": damage[0]}
+            continue
+        of = one.pop("of")
+        found[folder.name] = {"run_dir": str(folder)} | one
+        found[folder.name]["same_settings"] = None if run is None else settings_digest(run) == of
     return found
+
+
+def _outcome(journal: Journal) -> dict[str, Any]:
+    scores, config = global_metrics(journal), json.loads(journal.require("config"))
+    score = scores[max(scores)] if scores else {}
+    return {
+        "status": journal.require("status"),
+        "committed": journal.last_committed(),
+        "num_rounds": config["federated"]["num_rounds"],
+        "eval_loss": score.get("eval_loss"),
+        "perplexity": score.get("perplexity"),
+        "of": config.get("baseline", {}).get("of"),
+    }
 
 
 def settings_digest(decisive: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from fedmq.storage.personal import FOLDER, folders
 from fedmq.storage.provenance import provenance
 from fedmq.storage.run_folder import DATABASE
 from fedmq.storage.run_lock import RunLock
-from fedmq.storage.salvage import open_to_read
+from fedmq.storage.salvage import read
 from fedmq.storage.timeline import timeline
 
 
@@ -29,35 +29,34 @@ def inspect_run(run_dir: Path, spans: bool = True) -> dict[str, Any]:
     Raises:
       StorageError: the folder holds no run, or its run.db cannot be read.
     """
-    journal, damage = open_to_read(run_dir / DATABASE)
-    try:
-        live = json.loads(journal.get("live") or "{}")
-        status = status_of(journal, run_dir)
-        last, rounds = journal.last_committed(), round_metrics(journal)
-        config = json.loads(journal.require("config"))
-        return {
-            "run_dir": str(run_dir),
-            "experiment_name": config["experiment_name"],
-            "status": status,
-            "reason": journal.get("reason") or "",
-            "num_rounds": config["federated"]["num_rounds"],
-            "committed": last,
-            "digest": None if last is None else journal.digest(last),
-            "live": live if status == "running" else None,
-            "scores": {str(version): score for version, score in sorted(global_metrics(journal).items())},
-            "rounds": rounds,
-            **total_bytes(rounds),
-            **({"timeline": timeline(journal)} if spans else {}),
-            "generations": journal.generations(),
-            "own_models": {client: str(path) for client, path in folders(run_dir / FOLDER).items()},
-            # They are compared with the settings in run.db, which a damaged one may not tell.
-            "baselines": {} if damage else baselines_of(run_dir),
-            "damage": damage,
-            "provenance": provenance(journal),
-            "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],
-        }
-    finally:
-        journal.close()
+    found, damage = read(run_dir / DATABASE, lambda journal: _found(run_dir, journal, spans))
+    # They are compared with the settings in run.db, which a damaged one may not tell.
+    return found | {"baselines": {} if damage else baselines_of(run_dir), "damage": damage}
+
+
+def _found(run_dir: Path, journal: Journal, spans: bool) -> dict[str, Any]:
+    live = json.loads(journal.get("live") or "{}")
+    status = status_of(journal, run_dir)
+    last, rounds = journal.last_committed(), round_metrics(journal)
+    config = json.loads(journal.require("config"))
+    return {
+        "run_dir": str(run_dir),
+        "experiment_name": config["experiment_name"],
+        "status": status,
+        "reason": journal.get("reason") or "",
+        "num_rounds": config["federated"]["num_rounds"],
+        "committed": last,
+        "digest": None if last is None else journal.digest(last),
+        "live": live if status == "running" else None,
+        "scores": {str(version): score for version, score in sorted(global_metrics(journal).items())},
+        "rounds": rounds,
+        **total_bytes(rounds),
+        **({"timeline": timeline(journal)} if spans else {}),
+        "generations": journal.generations(),
+        "own_models": {client: str(path) for client, path in folders(run_dir / FOLDER).items()},
+        "provenance": provenance(journal),
+        "warnings": [note["text"] for note in journal.notes() if note["level"] == "warning"],
+    }
 
 
 def status_of(journal: Journal, run_dir: Path) -> str:

@@ -158,8 +158,8 @@ def _baselines(found: Found, baselines: Mapping[str, Found]) -> Table:
             rows.append([escaped(kind), "–", "–", "–", escaped(other["unreadable"])])
             continue
         alike = other.get("same_settings") is not False
-        remark = other["status"] if alike else f"{other['status']}; of a run with other settings, so not in the charts"
-        rows.append([escaped(kind), *_score_cells(other), remark])
+        remarks = [other["status"]] + ([] if alike else ["of a run with other settings, so not in the charts"])
+        rows.append([escaped(kind), *_score_cells(other), escaped("; ".join([*remarks, *other.get("damage", [])]))])
     return Table(["", "rounds", "loss", "perplexity", "remark"], rows)
 
 

@@ -77,7 +77,7 @@ class Database:
                 (verdict,) = database.execute("PRAGMA quick_check").fetchone()
                 if verdict != "ok":
                     raise StorageError(f"{path} is damaged ({verdict}): restore it from a copy, or start anew")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeError) as error:
             raise StorageError(f"{path} cannot be read ({error}): restore it from a copy, or start anew") from None
         if version != SCHEMA_VERSION:
             raise StorageError(
@@ -95,7 +95,8 @@ class Database:
         """Whether all pages of the file are what they should be."""
         try:
             return [tuple(row) for row in self._db.execute("PRAGMA quick_check(1)")] == [("ok",)]
-        except sqlite3.DatabaseError:
+        # What is wrong it may say with bytes that are no text.
+        except (sqlite3.DatabaseError, UnicodeError):
             return False
 
     def close(self) -> None:
@@ -109,7 +110,12 @@ class Database:
 
     def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with self._disk("read"):
-            return self._db.execute(query, values).fetchall()
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError as error:
+                raise StorageError(f"{self.path} is damaged ({error}): restore it from a copy, or start anew") from None
 
     def _dicts(self, query: str, *values: Any) -> list[dict[str, Any]]:
         """Rows as dicts of their columns: by position, a third of the time that sqlite3.Row takes by name."""

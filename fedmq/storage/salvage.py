@@ -11,10 +11,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fedmq.errors import StorageError
 from fedmq.storage.journal import Journal
@@ -23,10 +23,36 @@ from fedmq.storage.schema import SCHEMA, SCHEMA_VERSION
 _TABLES: Mapping[str, str] = dict.fromkeys(("rounds", "updates", "evaluations", "generations", "notes"), "rowid") | {
     "meta": "key"
 }
-_JSON_VALUES = ("config", "hosted", "live", "software")
 #: No longer file is believed in.
 _MAX_NBYTES = 1 << 32
 _MAGIC, _VERSION_AT = b"SQLite format 3\0", slice(60, 64)
+#: What reading a journal raises whose pages are whole and hold what fedmq does not write.
+_NONSENSE = (StorageError, ValueError, TypeError, KeyError, ZeroDivisionError)
+T = TypeVar("T")
+
+
+def read(path: Path, reader: Callable[[Journal], T]) -> tuple[T, list[str]]:
+    """What a function makes of a run's journal, and what is wrong with that, a line each: none where it is sound.
+
+    Raises:
+      StorageError: as `open_to_read` does.
+    """
+    journal, damage = open_to_read(path)
+    try:
+        return reader(journal), damage
+    except _NONSENSE:
+        if damage:
+            raise
+        saved, damage = _salvaged(path)
+        try:
+            # Where each row is one that fedmq writes, the error is of something else.
+            if len(damage) == 1:
+                raise
+            return reader(saved), damage
+        finally:
+            saved.close()
+    finally:
+        journal.close()
 
 
 def open_to_read(path: Path) -> tuple[Journal, list[str]]:
@@ -44,14 +70,19 @@ def open_to_read(path: Path) -> tuple[Journal, list[str]]:
         if journal.is_sound():
             return journal, []
         journal.close()
+    return _salvaged(path)
+
+
+def _salvaged(path: Path) -> tuple[Journal, list[str]]:
     database = sqlite3.connect(":memory:", isolation_level=None)
     database.executescript(SCHEMA)
     journal, lines = Journal(path, database), list(_copy(path, database))
     if not database.execute("SELECT count(*) FROM rounds").fetchone()[0]:
         lines += _from_metrics(path.parent, database)
-    if journal.get("config") is None and (config := _json(path.parent / "config.json")) is not None:
-        journal.put(config=json.dumps(config))
-        lines.append("the config is that of config.json")
+    if journal.get("config") is None:
+        config = {"key": "config", "value": json.dumps(_json(path.parent / "config.json"))}
+        if _put(database, "meta", config):
+            lines.append("the config is that of config.json")
     if journal.get("config") is None:
         journal.close()
         raise StorageError(
@@ -90,12 +121,13 @@ def _copy(path: Path, into: sqlite3.Connection) -> Iterator[str]:
             os.truncate(copy, size)
         try:
             with closing(sqlite3.connect(copy)) as source:
-                source.text_factory = lambda text: text.decode("utf-8", "replace")
+                # A row with bytes that are no text is none of ours: it goes into no table.
+                source.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
                 source.execute("SELECT count(*) FROM sqlite_master").fetchone()
                 for table, key in _TABLES.items():
                     if (line := _copy_table(source, into, table, key)) is not None:
                         yield line
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeError):
             yield "nothing of it can be read"
 
 
@@ -116,7 +148,7 @@ def _copy_table(source: sqlite3.Connection, into: sqlite3.Connection, table: str
         try:
             for row in source.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY {key} {order}"):  # noqa: S608
                 whole &= _put(into, table, dict(zip(names, row, strict=True)))
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeError):
             whole = False
         if whole:
             return None
@@ -126,15 +158,15 @@ def _copy_table(source: sqlite3.Connection, into: sqlite3.Connection, table: str
 
 def _put(into: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> bool:
     """Whether the row makes sense."""
+    # Its parsers take a while to make, and a sound run needs none.
+    from fedmq.storage.belief import believed
+
+    if not believed(into, table, row):
+        return False
     try:
-        if table == "rounds":
-            for name in ("groups", "frozen", "started", "weights"):
-                json.loads(row.get(name) or "null")
-        elif table == "meta" and row["key"].split("/")[0] in _JSON_VALUES:
-            json.loads(row["value"])
         marks = ", ".join("?" * len(row))
         into.execute(f"INSERT OR IGNORE INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
-    except (ValueError, TypeError, sqlite3.DatabaseError):
+    except (ValueError, sqlite3.DatabaseError):
         return False
     return True
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from made_runs import make_run
 
 from fedmq.errors import StorageError
 from fedmq.inspection import inspect_run, inspection_lines
+from fedmq.report.run_page import _baselines
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import write_metrics
-from fedmq.storage.salvage import open_to_read
+from fedmq.storage.salvage import open_to_read, read
 
 ROUNDS = 30
 PAGE = 4096
@@ -102,3 +106,45 @@ def test_another_version_is_not_taken_for_damage(tmp_path: Path, content: bytes)
     (tmp_path / "run.db").unlink()
     with pytest.raises(StorageError, match="not a run's folder"):
         open_to_read(tmp_path / "run.db")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("rounds SET frozen = '[\"client' WHERE round = 7", "rounds: 30 rows could be read, the others not"),
+        ("rounds SET committed_at = NULL WHERE round = 7", "rounds: 30 rows could be read, the others not"),
+        ("rounds SET groups = '[1]' WHERE round = 7", "rounds: 30 rows could be read, the others not"),
+        ("rounds SET digest = CAST(x'ff' AS TEXT) WHERE round = 7", "rounds: 30 rows could be read, the others not"),
+        ("updates SET bytes_up = 'x' WHERE round = 7", "updates: 580 rows could be read, the others not"),
+        ("evaluations SET num_tokens = 0 WHERE version = 7", "evaluations: 29 rows could be read, the others not"),
+        ("meta SET value = '{}' WHERE key = 'config'", "the config is that of config.json"),
+    ],
+)
+def test_rows_that_make_no_sense_are_left_out(tmp_path: Path, content: bytes, change: str, said: str) -> None:
+    (tmp_path / "run.db").write_bytes(content)
+    (tmp_path / "config.json").write_text(json.dumps({"experiment_name": "x", "federated": {"num_rounds": ROUNDS}}))
+    with closing(sqlite3.connect(tmp_path / "run.db")) as database, database:
+        database.execute(f"UPDATE {change}")
+    found = inspect_run(tmp_path)
+    assert said in found["damage"] and found["committed"] == ROUNDS and len(found["scores"]) >= ROUNDS - 1
+    assert list(inspection_lines(found))
+
+
+def test_an_error_of_who_reads_is_no_damage(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.db").write_bytes(content)
+
+    def wrong(journal: Journal) -> None:
+        raise KeyError("of ours")
+
+    with pytest.raises(KeyError, match="of ours"):
+        read(tmp_path / "run.db", wrong)
+
+
+def test_a_damaged_baseline_leaves_its_run_alone(tmp_path: Path, content: bytes) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "baselines" / "central").mkdir(parents=True)
+    (run / "baselines" / "central" / "run.db").write_bytes(middle(content))
+    found = inspect_run(run)
+    assert found["damage"] == [] and "is damaged" in found["baselines"]["central"]["reason"]
+    (_, row) = _baselines(found, {"central": inspect_run(run / "baselines" / "central")}).rows
+    assert "run.db is damaged" in row[-1]
