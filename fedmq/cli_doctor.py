@@ -20,7 +20,10 @@ _file = click.Path(path_type=Path)
 @set_option
 @workers_option
 @click.option(
-    "--output-dir", type=click.Path(), metavar="DIR", help="Folder of the run; default: the config's output_dir."
+    "--output-dir",
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder of the run; default: the config's output_dir, else this one.",
 )
 @click.option(
     "--bind",
@@ -62,7 +65,8 @@ def doctor(
 
     def all_checks() -> Iterator[Check]:
         yield from made("config", read)
-        yield from diagnose(settings, workers=workers, bind=bind, keys=keys, key=key, server_key=server_key)
+        folder = Path(output_dir or (settings.output_dir if settings else "."))
+        yield from diagnose(settings, folder, workers=workers, bind=bind, keys=keys, key=key, server_key=server_key)
 
     checks = []
     for check in all_checks():

@@ -17,6 +17,7 @@ _ADAPTER_NBYTES_PER_PARAMETER = 4
 
 def diagnose(
     config: ExperimentConfig | None,
+    folder: Path,
     *,
     workers: int | None = None,
     bind: str | None = None,
@@ -28,6 +29,7 @@ def diagnose(
 
     Args:
       config: None looks at the machine alone.
+      folder: of the run; it need not be there.
       workers: local worker processes; None takes the config's, or what a run would start.
       bind: tcp://HOST:PORT of a coordinator; None is that of `fedmq run`.
       keys: a coordinator's folder.
@@ -43,16 +45,18 @@ def diagnose(
         local = workers or config.federated.num_workers or default_workers(device, config.federated.clients_per_round)
     yield from made("cores", lambda: host.cores(local))
     yield from made("memory", lambda: host.memory(local, probed.get("peak_nbytes")))
-    yield from made("disk", lambda: host.disk(Path(config.output_dir if config else "."), _left(config, probed)))
+    yield from made("disk", lambda: host.disk(folder, _left(config, probed)))
     # Workers that are started by hand are at most one for each client.
     remote = config.federated.num_clients if config is not None and bind is not None else 0
     yield from made("files", lambda: host.open_files(max(local, remote)))
     yield from made("network", lambda: surroundings.network(bind or "tcp://127.0.0.1:0", keys))
     if keys is not None:
         yield from made("keys", lambda: surroundings.coordinator_keys(keys))
-    if key is not None or server_key is not None:
-        yield from made("key", lambda: surroundings.worker_keys(key, server_key))
-    elif keys is None:
+    if key is not None:
+        yield from made("key", lambda: surroundings.worker_key(key))
+    if server_key is not None:
+        yield from made("server", lambda: surroundings.server_key(server_key))
+    if keys is None and key is None and server_key is None:
         yield from made("keys", surroundings.no_keys)
     if config is not None:
         yield from made("model", lambda: surroundings.model(config, probed))

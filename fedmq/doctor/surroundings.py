@@ -50,16 +50,20 @@ def coordinator_keys(folder: Path) -> Iterator[Check]:
         yield Check("keys", "warning", f"{own}; nobody may join", f"`fedmq keys allow NAME.pub --dir {folder}`")
 
 
-def worker_keys(key: Path | None, server_key: Path | None) -> Iterator[Check]:
-    """A worker's secret key, and the public key of the coordinator that it wants to talk to."""
-    from fedmq.transport.keys import fingerprint, read_pair, read_public
+def worker_key(path: Path) -> Iterator[Check]:
+    """A worker's secret key."""
+    from fedmq.transport.keys import fingerprint, read_pair
 
-    if key is not None:
-        pair = read_pair(key)
-        yield Check("key", "ok", f"{key}: worker {pair.public.name} ({fingerprint(pair.public.z85)}), yours alone")
-    if server_key is not None:
-        public = read_public(server_key)
-        yield Check("server", "ok", f"{server_key}: {public.name} ({fingerprint(public.z85)})")
+    pair = read_pair(path)
+    yield Check("key", "ok", f"{path}: worker {pair.public.name} ({fingerprint(pair.public.z85)}), yours alone")
+
+
+def server_key(path: Path) -> Iterator[Check]:
+    """The public key of the coordinator that a worker wants to talk to."""
+    from fedmq.transport.keys import fingerprint, read_public
+
+    public = read_public(path)
+    yield Check("server", "ok", f"{path}: {public.name} ({fingerprint(public.z85)})")
 
 
 def no_keys() -> Iterator[Check]:

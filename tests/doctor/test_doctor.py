@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from fedmq.cli import main
 from fedmq.config import ExperimentConfig, bundled_config
 from fedmq.doctor import host, surroundings
 from fedmq.doctor.check import Check, made
@@ -66,9 +68,12 @@ def test_keys(tmp_path: Path) -> None:
     (check,) = made("keys", lambda: surroundings.coordinator_keys(tmp_path / "keys"))
     assert check.status == "ok" and "may join: north" in check.found
     secret, public = tmp_path / "north" / "north.key", tmp_path / "keys" / "coordinator.pub"
-    assert outcome(*made("key", lambda: surroundings.worker_keys(secret, public))) == [("key", "ok"), ("server", "ok")]
+    assert outcome(*surroundings.worker_key(secret), *surroundings.server_key(public)) == [
+        ("key", "ok"),
+        ("server", "ok"),
+    ]
     secret.chmod(0o644)
-    (check,) = made("key", lambda: surroundings.worker_keys(secret, public))
+    (check,) = made("key", lambda: surroundings.worker_key(secret))
     assert check.status == "failed" and "chmod 600" in check.found and check.exit_code == 2
 
 
@@ -148,6 +153,16 @@ def test_all_that_is_wrong_is_told(tmp_path: Path, row: str) -> None:
     assert {name for name in status if status[name] == "failed"} == {"network", "model", "data"}
     assert status["python"] == status["device"] == "ok" and found["exit_code"] == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_each_thing_that_is_given_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a config, too. Torch is none of them, and takes seconds."""
+    monkeypatch.setattr("fedmq.doctor.diagnosis.probe", lambda device, config: {})
+    (tmp_path / "file").touch()
+    arguments = ["--output-dir", str(tmp_path / "file"), "--key", "no.key", "--server-key", "no.pub", "--json"]
+    found = {row["name"]: row for row in json.loads(CliRunner().invoke(main, ["doctor", *arguments]).stdout)["checks"]}
+    assert "is a file" in found["disk"]["found"]
+    assert found["key"]["found"].startswith("no.key: ") and found["server"]["found"].startswith("no.pub: ")
 
 
 @pytest.mark.nightly
