@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from fedmq.protocol.printable import escaped
-from fedmq.report.palette import GRID, INK, MUTED, themed
+from fedmq.report.palette import GRID, GROUND, INK, MUTED, themed
 
 _STYLE = {
     # The page's ground shows through; the PNG gets one of its own.
@@ -28,7 +28,10 @@ _STYLE = {
     "grid.color": GRID.light,
     "grid.linewidth": 0.6,
     "legend.fontsize": 9,
-    "legend.frameon": False,
+    # Lines pass under it.
+    "legend.edgecolor": "none",
+    "legend.facecolor": GROUND.light,
+    "legend.framealpha": 0.85,
     # Text stays text, so that it is small, can be searched and read aloud; names of clients are no formulas.
     "svg.fonttype": "none",
     "text.parse_math": False,

@@ -36,7 +36,8 @@ SERIES = (
     Colour("pink", "#a83279", "#f09acb"),
 )
 BLUE, ORANGE, GREEN, PURPLE, RED = SERIES[:5]
-WAITING = Colour("waiting", "#b9c2cf", "#4a5669")
+#: 3 : 1, as an area needs.
+WAITING = Colour("waiting", "#8693a5", "#5f6d84")
 _ALL = (INK, MUTED, GRID, GROUND, PANEL, *SERIES, WAITING)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedmq.protocol.printable import escaped, readable
-from fedmq.report import series
+from fedmq.report import again, series
 from fedmq.report.curves import bias_chart, bytes_chart, fairness_chart, loss_chart, perplexity_chart
 from fedmq.report.drawing import Chart, Table
 from fedmq.report.gantt import timeline_chart
@@ -46,6 +46,7 @@ class RunPage(NamedTuple):
       digests: name and value.
       config: as a file that `fedmq run` takes.
       command: the one that makes the run again.
+      caveats: why that may give another model, a sentence each.
     """
 
     title: str
@@ -61,6 +62,7 @@ class RunPage(NamedTuple):
     digests: Sequence[tuple[str, str]]
     config: str
     command: str
+    caveats: Sequence[str]
 
 
 def run_page(found: Found, baselines: Mapping[str, Found]) -> RunPage:
@@ -93,7 +95,8 @@ def run_page(found: Found, baselines: Mapping[str, Found]) -> RunPage:
         _software(found["provenance"]["software"]),
         list(_digests(found)),
         _as_json(found["provenance"]["config"]),
-        "fedmq run config.json --output-dir NEW_FOLDER",
+        again.command(found),
+        list(again.caveats(found)),
     )
 
 

@@ -40,6 +40,7 @@ _JSON: Mapping[tuple[str, str], TypeAdapter[Any]] = {
     ("meta", "config"): TypeAdapter(_Config),
     ("meta", "live"): TypeAdapter(_Live),
     ("meta", "data"): TypeAdapter(dict[str, Any]),
+    ("meta", "decisive"): TypeAdapter(dict[str, Any]),
     ("meta", "hosted"): TypeAdapter(tuple[int, int, list[str], bool]),
     ("meta", "software"): TypeAdapter(list[dict[str, str]]),
     ("meta", "started_at"): TypeAdapter(float),

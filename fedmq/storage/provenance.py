@@ -14,11 +14,14 @@ def provenance(journal: Journal) -> dict[str, Any]:
     """JSON-able: config, seed, software, digests. Unknown is None or empty; the run's secret is in none of it."""
     config = json.loads(journal.get("config") or "{}")
     started = journal.get("started_at")
-    prepared = json.loads(journal.get("data") or "{}")
+    prepared, decisive = json.loads(journal.get("data") or "{}"), json.loads(journal.get("decisive") or "{}")
     return {
         "run": journal.get("run"),
         "started_at": None if started is None else float(started),
         "config": config,
+        # What decided the result, and no config says.
+        "speeds": decisive.get("speeds"),
+        "aggregator": decisive.get("aggregator"),
         "seed": config.get("seed"),
         "software": json.loads(journal.get("software") or "[]"),
         "base_digest": journal.get("base_digest"),

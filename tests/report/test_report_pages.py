@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
+import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from made_runs import make_run
+from selenium import webdriver
+from selenium.webdriver.common.by import By
 
 from fedmq.baselines import settings_digest
 from fedmq.cli import main
 from fedmq.inspection import inspect_run
+from fedmq.report import again, palette
 from fedmq.report.numbers import duration, shown, size
 from fedmq.reporting import write_report
 
@@ -113,6 +122,11 @@ def evil(folder: Path) -> Path:
     )
 
 
+@pytest.fixture(scope="module")
+def evil_page(evil: Path) -> Page:
+    return reported(evil)
+
+
 def test_the_figures_are_those_of_inspect(run: Path, page: Page) -> None:
     found = json.loads(CliRunner().invoke(main, ["inspect", str(run), "--json"]).stdout)
     losses = {row["round"]: row for row in page.table("Loss")}
@@ -146,6 +160,22 @@ def test_what_it_takes_to_make_the_run_again(run: Path, page: Page) -> None:
     config = re.search(r"Configuration\n(\{.*?\n\})", page.text, re.DOTALL)
     assert config is not None and json.loads(config[1]) == known["config"]
     assert known["data_digest"] in page.text and "client_2 sent <nothing>" in page.text
+    assert "fedmq run config.json --output-dir NEW_FOLDER" in page.text and "The adapter's SHA-256 is then" in page.text
+
+
+def test_of_a_run_that_cannot_be_made_again_it_is_not_said_that_it_can(tmp_path: Path) -> None:
+    made = make_run(tmp_path / "run", federated={"mode": "async", "min_clients": None})
+
+    def said(**decisive: object) -> list[str]:
+        with closing(sqlite3.connect(made / "run.db")) as database, database:
+            database.execute("UPDATE meta SET value = ? WHERE key = 'decisive'", (json.dumps(decisive),))
+        found = inspect_run(made)
+        return [again.command(found), *again.caveats(found)]
+
+    assert "another run gives another model" in " ".join(said())
+    command = "fedmq run config.json --virtual-clock --speed client_0=0.1 --output-dir NEW_FOLDER"
+    assert said(speeds={"client_0": 0.1}) == [command]
+    assert "mine.rule" in " ".join(said(speeds={}, aggregator="mine.rule"))
 
 
 def test_baselines_stand_around_the_run(run: Path, page: Page) -> None:
@@ -171,11 +201,12 @@ def test_texts_of_the_first_and_the_last_version_are_side_by_side(page: Page) ->
     assert row == {"opening": "My order", "first: round 0": " is lost.", "last: round 3": " is here."}
 
 
-@pytest.mark.parametrize("name", ["first", "evil", "comparison"])
-def test_nothing_is_fetched_and_nothing_runs(folder: Path, run: Path, evil: Path, name: str) -> None:
-    runs = {"first": [run], "evil": [evil], "comparison": [run, evil]}[name]
+@pytest.mark.parametrize("name", ["first/report", "evil/report", "comparison"])
+def test_nothing_is_fetched_and_nothing_runs(
+    folder: Path, run: Path, evil: Path, page: Page, evil_page: Page, name: str
+) -> None:
     out = folder / f"{name}.html"
-    page = reported(*runs, out=out)
+    page = reported(run, evil, out=out) if name == "comparison" else Page(out.read_text(encoding="utf-8"))
     assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "base", "form"} == set()
     ids = {of["id"] for _, of in page.tags if "id" in of}
     assert len(ids) == sum("id" in of for _, of in page.tags), "an id names one thing"
@@ -193,8 +224,8 @@ def test_nothing_is_fetched_and_nothing_runs(folder: Path, run: Path, evil: Path
     assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
-def test_hostile_names_are_shown_as_text(folder: Path, evil: Path) -> None:
-    page = reported(evil, out=folder / "shown.html")
+def test_hostile_names_are_shown_as_text(evil_page: Page) -> None:
+    page = evil_page
     shown_name = EVIL.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
     assert shown_name in {row["client"] for row in page.table("Each client, with its last figures")}
     (row,) = page.table("Continuations of the same openings")
@@ -213,6 +244,68 @@ def test_charts_can_be_read_without_being_seen(page: Page) -> None:
     headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(after - before <= 1 for before, after in zip(headings, headings[1:], strict=False))
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 has it."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, bright = sorted((light(one), light(other)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_can_be_told_from_their_ground(theme: str) -> None:
+    def on(colour: palette.Colour, ground: palette.Colour) -> float:
+        return contrast(getattr(colour, theme), getattr(ground, theme))
+
+    for colour in (palette.INK, palette.MUTED, *palette.SERIES):
+        assert min(on(colour, palette.GROUND), on(colour, palette.PANEL)) >= 4.5, colour.name
+    assert on(palette.WAITING, palette.GROUND) >= 3
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if (chromium is None or driver is None) and os.environ.get("CI") != "true":
+        pytest.skip("needs chromium and chromium-driver (apt-get install chromium chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(chromium)
+    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1600"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def test_a_browser_draws_it_and_asks_nobody(evil: Path, evil_page: Page, browser: Any) -> None:
+    address = (evil / "report.html").as_uri()
+    browser.get(address)
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [of["params"]["request"]["url"] for of in events if of["method"] == "Network.requestWillBeSent"]
+    assert {url for url in asked if not url.startswith("data:")} == {address}
+    assert browser.get_log("browser") == []
+    grounds = []
+    for theme in ("light", "dark"):
+        features = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        charts = browser.find_elements(By.CSS_SELECTOR, ".chart svg")
+        assert len(charts) == 6
+        for chart in charts[:2]:
+            pixels = matplotlib.image.imread(io.BytesIO(chart.screenshot_as_png))[..., :3]
+            ground = pixels[2, 2]
+            drawn = (abs(pixels - ground) > 0.2).any(axis=-1)
+            assert 0.004 < drawn.mean() < 0.5 and drawn.any(axis=0).mean() > 0.5
+        grounds.append(float(ground.mean()))
+    assert grounds[0] > 0.9 and grounds[1] < 0.2
+    browser.set_window_size(500, 900)
+    wide = browser.execute_script("const e = document.documentElement; return e.scrollWidth - e.clientWidth")
+    assert wide <= 0, "a narrow page is not wider than its window"
 
 
 def test_pngs_are_pictures(run: Path, page: Page) -> None:

@@ -117,6 +117,7 @@ def test_another_version_is_not_taken_for_damage(tmp_path: Path, content: bytes)
         ("rounds SET digest = CAST(x'ff' AS TEXT) WHERE round = 7", "rounds: 30 rows could be read, the others not"),
         ("updates SET bytes_up = 'x' WHERE round = 7", "updates: 580 rows could be read, the others not"),
         ("evaluations SET num_tokens = 0 WHERE version = 7", "evaluations: 29 rows could be read, the others not"),
+        ("meta SET value = '[1' WHERE key = 'decisive'", "meta: 2 rows could be read, the others not"),
         ("meta SET value = '{}' WHERE key = 'config'", "the config is that of config.json"),
     ],
 )
