@@ -42,10 +42,9 @@ def caveats(found: Found) -> Iterator[str]:
     elif made["speeds"] is None and federated.get("round_deadline_s") is not None:
         yield "Who comes before federated.round_deadline_s decides the result: another run may give another model."
     if made["aggregator"] is not None:
-        rule = escaped(made["aggregator"])
         yield (
-            f"Its rule was given from Python, as FederatedLearning(config, aggregator=...): {rule}. The command has the "
-            "rule that the configuration names."
+            "Its rule was given from Python, as FederatedLearning(config, aggregator=...): "
+            f"{escaped(made['aggregator'])}. The command has the rule that the configuration names."
         )
     if made["data_file"] is None and made["client_data_digests"]:
         yield (

@@ -99,6 +99,15 @@ class Database:
         except (sqlite3.DatabaseError, UnicodeError):
             return False
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read in it is of one moment, whatever a run writes meanwhile."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.rollback()
+
     def close(self) -> None:
         """Close the file; the journal ends as one plain file, without a write-ahead log beside it."""
         self._db.close()

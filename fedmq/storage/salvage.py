@@ -34,12 +34,15 @@ T = TypeVar("T")
 def read(path: Path, reader: Callable[[Journal], T]) -> tuple[T, list[str]]:
     """What a function makes of a run's journal, and what is wrong with that, a line each: none where it is sound.
 
+    It sees the journal of one moment, though the run goes on.
+
     Raises:
       StorageError: as `open_to_read` does.
     """
     journal, damage = open_to_read(path)
     try:
-        return reader(journal), damage
+        with journal.snapshot():
+            return reader(journal), damage
     except _NONSENSE:
         if damage:
             raise

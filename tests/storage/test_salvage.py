@@ -131,6 +131,20 @@ def test_rows_that_make_no_sense_are_left_out(tmp_path: Path, content: bytes, ch
     assert list(inspection_lines(found))
 
 
+def test_what_is_read_of_a_run_that_goes_on_is_of_one_moment(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.db").write_bytes(content)
+    writer = Journal.open(tmp_path / "run.db")
+
+    def committed(journal: Journal) -> tuple[int | None, int]:
+        before = journal.last_committed()
+        writer.commit_round(ROUNDS + 1, "02" * 32)
+        return before, journal.rounds()[-1]["round"]
+
+    assert read(tmp_path / "run.db", committed) == ((ROUNDS, ROUNDS), [])
+    assert writer.last_committed() == ROUNDS + 1
+    writer.close()
+
+
 def test_an_error_of_who_reads_is_no_damage(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run.db").write_bytes(content)
 
