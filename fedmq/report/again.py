@@ -29,11 +29,14 @@ def caveats(found: Found) -> Iterator[str]:
 
     Example:
       >>> made = {"config": {"federated": {"mode": "async"}}, "speeds": None, "aggregator": None}
-      >>> list(caveats({"provenance": made | {"data_file": "a.csv", "client_data_digests": {}}}))
+      >>> list(caveats({"status": "done", "provenance": made | {"data_file": "a.csv", "client_data_digests": {}}}))
       ['Whose update comes when decides the result under federated.mode async: another run gives another model.']
     """
     made = found["provenance"]
     federated: dict[str, Any] = made["config"].get("federated", {})
+    # Of a damaged one it may not be known.
+    if found["status"] not in ("done", "unknown"):
+        yield "This run has not ended: what has its digest below is no result yet."
     if made["speeds"] is None and (mode := federated.get("mode", "sync")) != "sync":
         yield (
             f"Whose update comes when decides the result under federated.mode {escaped(mode)}: another run gives "

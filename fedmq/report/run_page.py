@@ -208,8 +208,9 @@ def _software(entries: Sequence[Mapping[str, str]]) -> Table:
 
 def _digests(found: Found) -> Iterator[tuple[str, str]]:
     known = found["provenance"]
+    result = "the result" if found["status"] == "done" else f"round {found['committed']}"
     names = {
-        "adapter (the result)": found["digest"],
+        f"adapter ({result})": found["digest"],
         "base model": known["base_digest"],
         "prepared data": known["data_digest"],
     }

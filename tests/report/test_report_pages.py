@@ -370,6 +370,7 @@ def test_clients_own_texts(folder: Path) -> None:
 def test_a_run_that_has_nothing_yet_and_one_that_was_killed(folder: Path) -> None:
     page = reported(make_run(folder / "nothing", rounds=0, texts=[], status="running"))
     assert "stopped without notice" in page.text and "No texts were made." in page.text
+    assert "This run has not ended" in page.text and "adapter (round 0)" in page.text
     assert page.table("Loss") == [dict.fromkeys(page.tables["Loss"][0], "–") | {"round": "0", "test split": "6.0000"}]
 
 
