@@ -17,7 +17,7 @@ def escaped(text: str) -> str:
       >>> print(escaped("no\\n\\x1b[31mroom"))
       no\\n\\x1b[31mroom
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def readable(text: str) -> str:

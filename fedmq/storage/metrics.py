@@ -27,9 +27,11 @@ def readable_size(nbytes: int) -> str:
     """Bytes for people.
 
     Example:
-      >>> readable_size(1_234_567), readable_size(1234)
-      ('1.23 MB', '1.2 kB')
+      >>> readable_size(1_234_567), readable_size(1234), readable_size(45_000_000_000)
+      ('1.23 MB', '1.2 kB', '45.00 GB')
     """
+    if nbytes >= 1e9:
+        return f"{nbytes / 1e9:.2f} GB"
     return f"{nbytes / 1e6:.2f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
 
 
