@@ -12,12 +12,15 @@ import click
 
 from fedmq.cli_config import json_option
 
-_EVERY_S = 1.0
+#: from look to look; and the share of a core that all looks together may take from the run
+_EVERY_S, _SHARE = 1.0, 0.02
 
 
 @click.command()
 @click.argument("run_dir", type=click.Path())
-@click.option("--watch", is_flag=True, help="Go on until the run ends, looking once a second.")
+@click.option(
+    "--watch", is_flag=True, help="Go on until the run ends, looking once a second, at very large runs less often."
+)
 @json_option
 def inspect(run_dir: str, watch: bool, as_json: bool) -> None:
     """Show a running or finished run.
@@ -39,14 +42,27 @@ def inspect(run_dir: str, watch: bool, as_json: bool) -> None:
 
 
 def _looks(run_dir: Path, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The run once a second, until it has ended."""
+    """The run from time to time, until it has ended."""
     from fedmq.inspection import inspect_run
 
     yield found
+    look_s = 0.0
     while found["status"] == "running":
-        time.sleep(_EVERY_S)
+        time.sleep(_pause_s(look_s))
+        began = time.process_time()
         found = inspect_run(run_dir, spans="timeline" in found)
+        look_s = time.process_time() - began
         yield found
+
+
+def _pause_s(look_s: float) -> float:
+    """Seconds to the next look after one that took this much of a core.
+
+    Example:
+      >>> _pause_s(0.004), _pause_s(0.5)
+      (1.0, 25.0)
+    """
+    return max(_EVERY_S, look_s / _SHARE)
 
 
 def _objects(looks: Iterator[dict[str, Any]]) -> dict[str, Any]:
