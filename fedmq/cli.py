@@ -77,7 +77,7 @@ def _run(config: Any, as_json: bool, with_dashboard: bool = False, **options: An
     from fedmq.federated_learning import FederatedLearning
     from fedmq.runtime.console import ConsoleView
     from fedmq.runtime.memory import keep_freed_memory
-    from fedmq.storage.metrics import readable_size
+    from fedmq.storage.metrics import readable_perplexity, readable_size
     from fedmq.storage.personal import where_own_models_are
 
     if with_dashboard:
@@ -103,10 +103,12 @@ def _run(config: Any, as_json: bool, with_dashboard: bool = False, **options: An
     first, last = (summary["perplexity"].get(str(v)) for v in (0, summary["rounds"]))
     own = "" if config.federated.shared() == "both" else ", of the clients' own models"
     if first and not summary["rounds"]:
-        view.say(f"perplexity {first:.2f}{own}, without training")
+        view.say(f"perplexity {readable_perplexity(first)}{own}, without training")
     elif first and last:
-        share = f"{100 * (last / first - 1):+.0f} %"
-        view.say(f"perplexity {first:.2f} -> {last:.2f} ({share}) in {summary['rounds']} rounds{own}")
+        percent = 100 * (last / first - 1)
+        share = f"{percent:+.0f} %" if percent < 1e7 else f"{percent:+.3g} %"
+        change = f"{readable_perplexity(first)} -> {readable_perplexity(last)} ({share})"
+        view.say(f"perplexity {change} in {summary['rounds']} rounds{own}")
         before, after = (summary["unscored_clients"].get(str(v), []) for v in (0, summary["rounds"]))
         if before != after:
             odd = ", ".join(sorted({*before} ^ {*after})[:10])

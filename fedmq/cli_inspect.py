@@ -83,6 +83,7 @@ def _picture(looks: Iterator[dict[str, Any]]) -> dict[str, Any]:
     from rich.text import Text
 
     from fedmq.runtime.live_view import Shown, drawn, redrawn
+    from fedmq.storage.metrics import readable_perplexity
 
     console, said = Console(), -1
     if not redrawn(console):
@@ -90,7 +91,9 @@ def _picture(looks: Iterator[dict[str, Any]]) -> dict[str, Any]:
             for version, score in found["scores"].items():
                 if int(version) > said:
                     said = int(version)
-                    line = f"round {version}/{found['num_rounds']}  perplexity {score['perplexity']:.2f}"
+                    line = (
+                        f"round {version}/{found['num_rounds']}  perplexity {readable_perplexity(score['perplexity'])}"
+                    )
                     click.echo(f"{line}  loss {score['eval_loss']:.4f}")
         return found
     with Live(Text("no process is at work on it yet"), console=console, transient=True, auto_refresh=False) as live:

@@ -10,7 +10,15 @@ from typing import Any
 from fedmq.baselines import baselines_of
 from fedmq.protocol.printable import escaped
 from fedmq.storage.journal import Journal
-from fedmq.storage.metrics import coverage, global_metrics, lateness, readable_size, round_metrics, total_bytes
+from fedmq.storage.metrics import (
+    coverage,
+    global_metrics,
+    lateness,
+    readable_perplexity,
+    readable_size,
+    round_metrics,
+    total_bytes,
+)
 from fedmq.storage.personal import FOLDER, folders
 from fedmq.storage.provenance import provenance
 from fedmq.storage.run_folder import DATABASE
@@ -91,11 +99,11 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         for line in live["awaited"]:
             yield f"  waiting for {line}"
     for version, score in found["scores"].items():
-        mean = f"perplexity {score['perplexity']:10.2f}  loss {score['eval_loss']:.4f}"
+        mean = f"perplexity {readable_perplexity(score['perplexity']):>10}  loss {score['eval_loss']:.4f}"
         yield f"round {version:>3}  {mean}{coverage(score)}"
     for version, score in list(found["scores"].items())[-1:]:
         for client, own in score.get("clients", {}).items():
-            score_of = f"perplexity {own['perplexity']:10.2f}  loss {own['eval_loss']:.4f}"
+            score_of = f"perplexity {readable_perplexity(own['perplexity']):>10}  loss {own['eval_loss']:.4f}"
             yield f"  round {version:>3}  {client:<14} {score_of}"
     for row in found["rounds"]:
         up, down = readable_size(row["bytes_up"]), readable_size(row["bytes_down"])
@@ -128,4 +136,4 @@ def _baseline(found: dict[str, Any]) -> str:
     where = f"round {found['committed']} of {found['num_rounds']}{other}, in {found['run_dir']}"
     if found["perplexity"] is None:
         return f"not scored yet, {where}"
-    return f"perplexity {found['perplexity']:.2f}  loss {found['eval_loss']:.4f}, {where}"
+    return f"perplexity {readable_perplexity(found['perplexity'])}  loss {found['eval_loss']:.4f}, {where}"

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Found = Mapping[str, Any]
+#: An axis has room around what is drawn, and logarithms are taken of its ends.
+_BEYOND = 1e150
 
 
 class Scores(NamedTuple):
@@ -135,10 +137,10 @@ def reached(found: Found, target: float) -> tuple[int, int] | None:
 
 
 def finite(value: float | None) -> float:
-    """What can be drawn: nan where a loss was not scored, or no number.
+    """What can be drawn: nan where a loss was not scored, is no number, or beyond all axes, as of a run that diverged.
 
     Example:
-      >>> finite(None), finite(2.5)
-      (nan, 2.5)
+      >>> finite(None), finite(2.5), finite(1e304)
+      (nan, 2.5, nan)
     """
-    return value if value is not None and math.isfinite(value) else math.nan
+    return value if value is not None and abs(value) < _BEYOND else math.nan

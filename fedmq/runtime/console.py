@@ -12,7 +12,7 @@ from rich.text import Text
 from fedmq.protocol.phases import Phase
 from fedmq.protocol.printable import readable
 from fedmq.runtime.live_view import Shown, drawn, redrawn
-from fedmq.storage.metrics import coverage, lateness, readable_size, total_bytes
+from fedmq.storage.metrics import coverage, lateness, readable_perplexity, readable_size, total_bytes
 
 #: Rounds with more clients than this are summed up in one line.
 _CLIENTS_SHOWN = 10
@@ -101,7 +101,8 @@ class ConsoleView:
         if score is None:
             line += "not evaluated (a worker needs a test split for that; see also the warnings)"
         else:
-            line += f"perplexity {score['perplexity']:8.2f}  loss {score['eval_loss']:.4f}{coverage(score)}"
+            perplexity = readable_perplexity(score["perplexity"])
+            line += f"perplexity {perplexity:>8}  loss {score['eval_loss']:.4f}{coverage(score)}"
         row = self._rows.pop(version, None)
         if row is None:
             return self.say(f"{line}  (before training)" if version == 0 else line)
@@ -120,7 +121,7 @@ class ConsoleView:
 
 
 def _own(score: dict[str, Any] | None) -> str:
-    return "" if score is None else f"  held-out perplexity {score['perplexity']:.2f}"
+    return "" if score is None else f"  held-out perplexity {readable_perplexity(score['perplexity'])}"
 
 
 def _as_it_is(text: str) -> Text:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedmq.protocol.jobs import Job, in_words
-from fedmq.storage.metrics import readable_size
+from fedmq.storage.metrics import readable_perplexity, readable_size
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 #: without these in the terminal's alphabet
@@ -84,7 +84,7 @@ def headline(shown: Shown, blocks: str = _BLOCKS) -> Iterator[str]:
     yield f"round {live['round']}/{live['num_rounds']}"
     yield str(live["phase"])
     if shown.perplexities:
-        yield f"perplexity {shown.perplexities[-1]:.2f} {sparkline(shown.perplexities, blocks)}"
+        yield f"perplexity {readable_perplexity(shown.perplexities[-1])} {sparkline(shown.perplexities, blocks)}"
     up, down = map(readable_size, shown.nbytes)
     yield f"up {up}"
     yield f"down {down}"

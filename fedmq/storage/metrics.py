@@ -23,6 +23,16 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
+def readable_perplexity(value: float) -> str:
+    """Perplexity for people; of a run that diverges it would have three hundred digits.
+
+    Example:
+      >>> readable_perplexity(18.042), readable_perplexity(perplexity(1000.0))
+      ('18.04', '1.01e+304')
+    """
+    return f"{value:.2f}" if value < 1e7 else f"{value:.3g}"
+
+
 def readable_size(nbytes: int) -> str:
     """Bytes for people.
 

@@ -25,7 +25,7 @@ from selenium.webdriver.common.by import By
 
 from fedmq.baselines import settings_digest
 from fedmq.cli import main
-from fedmq.inspection import inspect_run
+from fedmq.inspection import inspect_run, inspection_lines
 from fedmq.report import again, palette
 from fedmq.report.numbers import duration, shown, size
 from fedmq.reporting import write_report
@@ -365,6 +365,13 @@ def test_clients_own_texts(folder: Path) -> None:
     assert "From each client's evaluation on its own held-out texts." in page.text
     assert page.table("Fairness across clients")[0]["clients"] == "14"
     assert {row["own held-out loss"] for row in page.table("Each client, with its last figures")}.isdisjoint({"–"})
+
+
+def test_a_run_that_diverged(folder: Path) -> None:
+    made = make_run(folder / "diverged", decay=-3.0)
+    rows = reported(made).table("Perplexity")
+    assert [row["test split"] for row in rows] == ["403.43", "4.13e+31", "–", "–"]
+    assert max(map(len, inspection_lines(inspect_run(made)))) < 160
 
 
 def test_a_run_that_has_nothing_yet_and_one_that_was_killed(folder: Path) -> None:
