@@ -254,9 +254,11 @@ def _finish(drawn: Any, ylabel: str, ys: Iterable[float], xlabel: str = "round",
     if any(len(line.get_xdata()) > _MAX_MARKED for line in drawn.lines):
         for line in drawn.lines:
             line.set_marker("")
-    if wide(list(ys)):
+    if wide(values := list(ys)):
         drawn.set_yscale("log")
-        drawn.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        known = [y for y in values if math.isfinite(y)]
+        # Of many decades it would label none.
+        drawn.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(known) / min(known) < 1e4 else (1,)))
         drawn.yaxis.set_minor_formatter(NullFormatter())
         drawn.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if drawn.get_legend_handles_labels()[0]:

@@ -80,8 +80,9 @@ def _salvaged(path: Path) -> tuple[Journal, list[str]]:
     database = sqlite3.connect(":memory:", isolation_level=None)
     database.executescript(SCHEMA)
     journal, lines = Journal(path, database), list(_copy(path, database))
-    if not database.execute("SELECT count(*) FROM rounds").fetchone()[0]:
-        lines += _from_metrics(path.parent, database)
+    no_rounds = not database.execute("SELECT count(*) FROM rounds").fetchone()[0]
+    if no_rounds or any(line.startswith(("updates:", "evaluations:")) for line in lines):
+        lines += _from_metrics(path.parent, database, no_rounds)
     if journal.get("config") is None:
         config = {"key": "config", "value": json.dumps(_json(path.parent / "config.json"))}
         if _put(database, "meta", config):
@@ -174,8 +175,11 @@ def _put(into: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> bool:
     return True
 
 
-def _from_metrics(folder: Path, into: sqlite3.Connection) -> Iterator[str]:
-    """Rounds, updates and scores, as far as training_metrics.json and global_metrics.json have them."""
+def _from_metrics(folder: Path, into: sqlite3.Connection, rounds: bool) -> Iterator[str]:
+    """Updates, scores and, if asked for, rounds that are not there yet, as far as the derived files have them.
+
+    They have no times: beside rounds that were read, one of them would have begun in 1970.
+    """
     metrics, scores = _json(folder / "training_metrics.json"), _json(folder / "global_metrics.json")
     if not isinstance(metrics, dict):
         return
@@ -185,7 +189,8 @@ def _from_metrics(folder: Path, into: sqlite3.Connection) -> Iterator[str]:
             names = json.dumps([client["client_id"] for client in clients])
             values = {"round": row["round"], "state": "committed", "groups": json.dumps([row["selected_clients"]])}
             values |= {"frozen": names, "digest": row["digest"], "bias": row["aggregation_bias"]}
-            _put(into, "rounds", values | {"opened_at": 0.0, "committed_at": row["seconds"]})
+            if rounds:
+                _put(into, "rounds", values | {"opened_at": 0.0, "committed_at": row["seconds"]})
             for client in clients:
                 _put(into, "updates", _update(client))
         for score in scores or []:
@@ -197,7 +202,7 @@ def _from_metrics(folder: Path, into: sqlite3.Connection) -> Iterator[str]:
     except (KeyError, TypeError):
         yield "training_metrics.json could be read in part only"
         return
-    yield "rounds and scores are those of training_metrics.json and global_metrics.json"
+    yield "what is missing of rounds and scores is from training_metrics.json and global_metrics.json"
 
 
 def _update(client: Mapping[str, Any]) -> dict[str, Any]:

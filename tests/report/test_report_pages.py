@@ -371,6 +371,7 @@ def test_a_run_that_diverged(folder: Path) -> None:
     made = make_run(folder / "diverged", decay=-3.0)
     rows = reported(made).table("Perplexity")
     assert [row["test split"] for row in rows] == ["403.43", "4.13e+31", "–", "–"]
+    assert re.search(r">1e\+\d\d</text>", (made / "report.html").read_text()), "the axis has figures"
     assert max(map(len, inspection_lines(inspect_run(made)))) < 160
 
 

@@ -19,6 +19,7 @@ from fedmq.storage.metrics import write_metrics
 from fedmq.storage.salvage import open_to_read, read
 
 ROUNDS = 30
+FROM_METRICS = "what is missing of rounds and scores is from training_metrics.json and global_metrics.json"
 PAGE = 4096
 
 
@@ -85,11 +86,26 @@ def test_without_a_database_the_derived_files_are_read(tmp_path: Path, content: 
     if left is not None:
         (tmp_path / "run.db").write_bytes(left)
     after = inspect_run(tmp_path)
-    assert after["damage"][-1] == "rounds and scores are those of training_metrics.json and global_metrics.json"
+    assert after["damage"][-1] == FROM_METRICS
     assert after["scores"] == before["scores"] and after["committed"] == before["committed"]
     for kept, was in zip(after["rounds"], before["rounds"], strict=True):
         assert kept == was | {"seconds": pytest.approx(was["seconds"])}
     assert after["status"] == "unknown"
+
+
+def test_rows_that_cannot_be_read_are_those_of_the_derived_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run.db").write_bytes(content)
+    before = inspect_run(tmp_path)
+    journal = Journal.open(tmp_path / "run.db", read_only=True)
+    write_metrics(tmp_path, journal)
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "run.db")) as database, database:
+        database.execute("UPDATE evaluations SET num_tokens = 0 WHERE version > 20")
+        database.execute("UPDATE updates SET worker = x'ff' WHERE round > 20")
+    after = inspect_run(tmp_path)
+    assert after["damage"][-1] == FROM_METRICS and len(after["damage"]) == 4
+    assert (after["scores"], after["rounds"]) == (before["scores"], before["rounds"])
+    assert after["timeline"] == before["timeline"]
 
 
 @pytest.mark.parametrize("left", [b"", b"no database", b"SQLite format 3\0"])
