@@ -29,6 +29,8 @@ def wandb(about: About) -> Tracker:
         name=about.name,
         config=dict(about.config),
         settings=quiet,
+        # Without it a run that this process has open already, maybe one that is sent, would be taken for ours.
+        reinit="create_new",
     )
 
     def log(step: int, at: float, scalars: Mapping[str, float]) -> None:

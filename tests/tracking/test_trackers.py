@@ -140,3 +140,21 @@ def test_a_resumed_run_goes_on_without_a_gap_and_without_doubles(
         assert digest == ("cd" * 32 if done else None)
         if not done:
             assert capfd.readouterr() == ("", ""), "the terminal is the run's"
+
+
+def test_a_run_of_the_users_own_at_weights_and_biases_is_let_alone(tmp_path: Path) -> None:
+    import wandb
+
+    settings = wandb.Settings(console="off", silent=True, x_disable_stats=True, x_disable_meta=True)
+    with wandb.init(mode="offline", dir=str(tmp_path), project="mine", settings=settings) as mine:
+        about = About(RUN, "name", {"lora.r": 8}, tmp_path / "ours")
+        tracker = BY_NAME["wandb"](about)
+        tracker.log(0, 10.0, {"global/loss": 5.0})
+        tracker.end(False, "")
+        assert _of_wandb(about.folder) == ({0: {"global/loss": 5.0}}, None)
+        assert wandb.run is mine
+        mine.log({"own": 1.0})
+    (kinds,) = [
+        [item.nested_key[0] for record in _whole(tmp_path) for item in record.history.item if item.nested_key[0][0] != "_"]
+    ]
+    assert kinds == ["own"]
