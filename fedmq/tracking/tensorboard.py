@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from typing import Any
 
+from fedmq.protocol.printable import escaped
 from fedmq.tracking.tracker import About, Tracker
 
 
@@ -23,19 +25,22 @@ def tensorboard(about: About) -> Tracker:
         kind = metadata.create_summary_metadata(display_name=tag, description="")
         return Summary.Value(tag=tag, metadata=kind, tensor=make_tensor_proto([value.encode()], shape=[1]))
 
-    table = "".join(f"| {key} | {value} |\n" for key, value in about.config.items())
+    rows = ((key, escaped(str(value)).replace("|", "&#124;")) for key, value in about.config.items())
+    table = "".join(f"| {key} | {value} |\n" for key, value in rows)
     config = text("config", f"| setting | value |\n|---|---|\n{table}")
+    last: dict[str, Any] = {}
 
     def log(step: int, at: float, scalars: Mapping[str, float]) -> None:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         if step == 0:
             values.append(config)
-        writer.add_event(Event(step=step, wall_time=at, summary=Summary(value=values)))
+        last.update(step=step, wall_time=at)
+        writer.add_event(Event(**last, summary=Summary(value=values)))
         writer.flush()
 
     def end(done: bool, digest: str) -> None:
         if done:
-            writer.add_event(Event(summary=Summary(value=[text("digest", digest)])))
+            writer.add_event(Event(**last, summary=Summary(value=[text("digest", digest)])))
         writer.close()
 
     return Tracker(log, end)

@@ -19,7 +19,13 @@ def wandb(about: About) -> Tracker:
     about.folder.mkdir(parents=True)
     # Nothing of the machine, and nothing of what this process prints, is recorded.
     quiet = library.Settings(
-        console="off", silent=True, x_disable_stats=True, x_disable_meta=True, disable_git=True, save_code=False
+        console="off",
+        silent=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        disable_git=True,
+        save_code=False,
     )
     run = library.init(
         mode="offline",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fedmq.errors import ConfigError
 from fedmq.tracking.backends import BY_NAME
 from fedmq.tracking.tracker import About
 
@@ -33,10 +34,14 @@ def _of_tensorboard(folder: Path) -> Kept:
             steps[event.step][tag] = event.value
             assert event.wall_time == {step: at for step, at, _ in ROUNDS}[event.step]
     (config,) = found.Tensors("config")
-    assert b"| lora.r | 8 |" in config.tensor_proto.string_val[0]
+    table = config.tensor_proto.string_val[0].decode()
+    assert "| lora.r | 8 |" in table and {row.count("|") for row in table.splitlines()} == {3}, "two cells a row"
     texts = found.Tags()["tensors"]
-    digests = [event.tensor_proto.string_val[0] for event in found.Tensors("digest")] if "digest" in texts else []
-    return steps, digests[0].decode() if digests else None
+    if "digest" not in texts:
+        return steps, None
+    (digest,) = found.Tensors("digest")
+    assert (digest.step, digest.wall_time) == ROUNDS[-1][:2], "it is of the last round, not of 1970"
+    return steps, digest.tensor_proto.string_val[0].decode()
 
 
 def _of_mlflow(folder: Path) -> Kept:
@@ -106,6 +111,7 @@ def _of_wandb(folder: Path) -> Kept:
             found = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.summary.update}
             digest = found.get("digest", digest)
     assert configs["lora.r"] == "8"
+    assert not list(folder.rglob("files/*")), "nothing of the machine"
     return steps, digest
 
 
@@ -125,7 +131,7 @@ def test_all_are_tested() -> None:
 def test_a_resumed_run_goes_on_without_a_gap_and_without_doubles(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    about = About(RUN, "name", {"seed": 1, "lora.r": 8, "prompts": ["a", "b"]}, tmp_path / name)
+    about = About(RUN, "name", {"seed": 1, "lora.r": 8, "prompts": ["a | b", "b"]}, tmp_path / name)
     # Round 1 was scored anew meanwhile, by more clients: one of the two figures stands, not both.
     again = [ROUNDS[0], (1, 20.5, ROUNDS[1][2] | {"global/loss": 4.25}), ROUNDS[2]]
     for rounds, done in ((ROUNDS[:2], False), (again, True)):
@@ -142,6 +148,13 @@ def test_a_resumed_run_goes_on_without_a_gap_and_without_doubles(
             assert capfd.readouterr() == ("", ""), "the terminal is the run's"
 
 
+@pytest.mark.parametrize("mark", "%?")
+def test_mlflow_does_not_write_elsewhere(mark: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="choose an output_dir without % and ?"):
+        BY_NAME["mlflow"](About(RUN, "name", {}, tmp_path / f"half{mark}done"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_of_the_users_own_at_weights_and_biases_is_let_alone(tmp_path: Path) -> None:
     import wandb
 
@@ -154,7 +167,5 @@ def test_a_run_of_the_users_own_at_weights_and_biases_is_let_alone(tmp_path: Pat
         assert _of_wandb(about.folder) == ({0: {"global/loss": 5.0}}, None)
         assert wandb.run is mine
         mine.log({"own": 1.0})
-    (kinds,) = [
-        [item.nested_key[0] for record in _whole(tmp_path) for item in record.history.item if item.nested_key[0][0] != "_"]
-    ]
-    assert kinds == ["own"]
+    logged = [item.nested_key[0] for record in _whole(tmp_path) for item in record.history.item]
+    assert [name for name in logged if not name.startswith("_")] == ["own"]
