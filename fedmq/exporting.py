@@ -42,7 +42,9 @@ def export_model(run: FinishedRun, out: Path, merge: bool) -> None:
             model.save_merged(inner)
         else:
             model.save_adapter(inner)
+        atomic.write_bytes(temporary / CARD, card.encode())
         for path in inner.iterdir():
+            # Some libraries let nobody else read what they write; a model is made to be given away.
+            path.chmod((temporary / CARD).stat().st_mode)
             path.rename(temporary / path.name)
         inner.rmdir()
-        atomic.write_bytes(temporary / CARD, card.encode())

@@ -135,6 +135,7 @@ def test_an_export_opens_as_its_card_says_and_scores_as_the_run(finished: Path, 
     score = json.loads(here("evaluate", finished / "run", "--data", csv, "--json"))
     names, config = opened_as_its_card_says(out), json.loads((finished / "config.json").read_text())
     assert type(names["model"]).__module__.partition(".")[0] == {"adapter": "peft", "merged": "transformers"}[form]
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1, "who may read the card may read the model"
     loss = mean_loss(names, TEXTS, config["model"]["max_length"])
     assert loss == pytest.approx(score["eval_loss"], rel=1e-5)
     if form == "adapter":
