@@ -59,6 +59,9 @@ def diagnose(
     if keys is None and key is None and server_key is None:
         yield from made("keys", surroundings.no_keys)
     if config is not None:
+        if key is None and server_key is None:
+            # A worker has none.
+            yield from made("trackers", lambda: surroundings.trackers(config))
         yield from made("model", lambda: surroundings.model(config, probed))
         yield from made("data", lambda: surroundings.data(config))
 

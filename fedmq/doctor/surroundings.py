@@ -71,6 +71,15 @@ def no_keys() -> Iterator[Check]:
     yield Check("keys", "ok", "none given; a run on this machine needs none (--keys, --key, --server-key)")
 
 
+def trackers(config: ExperimentConfig) -> Iterator[Check]:
+    """Whether the libraries of section `tracking` are installed; of no tracker nothing is said."""
+    from fedmq.tracking.backends import require
+
+    require(config.tracking.backends)
+    if config.tracking.backends:
+        yield Check("trackers", "ok", f"{', '.join(config.tracking.backends)}: installed")
+
+
 def model(config: ExperimentConfig, probed: dict[str, Any]) -> Iterator[Check]:
     """Whether the base is here, and loads."""
     name, folder = config.model.model_name, probed.get("folder")

@@ -107,18 +107,18 @@ def test_generate_streams_to_a_terminal_what_it_prints_to_a_file(finished: Path)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("row", "options", "said"),
     [
-        (("--top-p", 0), "0<x<=1"),
-        (("--top-p", "nan"), "top_p: got nan, expected a probability > 0 and <= 1"),
-        (("--temperature", "inf"), "temperature: got inf, expected a number >= 0"),
-        (("--prompt", "word " * 400), "positions; shorten the prompt"),
-        (("--max-new-tokens", 5000), "lower max_new_tokens to"),
-        (("--stream", "--json"), "exclude each other"),
-        (("--prompt", "-"), "standard input holds no opening"),
+        ("B64 no tokens to take", ("--top-p", 0), "0<x<=1"),
+        ("B64 a probability that is none", ("--top-p", "nan"), "top_p: got nan, expected a probability > 0 and <= 1"),
+        ("B64 a temperature that is none", ("--temperature", "inf"), "temperature: got inf, expected a number >= 0"),
+        ("B64 a prompt longer than the context", ("--prompt", "word " * 400), "positions; shorten the prompt"),
+        ("B64 more than the context", ("--max-new-tokens", 5000), "lower max_new_tokens to"),
+        ("B64 two forms at once", ("--stream", "--json"), "exclude each other"),
+        ("B64 no prompt", ("--prompt", "-"), "standard input holds no opening"),
     ],
 )
-def test_generate_refuses_in_one_line(finished: Path, options: tuple[object, ...], said: str) -> None:
+def test_generate_refuses_in_one_line(finished: Path, row: str, options: tuple[object, ...], said: str) -> None:
     done = CliRunner().invoke(main, ["generate", str(finished / "run"), "--prompt", "My order", *map(str, options)])
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr and done.stderr.count("\n") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 
 import pytest
 
+from fedmq.config import ExperimentConfig
+from fedmq.doctor import surroundings
+from fedmq.doctor.check import made
 from fedmq.errors import ConfigError
+from fedmq.federated_learning import FederatedLearning
 from fedmq.storage.journal import Journal
 from fedmq.tracking.backends import require
 from fedmq.tracking.follower import Follower, write_lines
@@ -173,8 +178,16 @@ def test_lines_that_cannot_be_written_do_not_end_a_run(journal: Journal, tmp_pat
     assert said.startswith("metrics.jsonl cannot be written")
 
 
-def test_a_library_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    require(["tensorboard"])
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"wandb needs wandb, which is not installed: pip install 'fedmq\[wandb\]'"):
-        require(["wandb"])
+@pytest.mark.parametrize("row", ["B63 a tracker whose library is not installed"])
+def test_a_library_that_is_not_installed_is_refused(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"output_dir": str(tmp_path / "run"), "tracking": {"backends": ["tensorboard", "wandb"]}}
+    config = ExperimentConfig.from_dict(values)
+    require(config.tracking.backends)
+    assert [(check.name, check.status) for check in surroundings.trackers(config)] == [("trackers", "ok")]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
+    said = r"wandb needs wandb, which is not installed: pip install 'fedmq\[wandb\]'"
+    with pytest.raises(ConfigError, match=said):
+        FederatedLearning(config).setup()
+    assert not (tmp_path / "run").exists()
+    (check,) = made("trackers", lambda: surroundings.trackers(config))
+    assert check.status == "failed" and check.exit_code == 2 and re.search(said, check.found)

@@ -165,7 +165,7 @@ def test_a_run_of_the_users_own_at_weights_and_biases_is_let_alone(tmp_path: Pat
         tracker.log(0, 10.0, {"global/loss": 5.0})
         tracker.end(False, "")
         assert _of_wandb(about.folder) == ({0: {"global/loss": 5.0}}, None)
-        assert wandb.run is mine
         mine.log({"own": 1.0})
+        assert wandb.run is mine
     logged = [item.nested_key[0] for record in _whole(tmp_path) for item in record.history.item]
     assert [name for name in logged if not name.startswith("_")] == ["own"]
