@@ -178,7 +178,7 @@ class FinishedRun:
             temperature=temperature,
             seed=self.config.seed if seed is None else seed,
             top_p=top_p,
-            **({} if on_text is None else {"on_text": on_text}),
+            on_text=on_text,
         )
         return [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 

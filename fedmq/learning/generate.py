@@ -22,10 +22,6 @@ from fedmq.rng import derive_seed
 OnText = Callable[[int, str], None]
 
 
-def _unheard(position: int, piece: str) -> None:
-    pass
-
-
 def generate(
     lm: LanguageModel,
     prompts: Sequence[str],
@@ -34,7 +30,7 @@ def generate(
     temperature: float,
     seed: int,
     top_p: float = 1.0,
-    on_text: OnText = _unheard,
+    on_text: OnText | None = None,
 ) -> list[str]:
     """Continue each prompt until EOS or for `max_new_tokens` tokens.
 
@@ -58,7 +54,7 @@ def generate(
     texts = []
     for position, ids in enumerate(encode_prompts(lm, prompts, max_new_tokens)):
         own_seed = derive_seed(seed, f"generate {prompts[position]}")
-        pieces = _Pieces(lm, ids, partial(on_text, position))
+        pieces = _Pieces(lm, ids, None if on_text is None else partial(on_text, position))
         if lm.packed is not None:
             tokens = next_tokens(lm.packed, lm.get_adapter(), ids, temperature, own_seed, top_p)
             for token in takewhile(lambda token: token != lm.tokenizer.eos_token_id, islice(tokens, max_new_tokens)):
@@ -90,7 +86,7 @@ def encode_prompts(lm: LanguageModel, prompts: Sequence[str], max_new_tokens: in
 class _Pieces:
     """The text of tokens that come one by one: what is whole is passed on at once, half a character waits."""
 
-    def __init__(self, lm: LanguageModel, ids: list[int], on_piece: Callable[[str], None]) -> None:
+    def __init__(self, lm: LanguageModel, ids: list[int], on_piece: Callable[[str], None] | None) -> None:
         self._decode, self._eos, self._on_piece = lm.tokenizer.decode, lm.tokenizer.eos_token_id, on_piece
         # Some tokenizers drop the space before the first word of what they decode: all is decoded, and cut.
         self._start, self._ids, self._said = lm.tokenizer.decode(ids), list(ids), ""
@@ -100,6 +96,8 @@ class _Pieces:
         if token == self._eos:
             return
         self._ids.append(token)
+        if self._on_piece is None:
+            return
         text = self._text()
         if text.startswith(self._said) and not text.endswith("\N{REPLACEMENT CHARACTER}"):
             self._say(text)
@@ -115,7 +113,7 @@ class _Pieces:
 
     def _say(self, text: str) -> None:
         piece, self._said = text[len(self._said) :], text
-        if piece:
+        if piece and self._on_piece is not None:
             self._on_piece(piece)
 
 
