@@ -146,7 +146,8 @@ def _data_rows(made: Found, client: str | None) -> dict[str, str]:
         rows["file"] = f"{made['data_file']}, SHA-256 of what was made of it `{made['data_digest']}`"
     else:
         rows["file"] = "each client's own"
-    rows["dealt to clients"] = config["federated"]["data_distribution"]
+    if made["data_file"] and config["baseline"]["kind"] != "central":
+        rows["dealt to clients"] = config["federated"]["data_distribution"]
     filters = config["data"]
     inbound = "only what customers wrote" if filters["filter_inbound_only"] else "all authors"
     rows["filters"] = f"{filters['filter_min_length']} characters or more, {inbound}"
