@@ -49,6 +49,9 @@ def test_the_bundled_base_is_on_no_hub(tmp_path: Path) -> None:
 
 def test_a_clients_own_model(tmp_path: Path) -> None:
     text = card(tmp_path, client="client_1", federated={"lora_aggregation": "fedsa"}).text
+    scores = inspect_run(tmp_path / "run", spans=False)["scores"]
+    own, everybody = scores["3"]["clients"]["client_1"]["eval_loss"], scores["3"]["eval_loss"]
+    assert f"| after round 3 | {own:.4f} |" in text and f"{everybody:.4f}" not in text
     assert "It is client_1's own: each client has a model for itself." in text
     assert "| client_1 | 41 texts, 900 tokens |" in text and "On what client_1 held out of its texts" in text
     assert "adapter of the run" not in text, "of all clients"

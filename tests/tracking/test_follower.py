@@ -18,6 +18,7 @@ from fedmq.errors import ConfigError
 from fedmq.federated_learning import FederatedLearning
 from fedmq.storage.journal import Journal
 from fedmq.tracking.backends import require
+from fedmq.tracking.committed_rounds import rows
 from fedmq.tracking.follower import Follower, write_lines
 from fedmq.tracking.tracker import About, Tracker
 
@@ -80,9 +81,9 @@ def commit(journal: Journal, round: int, loss: float | None = None, bias: float 
         score(journal, round, loss)
 
 
-def score(journal: Journal, version: int, loss: float) -> None:
+def score(journal: Journal, version: int, loss: float, unit: str = "test") -> None:
     journal.add_evaluation(
-        version=version, unit="test", worker="w", loss_sum=loss * 10, num_tokens=10, num_examples=2, seconds=1.0,
+        version=version, unit=unit, worker="w", loss_sum=loss * 10, num_tokens=10, num_examples=2, seconds=1.0,
         assigned_at=None,
     )  # fmt: skip
 
@@ -115,6 +116,16 @@ def test_what_a_round_says(journal: Journal, tmp_path: Path) -> None:
         (1, "digest1", 4.0),
     ]
     assert lines[1]["train_loss"] == {"client_0": 3.0, "client_1": 4.0} and lines[1]["fairness"]["worst"] == 4.0
+
+
+def test_where_clients_are_scored_fairness_is_of_these_scores(journal: Journal) -> None:
+    commit(journal, 0)
+    commit(journal, 1)
+    for unit, loss in (("client_0", 1.0), ("client_1", 2.0)):
+        score(journal, 1, loss, unit)
+    (_, row) = rows(journal)
+    assert row["train_loss"] == {"client_0": 3.0, "client_1": 4.0}
+    assert (row["fairness"]["best"], row["fairness"]["worst"], row["eval_loss"]) == (1.0, 2.0, 1.5)
 
 
 def test_a_round_goes_out_when_all_of_it_is_known(journal: Journal, tmp_path: Path) -> None:
