@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedmq import atomic, build, build_virtual
 from fedmq.algorithms.aggregate import Aggregator
 from fedmq.algorithms.candidates import Sampler
@@ -74,7 +72,7 @@ class FederatedLearning:
         self.config = config or get_default_config()
         self.resume, self.overwrite, self.bind = resume, overwrite, bind
         self.keys, self.local_workers = None if keys is None else Path(keys), local_workers
-        self.view, self.aggregator, self.sampler = view or ConsoleView(Console()), aggregator, sampler
+        self.view, self.aggregator, self.sampler = view or ConsoleView(), aggregator, sampler
         self.speeds = speeds
         self.run_dir = Path(self.config.output_dir)
         self._run: OpenRun | None = None

@@ -21,13 +21,14 @@ _NO_BREAKS = str.maketrans({"\n": "\N{REPLACEMENT CHARACTER}", "\t": "\N{REPLACE
 
 
 class ConsoleView:
-    """Prints to `console`; with `quiet` only warnings."""
+    """Prints to `console`, else to standard output; with `quiet` only warnings."""
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
-        self.console, self.quiet = console, quiet
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
+        # In a notebook, rich would make a block of HTML of each line.
+        self.console, self.quiet = console or Console(force_jupyter=False), quiet
         self._live: Live | None = None
-        if redrawn(console) and not quiet:
-            self._live = Live(Text(), console=console, transient=True, refresh_per_second=4)
+        if redrawn(self.console) and not quiet:
+            self._live = Live(Text(), console=self.console, transient=True, refresh_per_second=4)
         self._shown = Shown({}, [], (0, 0), [])
         self._rows: dict[int, dict[str, Any]] = {}
         self._next_awaited_at: float | None = None

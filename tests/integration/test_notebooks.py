@@ -26,6 +26,9 @@ notebook = nbformat.read(sys.argv[1], as_version=4)
 (at,) = [k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
 notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(sys.argv[2]))
 nbclient.NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
+outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+assert not [output for output in outputs if "text/html" in output.get("data", {})], "lines, not a block for each"
+assert not [output for output in outputs if "\\x1b" in output.get("text", "")], "nothing is drawn over"
 """
 
 
