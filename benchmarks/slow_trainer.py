@@ -6,7 +6,7 @@ import os
 import time
 
 from fedmq.protocol import trainer_link as link
-from fedmq.runtime import trainer
+from fedmq.runtime import trainer, trainer_process
 
 SLOWER = float(os.environ["FEDMQ_SLOWER"])
 
@@ -28,4 +28,4 @@ class SlowTrainer(trainer.Trainer):
 
 if __name__ == "__main__":
     trainer.Trainer = SlowTrainer  # type: ignore[misc]
-    trainer.main()
+    trainer_process.main()

@@ -29,6 +29,7 @@ from fedmq.cli_plan import print_plan, refuse_virtual
 from fedmq.cli_report import report
 from fedmq.cli_worker import worker
 from fedmq.errors import FedmqError
+from fedmq.loading import loading
 
 if TYPE_CHECKING:
     from fedmq.config_baseline import Kind
@@ -72,13 +73,14 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace the run in 
 
 
 def _run(config: Any, as_json: bool, with_dashboard: bool = False, **options: Any) -> None:
-    from rich.console import Console
+    with loading():
+        from rich.console import Console
 
-    from fedmq.federated_learning import FederatedLearning
-    from fedmq.runtime.console import ConsoleView
-    from fedmq.runtime.memory import keep_freed_memory
-    from fedmq.storage.metrics import readable_perplexity, readable_size
-    from fedmq.storage.personal import where_own_models_are
+        from fedmq.federated_learning import FederatedLearning
+        from fedmq.runtime.console import ConsoleView
+        from fedmq.runtime.memory import keep_freed_memory
+        from fedmq.storage.metrics import readable_perplexity, readable_size
+        from fedmq.storage.personal import where_own_models_are
 
     if with_dashboard:
         server_module()

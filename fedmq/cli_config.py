@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from fedmq.cli_completion import setting_names
+from fedmq.loading import loading
 
 #: A file or folder: what is wrong with it is said where it is used.
 path_type = click.Path()
@@ -37,7 +38,8 @@ def fail(text: str, code: int) -> NoReturn:
 
 
 def load_config(path: str | None, assignments: tuple[str, ...] = (), output_dir: str | None = None) -> Any:
-    from fedmq.config import ExperimentConfig, bundled_config
+    with loading():
+        from fedmq.config import ExperimentConfig, bundled_config
 
     config = ExperimentConfig.load(path or bundled_config("quickstart.json"))
     extra = [] if output_dir is None else [f"output_dir={json.dumps(output_dir)}"]

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from fedmq.cli_config import json_option
+from fedmq.loading import loading
 
 #: from look to look; and the share of a core that all looks together may take from the run
 _EVERY_S, _SHARE = 1.0, 0.02
@@ -28,7 +29,8 @@ def inspect(run_dir: str, watch: bool, as_json: bool) -> None:
     With --watch a terminal gets a picture that changes, and a pipe a line for each version that is scored; with --json
     as well, an object in a line whenever something has changed. Ctrl-C ends the watching, not the run.
     """
-    from fedmq.inspection import inspect_run, inspection_lines
+    with loading():
+        from fedmq.inspection import inspect_run, inspection_lines
 
     found = inspect_run(Path(run_dir), spans=as_json)
     if watch:

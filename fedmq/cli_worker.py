@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from fedmq.cli_config import fail
+from fedmq.loading import loading
 
 
 @click.command()
@@ -51,7 +52,8 @@ from fedmq.cli_config import fail
 @click.option("--parent-fd", type=int, hidden=True)
 def worker(**options: Any) -> None:
     """Train for a coordinator, on this host's device and data."""
-    from fedmq.runtime.worker_process import run_worker
+    with loading():
+        from fedmq.runtime.worker_process import run_worker
 
     code, reason = run_worker(**options)
     if code:

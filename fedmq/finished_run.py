@@ -19,6 +19,7 @@ from fedmq.codec.peft_file import as_peft
 from fedmq.config import ExperimentConfig
 from fedmq.data.shards import open_split, read_info, read_partition
 from fedmq.errors import ConfigError, DataError, ModelError, RemoteProtocolError, StorageError
+from fedmq.loading import loading
 from fedmq.storage.checkpoint import CONFIG, WEIGHTS, checkpoint_files
 from fedmq.storage.journal import Journal
 from fedmq.storage.personal import FOLDER, folders, where_own_models_are
@@ -111,8 +112,9 @@ class FinishedRun:
           StorageError: the model's files were removed meanwhile, by its run that goes on.
           ModelError: the base is another than the run's.
         """
-        from fedmq.learning.devices import resolve_device
-        from fedmq.learning.models import load_for_inference
+        with loading():
+            from fedmq.learning.devices import resolve_device
+            from fedmq.learning.models import load_for_inference
 
         name, training = self.config.model.model_name, self.config.training
         found, _ = resolve_device(device or self.config.device)

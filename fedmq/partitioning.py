@@ -9,6 +9,7 @@ from typing import Any
 
 from fedmq.config import ExperimentConfig, resolve_dataset_path
 from fedmq.errors import ConfigError
+from fedmq.loading import loading
 from fedmq.protocol.fields import MAX_CLIENTS_PER_WORKER
 from fedmq.rng import derive, derive_seed
 
@@ -30,10 +31,11 @@ def partition_data(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
             "to 0.1, say"
         )
 
-    from fedmq.data.dataset import FederatedDataset
-    from fedmq.data.prepare import partition_inputs, prepare_partition, reusable_partition
-    from fedmq.data.shards import TokenizerInfo
-    from fedmq.learning.tokenizer import load_tokenizer
+    with loading():
+        from fedmq.data.dataset import FederatedDataset
+        from fedmq.data.prepare import partition_inputs, prepare_partition, reusable_partition
+        from fedmq.data.shards import TokenizerInfo
+        from fedmq.learning.tokenizer import load_tokenizer
 
     spec, federated = config.to_run_spec(), config.federated
     num_clients = federated.num_clients if baseline.run_clients is None else baseline.run_clients
@@ -43,7 +45,8 @@ def partition_data(config: ExperimentConfig, out_dir: Path) -> dict[str, Any]:
             f"({MAX_CLIENTS_PER_WORKER})"
         )
     path = resolve_dataset_path(config.data.dataset_path)
-    tokenizer = load_tokenizer(config.model.model_name, config.model.cache_dir)
+    with loading():  # transformers loads what it needs on the way
+        tokenizer = load_tokenizer(config.model.model_name, config.model.cache_dir)
     info = TokenizerInfo(tokenizer.digest, tokenizer.eos_token_id, tokenizer.vocab_size, config.model.max_length)
     method = (federated.data_distribution, num_clients, federated.min_samples_per_client)
     options: dict[str, Any] = dict(federated.distribution_options)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedmq import atomic
+from fedmq.loading import loading
 
 
 def training_progress(
@@ -39,8 +40,9 @@ def training_progress(
 
     # The coordinator imports this module and must listen at once: matplotlib takes half a second.
     # Figure without pyplot keeps no global state and needs no display.
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    with loading():
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title, wrap=True)

@@ -97,4 +97,4 @@ class TrainerProcess:
 
 
 #: The trainer that trains; benchmarks and tests name others.
-TRAINER = [sys.executable, "-m", "fedmq.runtime.trainer"]
+TRAINER = [sys.executable, "-m", "fedmq.runtime.trainer_process"]

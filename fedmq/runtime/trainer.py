@@ -6,7 +6,6 @@ be killed at any time: nothing that matters is only here.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 
-from fedmq import atomic, crash_points
+from fedmq import atomic
 from fedmq.algorithms.personal import shared_part
 from fedmq.codec import raw
 from fedmq.codec.base_link import BaseLink
@@ -275,19 +274,8 @@ def _failed(task: str | None, code: FailureCode, text: str) -> link.Failed:
     return link.Failed(task, code, " ".join(text.split())[:1000])
 
 
-def main() -> None:
-    """Entry point of the child process: two descriptors and the number of threads."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--read-fd", type=int, required=True)
-    parser.add_argument("--write-fd", type=int, required=True)
-    parser.add_argument("--num-threads", type=int, required=True)
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    crash_points.arm("trainer")
-    torch.set_num_threads(arguments.num_threads)
+def serve(pipe: Pipe, num_threads: int) -> None:
+    """Be the trainer of the agent at the other end of the pipes, on so many CPU threads, until it is gone."""
+    torch.set_num_threads(num_threads)
     torch.set_num_interop_threads(1)
-    Trainer(Pipe(arguments.read_fd, arguments.write_fd, link.TO_TRAINER, link.TO_AGENT)).run()
-
-
-if __name__ == "__main__":
-    main()
+    Trainer(pipe).run()

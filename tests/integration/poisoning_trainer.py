@@ -12,7 +12,7 @@ import numpy as np
 
 from fedmq import tensors
 from fedmq.protocol.messages import Task
-from fedmq.runtime import packing, trainer
+from fedmq.runtime import packing, trainer, trainer_process
 from fedmq.tensors import NamedTensors
 
 STRENGTH = 100.0
@@ -30,4 +30,4 @@ def lying(task: Task, adapter: NamedTensors, base: NamedTensors, *how: Any) -> p
 
 if __name__ == "__main__":
     trainer.pack = lying
-    trainer.main()
+    trainer_process.main()
