@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
+# Where nothing is kept of what was compiled, each of the thousand processes compiles anew.
+unset PYTHONDONTWRITEBYTECODE
 if [[ "${1-}" == --nightly ]]; then
     shift
     export FEDMQ_NIGHTLY=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,15 @@ REPO = Path(__file__).resolve().parent.parent
 
 #: a script, for a library that the tests do without
 collect_ignore = ["fuzz/fuzz_decoders.py"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collecting loads every library there is, and all that comes with them stays: no garbage is looked for in it."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -170,17 +171,19 @@ def test_a_rule_that_fails_ends_the_run_in_one_line_and_mended_it_goes_on(
     assert mended.journal.digest(1) == whole.journal.digest(1)
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
     """No file of this process may grow beyond 100 bytes: what a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_is_told_as_such(tmp_path: Path, small_files: None) -> None:
+def test_a_disk_that_is_full_is_told_as_such(tmp_path: Path) -> None:
     rows = SpilledRows(tmp_path, max_nbytes=0)
-    with pytest.raises(StorageError, match="cannot be written .*--resume"):
+    with small_files(), pytest.raises(StorageError, match="cannot be written .*--resume"):
         rows.append(np.ones(100))
     rows.close()
