@@ -282,7 +282,7 @@ def wait_accepted(run_dir: Path, round: int, clients: set[str]) -> None:
 
 def digest_of(run_dir: Path) -> str:
     """The run's digest as `fedmq inspect` says it, after checking that the run is done."""
-    done = fedmq("inspect", run_dir, "--json", cwd=run_dir.parent)
+    done = here("inspect", run_dir, "--json", cwd=run_dir.parent)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["status"] == "done", found

@@ -53,7 +53,7 @@ def test_all_processes_killed_and_resumed_end_with_the_same_bits(
 ) -> None:
     """Those that are started again make the base of round 2 from its links at once."""
     config, run_dir = federation.config(**settings_of(tiny_settings)), federation.folder / "run"
-    run = federation.fedmq("run", config, "--workers", 2)
+    run = federation.fedmq("run", config, "--workers", 1)
     eventually(lambda: (run_dir / "run.db").exists() and len(links(run_dir, 2)) == 2, "round 2")
     for pid in [pid for pid in children(run.pid) if "--name worker_" in command_line(pid)]:
         kill_pid(pid)

@@ -73,7 +73,7 @@ def test_everything_is_killed_in_each_round(
     """Coordinator and workers, when something of the round is accepted; their successors find what there is."""
     config, folder = federation.config(**make(name)), federation.folder / "run"
     for round in (1, 2) if nightly else (2,):
-        run = federation.fedmq("run", config, "--workers", 2, "--resume")
+        run = federation.fedmq("run", config, "--workers", 2 if nightly else 1, "--resume")
         eventually(lambda round=round: accepted(folder, round), f"an update of round {round}")  # type: ignore[misc]
         run.kill()
     run = federation.fedmq("run", config, "--workers", 2, "--resume")

@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import peft
@@ -71,14 +72,13 @@ def test_evaluate_scores_all_rows_of_a_csv_that_pass_the_filters(finished: Path,
 
 
 def test_generate_prints_the_texts_and_nothing_else(finished: Path) -> None:
-    command = ("generate", "run", "--prompt", "My order", "--prompt", "Thanks", "--max-new-tokens", 5, "--seed", 3)
-    done = fedmq(*command, cwd=finished)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("My order") and "\nThanks" in done.stdout
-    command = ("generate", finished / "run", *command[2:])
-    assert here(*command) == done.stdout, "the same seed, the same texts"
+    options = ("--prompt", "My order", "--prompt", "Thanks", "--max-new-tokens", 5, "--seed", 3)
+    command = ("generate", finished / "run", *options)
+    sampled = here(*command)
+    assert sampled.startswith("My order") and "\nThanks" in sampled
+    assert here(*command) == sampled, "the same seed, the same texts"
     greedy = here(*command, "--temperature", 0)
-    assert greedy.startswith("My order") and greedy != done.stdout
+    assert greedy.startswith("My order") and greedy != sampled
 
 
 def test_generate_streams_to_a_terminal_what_it_prints_to_a_file(finished: Path) -> None:
@@ -87,15 +87,17 @@ def test_generate_streams_to_a_terminal_what_it_prints_to_a_file(finished: Path)
     assert here("generate", finished / "run", *options, "--stream") == whole
     primary, secondary = pty.openpty()
     command = [*FEDMQ, "generate", "run", *map(str, options)]
-    with subprocess.Popen(command, cwd=finished, env=environment(), stdin=secondary, stdout=secondary) as process:
+    streams: dict[str, Any] = {"stdin": secondary, "stdout": secondary, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=finished, env=environment(), **streams) as process:
         os.close(secondary)
         reads = []
         # Linux ends a terminal that nobody holds with EIO.
         with contextlib.suppress(OSError):
             while read := os.read(primary, 1 << 16):
                 reads.append(read)
+        errors = process.stderr.read()
     os.close(primary)
-    assert process.returncode == 0
+    assert (process.returncode, errors) == (0, b"")
     assert b"".join(reads).decode().replace("\r\n", "\n") == whole
     assert len(reads) > 2, "it came in pieces"
     said = json.loads(here("generate", finished / "run", *options, "--json"))["generations"]

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from conftest import Federation
-from running import accepted, children, command_line, digest_of, fedmq, kill_pid
+from running import accepted, children, command_line, digest_of, here, kill_pid
 
 
 def test_three_workers_one_of_them_killed_give_what_one_gave(finished: Path, federation: Federation) -> None:
@@ -24,7 +24,7 @@ def test_three_workers_one_of_them_killed_give_what_one_gave(finished: Path, fed
 def test_workers_by_hand_with_only_their_shards_give_the_same(finished: Path, federation: Federation) -> None:
     folder = federation.folder
     settings = json.loads((finished / "config.json").read_text())
-    parts = fedmq("data", "partition", finished / "config.json", "--out", folder / "parts", cwd=folder)
+    parts = here("data", "partition", finished / "config.json", "--out", folder / "parts", cwd=folder)
     assert parts.returncode == 0, parts.stderr
     assert "client_2" in parts.stdout and parts.stdout.endswith(f"wrote {folder / 'parts'}\n")
     # Each host gets what is its own; the rest is not there for anybody to read.

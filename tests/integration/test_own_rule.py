@@ -35,39 +35,45 @@ from own_halved import halved
 config = ExperimentConfig.load("run.json")
 config.output_dir = "from_python"
 rule = halved(share=0.25)
-fed = FederatedLearning(config, aggregator=rule)
+fed = FederatedLearning(config, aggregator=rule, local_workers=0)
 fed.setup()
+print("listening on", fed.address, flush=True)
 fed.train()
 print("digest", fed.summary()["digest"])
-again = FederatedLearning(config, aggregator=rule, resume=True)
+again = FederatedLearning(config, aggregator=rule, resume=True, local_workers=0)
 again.setup()
 print("again", again.summary()["digest"])
 try:
-    FederatedLearning(config, resume=True).setup()
+    FederatedLearning(config, resume=True, local_workers=0).setup()
 except Exception as error:
     print("without", error)
 """
 
 
 def test_only_the_coordinator_imports_it_and_it_decides_the_result(
-    federation: Federation, tiny_settings: Callable[..., dict[str, Any]]
+    finished: Path, federation: Federation, tiny_settings: Callable[..., dict[str, Any]]
 ) -> None:
     folder = federation.folder
     (folder / "own_halved.py").write_text(MODULE.format(fault="pass"))
-    digests = {}
-    for name, rule in {"own": METHOD, "plain": {}}.items():
-        run = federation.fedmq("run", federation.config(name, **tiny_settings(**rule)), "--workers", 1)
-        assert run.end() == 0, run.output()
-        digests[name] = digest_of(folder / name)
-        assert (folder / "imported").read_text().split() == [str(run.pid)] or name == "plain"
-    assert len(set(digests.values())) == 2
+    run = federation.fedmq("run", federation.config("own", **tiny_settings(**METHOD)), "--workers", 1)
+    assert run.end() == 0, run.output()
+    assert (folder / "imported").read_text().split() == [str(run.pid)]
+    assert digest_of(folder / "own") != digest_of(finished / "run"), "by the rule alone it is another"
 
-    # The same rule as an object, in a script.
-    federation.config("run", **tiny_settings())
+
+def test_as_an_object_in_a_script_it_gives_the_same(federation: Federation) -> None:
+    folder = federation.folder
+    (folder / "own_halved.py").write_text(MODULE.format(fault="pass"))
+    by_name = federation.coordinator(federation.config("own", **NOOP, federated=FEDERATED | METHOD))
+    federation.noop_worker(by_name.address, "w1")
+    digest = by_name.ended_well()
+
+    federation.config("run", **NOOP, federated=FEDERATED)
     (folder / "script.py").write_text(SCRIPT)
     script = federation.start(sys.executable, "script.py")
+    federation.noop_worker(script.wait_line(r"^listening on (\S+)$")[1], "w2")
     assert script.end() == 0, script.output()
-    assert script.wait_line(r"^digest (\w+)$")[1] == digests["own"] == script.wait_line(r"^again (\w+)$")[1]
+    assert script.wait_line(r"^digest (\w+)$")[1] == digest == script.wait_line(r"^again (\w+)$")[1]
     assert script.wait_line("^without .* holds a run of another config .other: aggregator.: ")
 
 

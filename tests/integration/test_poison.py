@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Federation
-from running import REPO, fedmq
+from running import REPO, here
 
 HERE = Path(__file__).parent
 CLIENTS = 5
@@ -28,7 +28,7 @@ def play(federation: Federation, tiny_settings: Callable[..., dict[str, Any]]) -
         # The bundled base, which knows its language: what a model of random weights says can hardly get worse.
         settings["model"]["model_name"] = "fedmq-tiny"
         config = federation.config(**settings)
-        done = fedmq("data", "partition", config, "--out", folder / "parts", cwd=folder)
+        done = here("data", "partition", config, "--out", folder / "parts", cwd=folder)
         assert done.returncode == 0, done.stderr
         shards = [folder / "parts" / "clients" / f"client_{k}" for k in range(CLIENTS)]
         coordinator = federation.coordinator(config)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Federation
 from running import environment
 from safetensors.numpy import load_file
 
@@ -102,8 +103,9 @@ asked = []
 def newest(candidates, draw):
     asked.append(draw.round)
     return [max(one.client_id for one in candidates)]
-fed = FederatedLearning(config, sampler=newest)
+fed = FederatedLearning(config, sampler=newest, local_workers=0)
 fed.setup()
+print("listening on", fed.address, flush=True)
 rounds = fed.train()
 assert asked == [1, 2], asked
 Path("result.json").write_text(json.dumps([row["selected_clients"] for row in rounds]))
@@ -116,10 +118,15 @@ except Exception as error:
 """
 
 
-def test_an_own_rule_of_selection(tmp_path: Path, tiny_settings: Callable[..., dict[str, Any]]) -> None:
-    (tmp_path / "settings.json").write_text(json.dumps(tiny_settings(clients_per_round=1)))
-    (tmp_path / "script.py").write_text(SETUP + OWN_RULE)
-    done = python(tmp_path, "script.py")
-    assert json.loads((tmp_path / "result.json").read_text()) == [["client_2"]] * 2
-    assert "refused: federated.selection is 'oort' and a sampler was given: leave one out" in done.stdout
-    assert not (tmp_path / "another").exists()
+def test_an_own_rule_of_selection(federation: Federation) -> None:
+    folder = federation.folder
+    settings = {"federated": {"num_clients": 3, "clients_per_round": 1, "num_rounds": 2}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "script.py").write_text(SETUP + OWN_RULE)
+    script = federation.start(sys.executable, "script.py")
+    address = script.wait_line(r"^listening on (\S+)$")[1]
+    federation.noop_worker(address, "w", clients=["client_0", "client_1", "client_2"])
+    assert script.end() == 0, script.output()
+    assert json.loads((folder / "result.json").read_text()) == [["client_2"]] * 2
+    assert script.wait_line("^refused: federated.selection is 'oort' and a sampler was given: leave one out")
+    assert not (folder / "another").exists()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Federation
-from running import REPO, accepted, eventually, fedmq
+from running import REPO, accepted, eventually, fedmq, here
 
 from fedmq.config import resolve_dataset_path
 from fedmq.storage.journal import Journal
@@ -102,7 +102,7 @@ def test_an_own_rule_that_fails(federation: Federation) -> None:
     said = "round 1: the selection bad_rules:none failed: IndexError: list index out of range"
     assert said in coordinator.process.text("stderr") and "Traceback" not in coordinator.process.text("stderr")
     config = federation.config("none", federated=SIX | {"selection": "bad_rules:some"})
-    done = fedmq("coordinator", config, "--bind", "tcp://127.0.0.1:0", cwd=federation.folder)
+    done = here("coordinator", config, "--bind", "tcp://127.0.0.1:0", cwd=federation.folder)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "has no some" in done.stderr
     assert not (federation.folder / "none").exists()
 
@@ -131,10 +131,10 @@ def test_what_data_check_says(tmp_path: Path, tiny_settings: Callable[..., dict[
     settings = tiny_settings(num_clients=4, clients_per_round=2, data_distribution="dirichlet")
     settings["data"]["dataset_path"] = "bundled"
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    done = fedmq("data", "check", "config.json", "--set", "federated.distribution_options.alpha=0.1", cwd=tmp_path)
+    done = here("data", "check", "config.json", "--set", "federated.distribution_options.alpha=0.1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"classes of a client and of all rows: total variation 0\.\d{3} on average\n", done.stdout)
     assert len(re.findall(r"client_\d +\d+ rows .* authors, total variation 0\.\d{3}\n", done.stdout)) == 4
-    done = fedmq("data", "check", "config.json", "--set", "federated.distribution_options.min_rows=500", cwd=tmp_path)
+    done = here("data", "check", "config.json", "--set", "federated.distribution_options.min_rows=500", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "support_tweets.csv: 1762 training rows of 8 classes (label brand) do not give 4 clients 500" in done.stderr

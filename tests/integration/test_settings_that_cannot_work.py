@@ -14,7 +14,7 @@ from running import children, command_line, eventually, fedmq, wait_gone
 @pytest.mark.parametrize(
     ("section", "values", "words"),
     [
-        ("training", {"precision": "fp16"}, "needs a CUDA device"),
+        pytest.param("training", {"precision": "fp16"}, "needs a CUDA device", marks=pytest.mark.nightly),
         ("generation", {"max_new_tokens": 64}, "more than the model's 64 positions"),
     ],
 )
