@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Of this process and of those that it starts, before torch is loaded: threads that wait for each other take the cores
+# from the processes beside them. Trainers are told how many they have, and keep to it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 NIGHTLY = os.environ.get("FEDMQ_NIGHTLY") == "1"
 
 # The same examples on every machine and in every run, and no verdict by the clock. At night others, and many.

@@ -17,7 +17,7 @@ NOTEBOOKS = REPO / "docs" / "notebooks"
 BY_DAY: dict[str, dict[str, Any]] = {
     "first_run": {"num_rounds": 1, "texts_per_client": 8, "num_workers": 1},
     "non_iid": {"num_rounds": 1, "texts_per_client": 8, "num_workers": 1, "trained": ["dirichlet"]},
-    "own_strategy": {"texts_per_client": 8, "num_workers": 1, "compared": ["own rule"]},
+    "own_strategy": {"num_rounds": 2, "texts_per_client": 8, "num_workers": 1, "compared": ["own rule"]},
 }
 EXECUTE = """\
 import sys
