@@ -7,7 +7,7 @@ two mappings combine only when their names and shapes are the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -28,8 +28,41 @@ def spec(tensors: NamedTensors) -> Spec:
     return {name: (tensors[name].dtype.name, tensors[name].shape) for name in sorted(tensors)}
 
 
+class Difference(Mapping[str, np.ndarray]):
+    """a - b in float64, each tensor made anew whenever it is asked for: no more than one need be in memory.
+
+    Args:
+      a, b: tensors of the same names and shapes, which are not to change any more.
+
+    Raises:
+      LocalProtocolError: they are not.
+
+    Example:
+      >>> Difference({"w": np.array([3.0])}, {"w": np.array([1.0])})["w"]
+      array([2.])
+    """
+
+    def __init__(self, a: NamedTensors, b: NamedTensors) -> None:
+        require_same_shapes(a, b)
+        self.a, self.b = a, b
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        # Copied and then subtracted in place: numpy converts within a subtraction in small pieces, which is slower.
+        found = self.a[name].astype(np.float64)
+        found -= self.b[name]
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.a)
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
 def require_same_shapes(a: NamedTensors, b: NamedTensors) -> None:
     """Raise LocalProtocolError that names the first difference in names or shapes."""
+    if isinstance(b, Difference):  # it has the shapes of what it is made of
+        b = b.a
     if a.keys() != b.keys():
         raise LocalProtocolError(f"tensors differ in names: {sorted(a.keys() ^ b.keys())[:3]}")
     for name in a:
@@ -38,23 +71,22 @@ def require_same_shapes(a: NamedTensors, b: NamedTensors) -> None:
 
 
 def zeros_like(tensors: NamedTensors, dtype: type = np.float64) -> dict[str, np.ndarray]:
-    """Zeros of the same names and shapes; float64 by default, for sums."""
-    return {name: np.zeros(value.shape, dtype) for name, value in tensors.items()}
+    """Zeros of the same names and shapes, parts of one array; float64 by default, for sums.
 
-
-def subtract(a: NamedTensors, b: NamedTensors, out: NamedTensors | None = None) -> dict[str, np.ndarray]:
-    """a - b in float64, where the difference of two float32 of like size is exact.
-
-    `out`, float64 of the same names and shapes, is overwritten: fresh memory costs more than the subtraction.
+    One, because the many small ones of an adapter go back to the system when they are freed: to be given them anew
+    costs more than adding a few updates.
     """
-    require_same_shapes(a, b)
-    found = {}
-    for name, value in a.items():
-        # Copied and then subtracted in place: numpy converts within a subtraction in small pieces, which is slower.
-        found[name] = np.empty(value.shape) if out is None else out[name]
-        np.copyto(found[name], value)
-        found[name] -= b[name]
+    zeros: np.ndarray = np.zeros(sum(value.size for value in tensors.values()), dtype)
+    found, start = {}, 0
+    for name, value in tensors.items():
+        found[name] = zeros[start : start + value.size].reshape(value.shape)
+        start += value.size
     return found
+
+
+def subtract(a: NamedTensors, b: NamedTensors) -> dict[str, np.ndarray]:
+    """a - b in float64, where the difference of two float32 of like size is exact."""
+    return dict(Difference(a, b))
 
 
 def add(a: NamedTensors, b: NamedTensors) -> dict[str, np.ndarray]:

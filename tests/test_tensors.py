@@ -30,14 +30,21 @@ def test_algebra_is_float64() -> None:
     assert tensors.scale(small, 0.5)["w"][0] == 2.0**-25
 
 
-def test_subtract_into_given_memory() -> None:
-    out = tensors.zeros_like(A)
-    difference = tensors.subtract(A, tensors.scale(A, 0.25), out=out)
-    assert all(difference[name] is out[name] for name in A)
-    assert difference["b"].tolist() == [[0.75, 1.5]]
+def test_a_difference_is_made_when_it_is_asked_for() -> None:
+    difference = tensors.Difference(A, tensors.scale(A, 0.25))
+    assert (list(difference), len(difference)) == (["b", "a"], 2)
+    assert difference["b"].tolist() == [[0.75, 1.5]] and difference["b"].dtype == np.float64
+    difference["b"][:] = 0
+    assert difference["b"].tolist() == [[0.75, 1.5]], "whoever has one may change it"
 
 
-@pytest.mark.parametrize("operation", [tensors.add, tensors.subtract, tensors.require_same_shapes])
+def test_zeros_share_no_number() -> None:
+    zeros = tensors.zeros_like(A)
+    zeros["a"] += 1
+    assert (zeros["a"].tolist(), zeros["b"].tolist()) == ([1.0], [[0.0, 0.0]])
+
+
+@pytest.mark.parametrize("operation", [tensors.add, tensors.subtract, tensors.Difference, tensors.require_same_shapes])
 def test_what_does_not_fit_is_named(operation: object) -> None:
     with pytest.raises(LocalProtocolError, match=r"\['b'\]"):
         operation(A, {"a": A["a"]})  # type: ignore[operator]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedmq.algorithms.weighted_sum import WeightedSum, at_once
 from fedmq.recipe import Factors
-from fedmq.tensors import NamedTensors, require_same_shapes, zeros_like
+from fedmq.tensors import Difference, NamedTensors, require_same_shapes, zeros_like
 
 
 class Update(NamedTuple):
@@ -19,7 +21,8 @@ class Update(NamedTuple):
       base_version: the global version that local training started from.
       num_examples: training examples of the client.
       num_tokens: targets seen in training, over all epochs.
-      delta: local minus global, float64; new_global = step(global, mean(delta)).
+      delta: local minus global, float64; new_global = step(global, mean(delta)). In a run it is mostly a
+        `fedmq.tensors.Difference`, which makes a tensor anew each time that it is asked for.
       num_steps: optimiser steps of the training; 0 where no rule asks for them.
     """
 
@@ -76,10 +79,20 @@ class Aggregator(NamedTuple):
 
 
 class MeanState(NamedTuple):
-    """Weighted sum so far, the sum of weights, and memory for one tensor's product: small, it stays in the cache."""
+    """What was folded so far.
+
+    Attributes:
+      total: the weighted sum, without those that wait.
+      weight: the sum of all weights.
+      waiting: updates and their weights, to be added in one pass (`fedmq.algorithms.weighted_sum`).
+      most: as many wait at most.
+      scratch: memory for one tensor's product: small, it stays in the cache.
+    """
 
     total: dict[str, np.ndarray]
     weight: float
+    waiting: list[tuple[Difference, float]]
+    most: int
     scratch: np.ndarray
 
 
@@ -102,21 +115,38 @@ def fedavg() -> Aggregator:
       for LoRA factors: FedIT (arXiv 2305.05644).
     """
 
+    sums = WeightedSum()
+
     def init(like: NamedTensors) -> MeanState:
-        return MeanState(zeros_like(like), 0.0, np.empty(max((value.size for value in like.values()), default=0)))
+        scratch = np.empty(max((value.size for value in like.values()), default=0))
+        return MeanState(zeros_like(like), 0.0, [], at_once(like), scratch)
 
     def fold(state: MeanState, update: Update, weight: float) -> MeanState:
-        if not (np.isfinite(weight) and weight > 0):
+        if not 0 < weight < math.inf:
             raise ValueError(f"need a finite weight > 0, got {weight} for client {update.client_id}")
-        require_same_shapes(state.total, update.delta)
-        for name, total in state.total.items():
-            product = state.scratch[: total.size].reshape(total.shape)
-            total += np.multiply(update.delta[name], weight, out=product, dtype=np.float64)
-        return MeanState(state.total, state.weight + weight, state.scratch)
+        delta, waiting = update.delta, state.waiting
+        if not (waiting and isinstance(delta, Difference) and delta.b is waiting[0][0].b):
+            require_same_shapes(state.total, delta)
+            add_waiting(state)
+        if isinstance(delta, Difference):
+            waiting.append((delta, float(weight)))
+            if len(waiting) == state.most:
+                add_waiting(state)
+        else:
+            for name, total in state.total.items():
+                product = state.scratch[: total.size].reshape(total.shape)
+                total += np.multiply(delta[name], weight, out=product, dtype=np.float64)
+        return MeanState(state.total, state.weight + weight, waiting, state.most, state.scratch)
+
+    def add_waiting(state: MeanState) -> None:
+        if state.waiting:
+            sums.add(state.total, state.waiting)
+            state.waiting.clear()
 
     def finish(state: MeanState) -> NamedTensors:
         if state.weight == 0:
             raise ValueError("nothing to average: no update was folded")
+        add_waiting(state)
         return {name: np.divide(total, state.weight, out=total) for name, total in state.total.items()}
 
     return Aggregator(init, fold, finish, name="fedavg")

@@ -7,9 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from fedmq import atomic, tensors
+from fedmq import atomic
 from fedmq.algorithms.aggregate import Aggregator, Update
 from fedmq.algorithms.server_opt import ServerOptimizer
 from fedmq.algorithms.staleness import Discount
@@ -36,7 +34,7 @@ from fedmq.runtime.uploads import Uploads
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
-from fedmq.tensors import NamedTensors
+from fedmq.tensors import Difference, NamedTensors
 
 #: Updates of a round that are kept decoded until it is folded, in bytes.
 MAX_DECODED_NBYTES = 1 << 24
@@ -92,7 +90,6 @@ class FederatedServer:
         #: the newest version's adapter, so that a round reads from disk only what clients sent
         self._params: tuple[int, NamedTensors] | None = None
         self._memory: tuple[int, Remembered] = (0, NOTHING)
-        self._delta: NamedTensors | None = None
         #: what the clients that were just drawn count, where the draw decides it
         self._weights: dict[str, float] | None = None
         #: the open round's first updates, as they were checked: few and small ones need not be read again
@@ -203,9 +200,10 @@ class FederatedServer:
     def aggregate(self, round: int, clients: Collection[str]) -> None:
         """Freeze the set, fold it from its files in client-id order, step, commit.
 
-        Memory holds the global adapter, the running sum, one update and at most MAX_DECODED_NBYTES of others, whatever
-        the number of clients; rules that compare all updates keep 256 MiB more, and the rest in a file. RunError:
-        too few updates, or the rule or the server's step failed; the round is not committed.
+        Memory holds the global adapter, the running sum, the updates that are added in one pass (twelve, or 64 MiB, or
+        two) and at most MAX_DECODED_NBYTES of others, whatever the number of clients; rules that compare all updates
+        keep 256 MiB more, and the rest in a file. RunError: too few updates, or the rule or the server's step failed;
+        the round is not committed.
         """
         require_enough(self.aggregator, round, len(clients))
         self.journal.freeze_round(round, sorted(clients))
@@ -219,16 +217,14 @@ class FederatedServer:
         self._params, self._memory = (round, new.adapter), (round, memory)
 
     def _deltas(self, round: int, clients: Collection[str], params: NamedTensors) -> Iterator[tuple[Update, float]]:
-        """Each client's update and weight, in client-id order; the next one's delta takes the place of the last."""
-        self._delta = self._delta or tensors.zeros_like(params)
+        """Each client's update and weight, in client-id order."""
         rows = {row["client"]: row for row in self.journal.updates(round)}
-        weigh, wide = weigher(self.journal, self.weighting, round), tensors.astype(params, np.float64)
+        weigh = weigher(self.journal, self.weighting, round)
         for client in sorted(clients):
             row = rows[client]
-            fresh = row["started"] == round
-            base = params if fresh else self._version(row["started"] - 1)
+            base = params if row["started"] == round else self._version(row["started"] - 1)
             local = self._decoded.get(row["digest"]) or self._updates.adapter(row, base)
-            delta = self._updates.discounted(row, tensors.subtract(local, wide if fresh else base, out=self._delta))
+            delta = self._updates.discounted(row, Difference(local, base))
             sizes = (row["num_examples"], row["num_tokens"])
             yield Update(client, row["started"] - 1, *sizes, delta, row["num_steps"]), weigh(row)
 

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedmq import tensors
 from fedmq.algorithms.aggregate import Update, fedavg
+from fedmq.algorithms.weighted_sum import at_once
 from fedmq.errors import LocalProtocolError
 
 LIKE = {"w": np.zeros(3, np.float32)}
@@ -67,10 +68,14 @@ def test_folding_leaves_the_update_alone() -> None:
 def test_memory_is_constant_in_the_number_of_clients() -> None:
     rule = fedavg()
     state = rule.init(LIKE)
-    buffers = {id(value) for value in (*state.total.values(), state.scratch)}
-    for k in range(5):
-        state = rule.fold(state, update(f"client_{k}", [k, k, k]), 1)
+    buffers, waiting = {id(value) for value in (*state.total.values(), state.scratch)}, []
+    for k in range(40):
+        delta = tensors.Difference({"w": np.full(3, k, np.float32)}, LIKE)
+        state = rule.fold(state, Update(f"client_{k}", 0, 1, 1, delta), 1)
         assert {id(value) for value in (*state.total.values(), state.scratch)} == buffers
+        waiting.append(len(state.waiting))
+    assert max(waiting) < at_once(LIKE) <= 12 and waiting[-1] == 40 % at_once(LIKE)
+    assert rule.finish(state)["w"].tolist() == [19.5] * 3
 
 
 def test_scalars_and_empty_tensors_keep_their_shape() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def _random(k: int) -> dict[str, np.ndarray]:
     return {name: draw.normal(scale=0.01, size=value.shape) for name, value in LIKE.items()}
 
 
-def _aggregate(rule: Aggregator, deltas: list[dict[str, np.ndarray]], weights: list[float]) -> tensors.NamedTensors:
+def _aggregate(rule: Aggregator, deltas: Sequence[tensors.NamedTensors], weights: list[float]) -> tensors.NamedTensors:
     state = rule.init(LIKE)
     for k, (delta, weight) in enumerate(zip(deltas, weights, strict=True)):
         state = rule.fold(state, _update(k, delta), weight)
@@ -37,7 +37,7 @@ def check_aggregator(make: Callable[[], Aggregator]) -> None:
     """Run every check on fresh aggregators from `make`."""
     for check in (
         *(_shapes, _one_update, _consensus, _weight_scale, _deterministic),
-        *(_arguments, _reused_memory, _independent, _refusals),
+        *(_arguments, _reused_memory, _independent, _differences, _refusals),
     ):
         check(make)
 
@@ -103,6 +103,24 @@ def _independent(make: Callable[[], Aggregator]) -> None:
     assert tensors.digest(rule.finish(other)) == alone, "two states share nothing"
 
 
+def _differences(make: Callable[[], Aggregator]) -> None:
+    """As a run gives them: made anew whenever they are asked for, of bases that change; two states at a time."""
+    bases = [{name: value + np.float32(k) for name, value in LIKE.items()} for k in range(2)]
+    trained = [
+        {name: (bases[k % 5 == 4][name] + value).astype(np.float32) for name, value in _random(k).items()}
+        for k in range(COUNT)
+    ]
+    deltas = [tensors.Difference(local, bases[k % 5 == 4]) for k, local in enumerate(trained)]
+    weights = [float(k + 1) for k in range(COUNT)]
+    expected = tensors.digest(_aggregate(make(), [dict(delta) for delta in deltas], weights))
+    rule = make()
+    states = [rule.init(LIKE), rule.init(LIKE)]
+    for k, (delta, weight) in enumerate(zip(deltas, weights, strict=True)):
+        mixed = delta if k != 6 else dict(delta)
+        states = [rule.fold(state, _update(k, mixed), weight) for state in states]
+    assert [tensors.digest(rule.finish(state)) for state in states] == [expected] * 2
+
+
 def _refusals(make: Callable[[], Aggregator]) -> None:
     rule = make()
     for weight in (0.0, -1.0, float("nan"), float("inf")):
@@ -112,6 +130,9 @@ def _refusals(make: Callable[[], Aggregator]) -> None:
         rule.fold(rule.init(LIKE), _update(3, {"A": _random(3)["A"]}), 1.0)
     with pytest.raises(LocalProtocolError, match="B: shape"):
         rule.fold(rule.init(LIKE), _update(3, _random(3) | {"B": np.zeros(5)}), 1.0)
+    other = {"A": LIKE["A"], "B": np.zeros(5, np.float32)}
+    with pytest.raises(LocalProtocolError, match="B: shape"):
+        rule.fold(rule.init(LIKE), _update(3, tensors.Difference(other, other)), 1.0)
     with pytest.raises(ValueError, match="no update"):
         rule.finish(rule.init(LIKE))
     if rule.fewest > 1:
