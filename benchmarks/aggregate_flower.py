@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -19,29 +20,30 @@ from flwr.server.strategy.aggregate import aggregate
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
 
-def timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def timed(name: str, work: Callable[[], object], rounds: int) -> dict[str, float]:
+    """Seconds of the first time, and of later ones (the median) with their CPU seconds."""
+    spent, cpu = [], []
+    for _ in range(rounds):
+        started, before = time.perf_counter(), time.process_time()
+        work()
+        cpu.append(time.process_time() - before)
+        spent.append(time.perf_counter() - started)
+    later = {"later_seconds": statistics.median(spent[1:]), "later_cpu_seconds": statistics.median(cpu[1:])}
+    return {f"{name}_{key}": value for key, value in ({"seconds": spent[0]} | later).items()}
 
 
 def main() -> None:
     count, layers, rounds = map(int, sys.argv[1:4])
     updates = [(list(local.values()), examples) for examples, local in adapters(count, layers)]
-    arrays = [timed(lambda: aggregate(updates)) for _ in range(rounds)]
+    result = timed("aggregate", lambda: aggregate(updates), rounds)
     records = [
         RecordDict({"arrays": ArrayRecord(values), "metrics": MetricRecord({"num-examples": examples})})
         for values, examples in updates
     ]
     updates.clear()
-    recorded = [timed(lambda: aggregate_arrayrecords(records, "num-examples")) for _ in range(rounds)]
-    result = {
-        "aggregate": arrays,
-        "aggregate_arrayrecords": recorded,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "flwr": flwr.__version__,
-    }
-    print(json.dumps(result))
+    result |= timed("aggregate_arrayrecords", lambda: aggregate_arrayrecords(records, "num-examples"), rounds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(result | {"peak_mb": peak, "flwr": flwr.__version__}))
 
 
 if __name__ == "__main__":

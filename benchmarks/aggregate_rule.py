@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import resource
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from aggregate_updates import adapter, adapters
 
@@ -24,44 +26,54 @@ from fedmq.algorithms.rows import kept_in
 from fedmq.storage.spill import SpilledRows
 
 
-def played(rule: Aggregator, params: tensors.NamedTensors, count: int, layers: int) -> tuple[float, float, str]:
-    """One round: its seconds, those of its end, and what came of it."""
-    started = time.perf_counter()
+class Spent(NamedTuple):
+    """Seconds of a round, those of its end, CPU seconds of all threads, and what came of it."""
+
+    seconds: float
+    finish: float
+    cpu: float
+    digest: str
+
+
+def played(rule: Aggregator, params: tensors.NamedTensors, count: int, layers: int) -> Spent:
+    """One round."""
+    spent, cpu = -time.perf_counter(), -time.process_time()
     state = rule.init(params)
-    spent = time.perf_counter() - started
+    spent, cpu = spent + time.perf_counter(), cpu + time.process_time()
     for client, (examples, local) in enumerate(adapters(count, layers)):
-        started = time.perf_counter()
+        spent, cpu = spent - time.perf_counter(), cpu - time.process_time()
         update = Update(f"client_{client:04d}", 0, examples, 1, tensors.Difference(local, params))
         state = rule.fold(state, update, float(examples))
-        spent += time.perf_counter() - started
+        spent, cpu = spent + time.perf_counter(), cpu + time.process_time()
     started = time.perf_counter()
+    cpu -= time.process_time()
     found = rule.finish(state)
-    finish = time.perf_counter() - started
-    return spent + finish, finish, tensors.digest(found)
+    cpu, finish = cpu + time.process_time(), time.perf_counter() - started
+    return Spent(spent + finish, finish, cpu, tensors.digest(found))
 
 
 def main() -> None:
     name, count, layers, rounds = sys.argv[1], *map(int, sys.argv[2:5])
-    params, compiling = adapter(-1, layers), 0.0
+    params = adapter(-1, layers)
     with tempfile.TemporaryDirectory(dir=sys.argv[5] if len(sys.argv) > 5 else None) as folder:
         rule = kept_in(build.aggregator(name), lambda: SpilledRows(Path(folder)))
         first = played(rule, params, count, layers)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        result = {"seconds": first.seconds, "finish_seconds": first.finish, "peak_mb": peak_mb()}
+        digests = {first.digest}
         if rounds > 1:
             started = time.perf_counter()
             weighted_sum.compiled()
-            compiling = time.perf_counter() - started
-        later = [played(rule, params, count, layers) for _ in range(rounds - 1)]
-    result = {
-        "seconds": first[0],
-        "finish_seconds": first[1],
-        "later_seconds": [seconds for seconds, _, _ in later],
-        "compile_seconds": compiling,
-        "peak_mb": peak / 1024,
-        "later_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "digests": sorted({digest for _, _, digest in (first, *later)}),
-    }
-    print(json.dumps(result))
+            result["compile_seconds"] = time.perf_counter() - started
+            later = [played(rule, params, count, layers) for _ in range(rounds - 1)]
+            result["later_seconds"] = statistics.median(one.seconds for one in later)
+            result["later_cpu_seconds"] = statistics.median(one.cpu for one in later)
+            result["later_peak_mb"] = peak_mb()
+            digests |= {one.digest for one in later}
+    print(json.dumps(result | {"digests": sorted(digests)}))
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 
 Updates are of GPT-2 small's 811,008 LoRA numbers. Fold and numpy take turns within one process, on the same arrays;
 rules run in a process each (benchmarks/aggregate_rule.py), whose peak memory is told, in turn with Flower's aggregation
-(benchmarks/aggregate_flower.py) in a Python that has it. Krum, Multi-Krum and Bulyan compare every two updates: with
+(benchmarks/aggregate_flower.py) in a Python that has it. The first round of a process is told beside later ones, which
+find fedavg compiled where numba is installed. Krum, Multi-Krum and Bulyan compare every two updates: with
 more than --most-pairwise clients they are left out. Every repeat of a rule must give the same bits.
 """
 
@@ -30,6 +31,8 @@ HERE = Path(__file__).resolve().parent
 PAIRWISE = {"krum", "multi_krum", "bulyan"}
 #: Updates in memory for the fold, again and again: more than a processor's caches hold.
 POOL = 20
+#: Of fedavg and of Flower in one process: the first finds memory fresh, and nothing compiled.
+ROUNDS = 6
 
 
 def fold_and_numpy(count: int, layers: int, repeats: int) -> dict[str, Any]:
@@ -71,24 +74,28 @@ def of_count(count: int, arguments: argparse.Namespace) -> dict[str, Any]:
     folder = () if arguments.folder is None else (arguments.folder,)
     for _ in range(arguments.repeats):
         for name, found in rules.items():
-            found.append(child(sys.executable, "aggregate_rule.py", name, count, arguments.layers, *folder))
+            rounds = ROUNDS if name == "fedavg" else 1
+            found.append(child(sys.executable, "aggregate_rule.py", name, count, arguments.layers, rounds, *folder))
         if arguments.flower is not None and count <= arguments.most_flower:
-            flower.append(child(arguments.flower, "aggregate_flower.py", count, arguments.layers))
+            flower.append(child(arguments.flower, "aggregate_flower.py", count, arguments.layers, ROUNDS))
     result: dict[str, Any] = {"fold": fold_and_numpy(count, arguments.layers, arguments.repeats), "rules": {}}
     for name, found in rules.items():
-        if len({one["digest"] for one in found}) != 1:
+        if len({digest for one in found for digest in one["digests"]}) != 1:
             raise SystemExit(f"{name} of {count} clients gave different bits")
-        result["rules"][name] = {
-            key: summary([one[key] for one in found]) for key in ("seconds", "finish_seconds", "peak_mb")
-        }
+        keys = ["seconds", "finish_seconds", "peak_mb"]
+        if name == "fedavg":
+            keys += ["later_seconds", "later_cpu_seconds", "compile_seconds", "later_peak_mb"]
+        result["rules"][name] = {key: summary([one[key] for one in found]) for key in keys}
     if flower:
-        result["flower"] = {
-            key: summary([one[key] for one in flower]) for key in ("aggregate_s", "aggregate_arrayrecords_s", "peak_mb")
-        } | {"flwr": flower[0]["flwr"]}
+        measured = [key for key in flower[0] if key != "flwr"]
+        result["flower"] = {key: summary([one[key] for one in flower]) for key in measured} | {
+            "flwr": flower[0]["flwr"]
+        }
     if flower and "fedavg" in rules:
-        for key in ("aggregate_s", "aggregate_arrayrecords_s"):
-            ratios = [theirs[key] / ours["seconds"] for theirs, ours in zip(flower, rules["fedavg"], strict=True)]
-            result["flower"][f"{key} / fedavg"] = summary(ratios)
+        for key in ("aggregate", "aggregate_arrayrecords"):
+            for when in ("seconds", "later_seconds", "later_cpu_seconds"):
+                ratios = [a[f"{key}_{when}"] / b[when] for a, b in zip(flower, rules["fedavg"], strict=True)]
+                result["flower"][f"{key} / fedavg, {when}"] = summary(ratios)
     return result
 
 
@@ -96,17 +103,16 @@ def lines(result: dict[str, Any]) -> str:
     """For people."""
     found = [json.dumps({key: result[key] for key in ("host", "load", "commit", "versions")})]
     for count, figures in result["counts"].items():
-        share = figures["fold"]["share_of_numpy"]
-        found.append(
-            f"{count} clients: fold at {share['median']:.0%} of numpy ({share['min']:.0%} to {share['max']:.0%})"
-        )
+        found.append(f"{count} clients: fold / numpy {_spread(figures['fold']['share_of_numpy'])}")
         for name, of in figures["rules"].items():
-            seconds, peak = of["seconds"], of["peak_mb"]
-            times = f"{seconds['median']:.3f} s ({seconds['min']:.3f} to {seconds['max']:.3f})"
-            found.append(f"  {name:<17} {times:<32} peak {peak['median']:.0f} MB")
+            found += [f"  {name:<17} {key}: {_spread(value)}" for key, value in of.items()]
         for key, value in figures.get("flower", {}).items():
-            found.append(f"  flower {key}: {value if isinstance(value, str) else value['median']}")
+            found.append(f"  flower {key}: {value if isinstance(value, str) else _spread(value)}")
     return "\n".join(found)
+
+
+def _spread(of: dict[str, float]) -> str:
+    return f"{of['median']:.4g} ({of['min']:.4g} to {of['max']:.4g})"
 
 
 def main() -> None:

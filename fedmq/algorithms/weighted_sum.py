@@ -1,17 +1,14 @@
 """Sums of weighted differences from one base, of several updates in one pass over the sums.
 
 Each number is s + w_1 (x_1 - b) + w_2 (x_2 - b) + ..., from left to right in float64, every product rounded before it
-is added. numpy, compiled code (numba, the extra `[fast]`) and any number of threads keep to that: their bits are the
-same. Compiled code reads the sums and the base once for `AT_ONCE` updates.
+is added. numpy and compiled code (numba, the extra `[fast]`) both keep to that: their bits are the same. Compiled code
+reads the sums and the base once for `AT_ONCE` updates. It runs on one thread, and lets the process's others run.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -23,14 +20,12 @@ AT_ONCE = 12
 _WAITING_NBYTES = 1 << 26
 #: Numbers that numpy adds before anything is compiled: importing numba and compiling take about as long (0.7 s).
 _PAYS_AFTER = 1 << 28
-#: Numbers of a tensor that are added at a time: what numpy makes of them stays in a processor's cache.
+#: Numbers of a tensor that numpy adds at a time: what it makes of them stays in a processor's cache.
 _PIECE = 1 << 16
-#: More threads would wait for memory, and for one another.
-_MAX_THREADS = 8
 _FLOAT32 = np.dtype(np.float32)
 
-#: (sums, base, trained adapters, their weights, start, stop): sums += w_k (x_k - b), from start to stop of flat arrays
-Kernel = Callable[[np.ndarray, np.ndarray, Sequence[np.ndarray], Sequence[float], int, int], None]
+#: (sums, base, trained, weights): sums += w_k (x_k - b) of flat arrays
+Kernel = Callable[[np.ndarray, np.ndarray, Sequence[np.ndarray], Sequence[float]], None]
 
 
 def at_once(like: NamedTensors) -> int:
@@ -67,72 +62,42 @@ class WeightedSum:
         """
         self._numbers += len(updates) * sum(total.size for total in sums.values())
         pays = self._numbers >= _PAYS_AFTER or compiled.cache_info().currsize > 0
-        add_pieces(compiled() if pays else None, sums, updates)
+        add_at_once(compiled() if pays else None, sums, updates)
 
 
-def add_pieces(fast: Kernel | None, sums: NamedTensors, updates: Sequence[tuple[Difference, float]]) -> None:
-    """The same by `fast`, on as many threads as there are cores, where all is float32; by numpy otherwise."""
+def add_at_once(fast: Kernel | None, sums: NamedTensors, updates: Sequence[tuple[Difference, float]]) -> None:
+    """The same by `fast`, of tensors that are float32, and by numpy of others."""
     base, weights = updates[0][0].b, [weight for _, weight in updates]
     missing = AT_ONCE - len(updates)
-    pieces = deque(
-        (name, start, min(total.size, start + _PIECE))
-        for name, total in sums.items()
-        for start in range(0, total.size, _PIECE)
-    )
-
-    def work() -> None:
-        while True:
-            try:
-                name, start, stop = pieces.popleft()
-            except IndexError:
-                return
-            arrays = [base[name], *[difference.a[name] for difference, _ in updates]]
-            b, *trained = [x.reshape(-1) for x in arrays]
-            total = sums[name].reshape(-1)
-            if fast is not None and all(x.dtype == _FLOAT32 and x.flags.aligned for x in arrays):
-                # The places of missing ones are the base's: 0 (b - b) is +0, which changes no sum that began as +0.
-                fast(total, b, (*trained, *[b] * missing), (*weights, *[0.0] * missing), start, stop)
-            else:
-                add_with_numpy(total, b, trained, weights, start, stop)
-
-    threads = min(_num_cores(), _MAX_THREADS, len(pieces)) if fast is not None else 1
-    helpers = [_helpers().submit(work) for _ in range(threads - 1)]
-    work()
-    for helper in helpers:
-        helper.result()
+    for name, total in sums.items():
+        arrays = [base[name], *[difference.a[name] for difference, _ in updates]]
+        b, *trained = [x.reshape(-1) for x in arrays]
+        if fast is not None and all(x.dtype == _FLOAT32 and x.flags.aligned for x in arrays):
+            # In place of missing ones is the base: 0 (b - b) is +0, which changes no sum that began as +0.
+            fast(total.reshape(-1), b, (*trained, *[b] * missing), (*weights, *[0.0] * missing))
+        else:
+            add_with_numpy(total.reshape(-1), b, trained, weights)
 
 
-def add_with_numpy(
-    sums: np.ndarray,
-    base: np.ndarray,
-    trained: Sequence[np.ndarray],
-    weights: Sequence[float],
-    start: int,
-    stop: int,
-) -> None:
+def add_with_numpy(sums: np.ndarray, base: np.ndarray, trained: Sequence[np.ndarray], weights: Sequence[float]) -> None:
     """A `Kernel` in numpy, for any number of updates."""
-    # As float64 before the subtraction: within it, numpy converts in small pieces, which is slower.
-    total, wide = sums[start:stop], base[start:stop].astype(np.float64)
-    product = np.empty_like(wide)
-    for x, weight in zip(trained, weights, strict=True):
-        np.copyto(product, x[start:stop])
-        product -= wide
-        product *= weight
-        total += product
+    for start in range(0, sums.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        # As float64 before the subtraction: within it, numpy converts in small pieces, which is slower.
+        total, wide = sums[piece], base[piece].astype(np.float64)
+        product = np.empty_like(wide)
+        for x, weight in zip(trained, weights, strict=True):
+            np.copyto(product, x[piece])
+            product -= wide
+            product *= weight
+            total += product
 
 
-def loop(
-    sums: np.ndarray,
-    base: np.ndarray,
-    trained: Sequence[np.ndarray],
-    weights: Sequence[float],
-    start: int,
-    stop: int,
-) -> None:
+def loop(sums: np.ndarray, base: np.ndarray, trained: Sequence[np.ndarray], weights: Sequence[float]) -> None:
     """A `Kernel` to be compiled, for `AT_ONCE` updates: it reads them side by side, and a sum stays in a register."""
     x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11 = trained
     w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11 = weights
-    for i in range(start, stop):
+    for i in range(len(sums)):
         b = np.float64(base[i])
         s = sums[i] + w0 * (x0[i] - b) + w1 * (x1[i] - b) + w2 * (x2[i] - b) + w3 * (x3[i] - b)
         s = s + w4 * (x4[i] - b) + w5 * (x5[i] - b) + w6 * (x6[i] - b) + w7 * (x7[i] - b)
@@ -151,18 +116,7 @@ def compiled() -> Kernel | None:
         return None
     numbers = numba.types.Array(numba.float32, 1, "C", readonly=True)
     trained, weights = (numba.types.UniTuple(kind, AT_ONCE) for kind in (numbers, numba.float64))
-    # Places are unsigned: of signed ones it would be asked, at each number, whether they count from the end.
-    signature = numba.void(numba.float64[::1], numbers, trained, weights, numba.uintp, numba.uintp)
+    signature = numba.void(numba.float64[::1], numbers, trained, weights)
     # Without fastmath no product is fused with an addition, which would round once where numpy rounds twice.
     made: Kernel = numba.njit(signature, nogil=True)(loop)
     return made
-
-
-@functools.cache
-def _helpers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MAX_THREADS - 1, "fedmq-sums")
-
-
-def _num_cores() -> int:
-    """Cores that this process may use, now."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

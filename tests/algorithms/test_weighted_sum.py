@@ -1,19 +1,18 @@
-"""Sums of several updates in one pass: the same bits by numpy, by compiled code, and by any number of threads."""
+"""Sums of several updates in one pass: the same bits by numpy and by compiled code."""
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from fedmq.algorithms import weighted_sum
-from fedmq.algorithms.weighted_sum import AT_ONCE, Kernel, WeightedSum, add_pieces
+from fedmq.algorithms.weighted_sum import AT_ONCE, Kernel, WeightedSum, add_at_once
 from fedmq.tensors import Difference, digest, zeros_like
 
-#: of tensors; the last is more than one piece of work, and no number of the pieces' parts
+#: of tensors; of the last, numpy works on more than one piece, and no two are alike
 SHAPES = {"scalar": (), "empty": (0, 3), "odd": (7, 3), "large": (3, weighted_sum._PIECE // 2 + 5)}
 #: float32 of every awkward kind, so that differences of them do not overflow
 AWKWARD = np.array([0.0, -0.0, 1e-45, -1e-45, 1e-38, -1.1754944e-38, 1e38, -1.5e38, 1 / 3, 1 + 2**-23], np.float32)
@@ -37,7 +36,7 @@ def added(fast: Kernel | None, passes: list[int]) -> dict[str, np.ndarray]:
     """The sums of as many updates as these are together."""
     sums, start = zeros_like(BASE), 0
     for count in passes:
-        add_pieces(fast, sums, UPDATES[start : start + count])
+        add_at_once(fast, sums, UPDATES[start : start + count])
         start += count
     return sums
 
@@ -60,11 +59,9 @@ def test_numpy_adds_as_python_does(name: str) -> None:
         assert total.hex() == expected.hex()
 
 
-def test_compiled_code_gives_the_bits_of_numpy(fast: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_gives_the_bits_of_numpy(fast: Kernel) -> None:
     plain = digest(added(None, [AT_ONCE, 5]))
-    for threads in (1, 2, 8):
-        monkeypatch.setattr(weighted_sum, "_num_cores", lambda threads=threads: threads)
-        assert digest(added(fast, [AT_ONCE, 5])) == plain
+    assert digest(added(fast, [AT_ONCE, 5])) == plain
     assert digest(added(fast, [1, 4, AT_ONCE])) == plain, "however many at once"
     assert {name: value.shape for name, value in added(fast, [2]).items()} == SHAPES
 
@@ -80,7 +77,7 @@ def test_other_numbers_than_float32_are_added_too(fast: Kernel) -> None:
     for same in (values, values.astype(np.float64), values.astype(">f4"), np.asfortranarray(values), odd, frozen):
         for base in ({"w": np.ones((4, 3), np.float32)}, {"w": np.ones((4, 3))}):
             sums = zeros_like(like)
-            add_pieces(fast, sums, [(Difference({"w": same}, base), 0.1)] * 3)
+            add_at_once(fast, sums, [(Difference({"w": same}, base), 0.1)] * 3)
             found.add(digest(sums))
     assert len(found) == 1
 
@@ -105,18 +102,3 @@ def test_numba_is_asked_for_once_it_pays_and_need_not_be_there(
     assert asked == [0, 0, 1]
     assert weighted_sum.compiled() is None
     assert digest(sums) == digest(added(None, [7]))
-
-
-def test_what_fails_on_another_thread_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weighted_sum, "_num_cores", lambda: 2)
-    failed = threading.Event()
-
-    def failing(*arguments: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            assert failed.wait(60)
-        else:
-            failed.set()
-            raise MemoryError("on a helper")
-
-    with pytest.raises(MemoryError, match="on a helper"):
-        added(failing, [AT_ONCE])
