@@ -63,12 +63,29 @@ def rename(source: Path, target: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it, whose names survive a power cut.
 
-    One that is there is made durable, too: whoever made it may have been killed before it was.
+    Those that are there are made durable, too: whoever made them may have been killed before they were. That is no
+    durable step: where nothing is to be made durable, nothing changes.
     """
-    missing = [path for path in folder.parents if not path.is_dir()]
-    for path in (*reversed(missing), folder):
-        path.mkdir(exist_ok=True)
-        fsync(path.parent)
+    for path in (*reversed(folder.parents), folder):
+        if path.is_dir():
+            _fsync_if_ours(path.parent)
+        else:
+            path.mkdir(exist_ok=True)
+            fsync(path.parent)
+
+
+def _fsync_if_ours(folder: Path) -> None:
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return  # nothing in it is of our making
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EROFS):  # nor in one that cannot be synced, or written
+            raise
+    finally:
+        os.close(fd)
 
 
 def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:

@@ -17,7 +17,7 @@ _MAX_BLOCK = 1 << 16
 def int8(block: int = 256, error_feedback: bool = False) -> Codec:
     """q = round(x / s) in -127..127, with s = max|x| / 127 of each block, rounded to bfloat16.
 
-    |error| <= s / 2. 1 + 2 / block bytes a value; zstd gains nothing.
+    |error| <= s / 2 where s > 1e-38. 1 + 2 / block bytes a value; zstd gains nothing.
 
     Args:
       block: values that share a scale; the last block of a tensor may be shorter.
@@ -45,7 +45,7 @@ def int8(block: int = 256, error_feedback: bool = False) -> Codec:
 def int4(block: int = 64, error_feedback: bool = False) -> Codec:
     """q = round(x / s) in -7..7, with s = max|x| / 7 of each block, rounded to bfloat16; two to a byte, then zstd.
 
-    |error| <= s / 2. At most 1/2 + 2 / block bytes a value.
+    |error| <= s / 2 where s > 1e-38. At most 1/2 + 2 / block bytes a value.
 
     Args:
       block: as of `int8`.

@@ -35,10 +35,16 @@ class ClientStates:
 
     def __init__(self, folder: Path, spare: bool = False) -> None:
         self._folder, self._spare = folder, spare
+        #: clients whose folders are known to survive a power cut: who made one may have been killed at once
+        self._durable: set[str] = set()
 
     def keep(self, client: str, update: Folded, state: NamedTensors) -> None:
         """Make durable what a client remembers (float tensors) after this update, should it count."""
-        atomic.write_bytes(self._path(client, update), raw.encode(state))
+        path = self._path(client, update)
+        if client not in self._durable:
+            atomic.make_folder(path.parent)
+            self._durable.add(client)
+        atomic.write_bytes(path, raw.encode(state))
 
     def recall(self, client: str, follows: Folded | None) -> dict[str, np.ndarray] | None:
         """What a client remembers after its last update that counted; {} before the first.

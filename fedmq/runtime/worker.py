@@ -21,10 +21,11 @@ from fedmq.protocol.fields import MAX_CONTINUATION
 from fedmq.protocol.frames import Codec
 from fedmq.runtime import client_states
 from fedmq.runtime.child import TRAINER, TrainerProcess
+from fedmq.runtime.control_queue import ControlQueue
 from fedmq.runtime.outbox import Outbox
 from fedmq.runtime.pipe import PipeClosed
 from fedmq.runtime.transfers import Transfers
-from fedmq.runtime.worker_log import describe
+from fedmq.runtime.worker_log import log_message
 from fedmq.storage import personal
 from fedmq.transport.base import Payload, WorkerTransport
 
@@ -68,7 +69,7 @@ class WorkerAgent:
 
     def __init__(self, options: WorkerOptions, transport: WorkerTransport) -> None:
         self.options, self.transport = options, transport
-        self._in, self._out = Codec(m.TO_WORKER), Codec(m.TO_COORDINATOR)
+        self._in, self._control = Codec(m.TO_WORKER), ControlQueue(transport)
         self._outbox = Outbox(options.work_dir / "outbox")
         offers, run = self._outbox.offers, self._outbox.run
         self.state = ws.WorkerState(options.name, os.urandom(16).hex(), outbox=offers, outbox_run=run)
@@ -126,6 +127,7 @@ class WorkerAgent:
         self._transfers.tick()
         if self._transfers.stuck():
             self._connect_anew("a transfer does not get on")
+        self._control.retry()
         self._handle(we.Tick())
         if self.state.link is ws.Link.HELLO and now >= self._next_waiting_at:
             self._next_waiting_at = now + 30.0
@@ -140,7 +142,7 @@ class WorkerAgent:
                 if isinstance(message, m.Welcome):
                     self.transport.dial_data(message.data_port)
                     self._transfers.configure(message.chunk_nbytes, message.credits, message.spec.download)
-                self._say(message)
+                log_message(message)
                 self._handle(we.Received(message))
         except VersionMismatch as error:
             self._exit = we.Exit(error.exit_code, f"the coordinator is of another version: {error}")
@@ -160,8 +162,8 @@ class WorkerAgent:
     def _do(self, command: Any) -> None:
         match command:
             case we.Send(message):
-                self._say(message)
-                self.transport.send("control", self._out.encode(message))
+                log_message(message)
+                self._control.send(message)
             case we.Prepare(welcome):
                 self._prepare(welcome)
             case we.Fetch(blob, delta, merged):
@@ -184,10 +186,6 @@ class WorkerAgent:
                     client_states.forget_all(self.options.work_dir)
                     self._transfers.forget_all()
                 self._exit = command
-
-    def _say(self, message: Any) -> None:
-        if (line := describe(message)) is not None:
-            log.info("%s", line)
 
     def _prepare(self, welcome: m.Welcome) -> None:
         options = self.options

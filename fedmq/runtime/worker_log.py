@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fedmq.protocol import messages as m
+
+log = logging.getLogger("fedmq.worker")
+
+
+def log_message(message: Any) -> None:
+    """Log a control message that was sent or received, if `describe` has a line about it."""
+    if (line := describe(message)) is not None:
+        log.info("%s", line)
 
 
 def describe(message: Any) -> str | None:

@@ -6,10 +6,13 @@ import os
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from disk import Disk, intercepted
 
 from fedmq import atomic
+from fedmq.protocol.messages import Folded
+from fedmq.runtime.client_states import ClientStates
 
 
 def after_power_cuts(tmp_path: Path, write: object) -> set[tuple[tuple[str, bytes], ...]]:
@@ -37,6 +40,17 @@ def test_a_folder_is_lost_with_all_that_is_in_it_unless_its_name_is_durable(tmp_
     assert after_power_cuts(tmp_path / "1", careless) == {(), (("a", b"abc"),)}
     careful = after_power_cuts(tmp_path / "2", lambda root: atomic.write_bytes(root / "deep" / "a", b"abc"))
     assert careful == {(("a", b"abc"),)}
+
+
+def test_folders_that_a_killed_process_had_just_made_are_made_durable_by_the_next(tmp_path: Path) -> None:
+    update = Folded(1, "ab" * 32)
+
+    def keeps(root: Path) -> None:
+        (root / "deep" / "er" / "client_0").mkdir(parents=True)
+        ClientStates(root / "deep" / "er").keep("client_0", update, {"error": np.ones(3, np.float32)})
+
+    left = after_power_cuts(tmp_path, keeps)
+    assert [[name for name, _ in files] for files in left] == [[f"round_1-{update.digest}.safetensors"]]
 
 
 def test_what_was_not_fsynced_may_be_lost_or_torn(tmp_path: Path) -> None:
