@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from deltas import CODECS, DELTAS, LOSSY, gaussian, relative_error, spec, there_and_back
 from hypothesis import example, given
-from hypothesis import example, strategies as st
+from hypothesis import strategies as st
 
 from fedmq import build, tensors
 from fedmq.codec.bfloat16 import from_bfloat16, to_bfloat16
