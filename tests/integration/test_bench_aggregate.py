@@ -39,4 +39,4 @@ def test_every_rule_is_measured() -> None:
 
 def test_distances_of_many_are_left_out_and_figures_are_for_people_too() -> None:
     shown = bench("--counts", 7, "--repeats", 1, "--layers", 1, "--rules", "median", "krum", "--most-pairwise", 6)
-    assert "7 clients: fold at " in shown and "median" in shown and "krum" not in shown
+    assert "7 clients: fold / numpy " in shown and "median" in shown and "krum" not in shown

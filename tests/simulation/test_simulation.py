@@ -191,7 +191,7 @@ def _keeps_states_in_memory(self: Any, client: str, update: Any, state: Any, rea
         (PartialBlob, "finish", _never_syncs, "I5: .* not whole", 0),
         (WorkerState, "_judged", _forgets_at_once, "I10: .* is deleted before its round is committed", 0),
         (Journal, "put", _keeps_its_epoch, "I6: epoch 0 after 0", 0),
-        (Intake, "revoke", _keeps_what_was_revoked, "I7: .* not allowed: .'updates", 15),
+        (Intake, "revoke", _keeps_what_was_revoked, "I7: .* not allowed: .'updates", 139),
         (Intake, "decline", _keeps_offers, "I8: coordinator holds .* offers", 0),
         (Recent, "of", _never_forgets, "I8: coordinator holds .* of (intake: asked|guard: control)", 0),
     ],
