@@ -4,12 +4,15 @@ Comments above a block say what is different about it, and why:
   <!-- tested after: COMMAND -->          it is the output of that command, not of the block before
   <!-- tested by night: PATH::TEST -->    that test, or more, does by day what it does, with less
   <!-- tested on: HOST, HOST -->          it runs in the folder of each host, beside the other hosts' blocks
+  <!-- tested until: TEXT -->             it does not end by itself: once it has printed that, it gets a Ctrl-C
+  <!-- tested with: WHAT -->              what stands in for what may not be shipped
   <!-- not tested: WHY -->
 """
 
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,14 +30,16 @@ SMALL = {
     "federated.num_workers": 1,
     "generation.max_new_tokens": 4,
 }
-MARKS = {"tested after", "tested by night", "tested on", "not tested"}
-#: In place of `fedmq`: small runs, and every other host is this one.
+MARKS = {"tested after", "tested by night", "tested on", "tested until", "tested with", "not tested"}
+#: In place of `fedmq`: small runs of a small base, and every other host is this one.
 STAND_IN = """\
 #!{python}
 import os, re, sys
 words = [re.sub(r"tcp://[a-z0-9.-]+:5555", "tcp://127.0.0.1:{port}", word) for word in sys.argv[1:]]
 if words[0] in ("run", "coordinator"):
     words += {small}
+    if any(re.match("configs/(twcs_gpt2|recommended)", word) for word in words):
+        words += ["--set", "model.model_name=fedmq-tiny"]
 os.execv("{python}", ["{python}", "-m", "fedmq", *words])
 """
 #: In place of `scp FILE HOST:`.
@@ -112,6 +117,8 @@ class Reader:
             for host in hosts:
                 text = block.text.replace(hosts[0], host)
                 self._beside.append((host, block, self._start(["bash", "-euc", text], self.folder / host)))
+        elif block.info == "bash" and "tested until" in block.marks:
+            self._interrupt(block, self._start(["bash", "-euc", f"exec {block.text}"], self.folder))
         elif block.info == "bash":
             self._of_fedmq = True
             self._end(block, self._start(["bash", "-euc", block.text], self.folder))
@@ -147,6 +154,18 @@ class Reader:
     def _end(self, block: Block, process: subprocess.Popen[str]) -> None:
         self.output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, f"line {block.line}:\n{block.text}\nprinted:\n{self.output}"
+
+    def _interrupt(self, block: Block, process: subprocess.Popen[str]) -> None:
+        """Ctrl-C, once it has said what its mark says; it must take that well."""
+        self._beside.append(("", block, process))
+        assert process.stdout is not None
+        self.output = ""
+        while block.marks["tested until"] not in self.output:
+            line = process.stdout.readline()
+            assert line, f"line {block.line}:\n{block.text}\nprinted:\n{self.output}"
+            self.output += line
+        process.send_signal(signal.SIGINT)
+        self.wait()
 
     def _compare(self, block: Block) -> None:
         """Every line that the page shows was printed: those of a run but for figures, unless they are of the split."""
