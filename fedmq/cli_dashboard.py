@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,12 @@ def dashboard(
     watch = Watch(Path(run_dir))
     watch.first_look()
     listening = server.listen(host, port) if listen_fd is None else socket.socket(fileno=listen_fd)
-    click.echo(f"dashboard of {run_dir}: {server.url_of(listening, host, None if given else token)}")
-    sys.stdout.flush()
-    with suppress(KeyboardInterrupt):
-        server.serve(watch, listening, host, token, None if log_dir is None else Path(log_dir), parent_fd)
+
+    def begun() -> None:
+        click.echo(f"dashboard of {run_dir}: {server.url_of(listening, host, None if given else token)}")
+        sys.stdout.flush()
+
+    server.serve(watch, listening, host, token, None if log_dir is None else Path(log_dir), parent_fd, begun)
 
 
 def server_module() -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import signal
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -71,7 +73,13 @@ def url_of(listening: socket.socket, host: str, token: str | None) -> str:
 
 
 def serve(
-    watch: Watch, listening: socket.socket, host: str, token: str | None, log_dir: Path | None, parent_fd: int | None
+    watch: Watch,
+    listening: socket.socket,
+    host: str,
+    token: str | None,
+    log_dir: Path | None,
+    parent_fd: int | None,
+    begun: Callable[[], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM comes, or the parent is gone.
 
@@ -82,6 +90,7 @@ def serve(
       token: from `token_for`.
       log_dir: LOG_DIR, if it is not where the config has it.
       parent_fd: readable at end of file when the process that started us is gone; None = nobody to follow.
+      begun: called when signals are heeded.
     """
     os.nice(_NICENESS)
     app = dashboard_app(watch, log_dir, stopping=lambda: server.should_exit)
@@ -94,6 +103,10 @@ def serve(
     server = uvicorn.Server(config)
     if parent_fd is not None:
         threading.Thread(target=_end_with, args=(parent_fd, server), name="parent", daemon=True).start()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Until uvicorn has handlers of its own: it looks at this when it is up.
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    begun()
     server.run(sockets=[listening])
 
 
