@@ -45,7 +45,7 @@ _END_S = 5.0
     "--log-dir",
     type=click.Path(),
     metavar="DIR",
-    help="Folder of the logs; default: the run's log_dir, or one of that name in RUN_DIR or beside it.",
+    help="Folder of the logs; default: one of the log_dir's name in RUN_DIR or beside it, or the run's log_dir.",
 )
 @click.option("--listen-fd", type=int, hidden=True)
 @click.option("--parent-fd", type=int, hidden=True)
@@ -112,6 +112,8 @@ def beside(run_dir: Path, log_dir: Path) -> Iterator[str]:
     It cannot end the run, and shows how the run ends, also by SIGKILL, before it ends itself.
     """
     server = server_module()
+    # Here, where it is seen, what the child would refuse.
+    server.token_for(_LOOPBACK, _given_token(None))
     with server.listen(_LOOPBACK, 0) as listening:
         # Nobody ever writes: the child sees the end of this pipe when our process is gone.
         child_fd, alive_fd = os.pipe()

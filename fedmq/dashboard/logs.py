@@ -27,9 +27,10 @@ def find_log_dir(run_dir: Path, configured: str | None, given: Path | None) -> P
     if given is not None:
         return given
     name = Path(configured or "logs").name
-    places = [run_dir / name, run_dir.parent / name]
+    # Beside the run first: from here, the same name may be that of another run's.
+    places = [run_dir / name, run_dir.parent / name] if name else []
     if configured:
-        places.insert(0, Path(configured))
+        places.append(Path(configured))
     return next((place for place in places if place.is_dir()), None)
 
 

@@ -48,6 +48,7 @@ class Watch:
         self._sound = False
         self._damage: list[str] = []
         self._status = ""
+        self._run: str | None = None
         self._forget()
 
     def first_look(self) -> None:
@@ -62,10 +63,10 @@ class Watch:
         files = _files(self.path)
         if files[0] not in (None, self._files[0]):
             self._begin_anew()
-        elif files == self._files and not self._has_lost_its_process():
-            return
-        self._files = files
         try:
+            if files == self._files and not self._has_lost_its_process():
+                return
+            self._files = files
             self._look()
         except _UNREADABLE as error:
             # What was read before stays on the page; the next change of the file is looked at with suspicion.
@@ -114,13 +115,17 @@ class Watch:
             return Journal.open(self.path, read_only=True)
         journal, self._damage = open_to_read(self.path)
         self._sound = not self._damage
-        if self._damage:
-            # A copy of what could be read numbers its rows anew.
-            self._marks.clear()
+        # A copy of what can be read of a damaged one numbers its rows anew.
+        self._marks.clear()
         return journal
 
     def _look(self) -> None:
-        with closing(self._opened()) as journal:
+        with closing(self._opened()) as journal, journal.snapshot():
+            run = journal.get("run") or self._run
+            if self._run not in (None, run):
+                # Another run's database may have the very inode of the one that was deleted.
+                self._begin_anew()
+            self._run = run
             head = parts.head_part(journal, self.run_dir, self._damage)
             self._status = head["status"]
             self._put("head", head)

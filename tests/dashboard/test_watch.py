@@ -95,6 +95,11 @@ def test_another_run_in_the_folder_is_told_from_the_start(tmp_path: Path) -> Non
     shutil.copyfile(tmp_path / "other" / DATABASE, tmp_path / "run" / DATABASE)
     watch.look()
     assert (watch.epoch != epoch, "round/3" in _told(watch), _told(watch)["trouble"]) == (True, False, None)
+    epoch = watch.epoch
+    # In place: the same inode.
+    (tmp_path / "run" / DATABASE).write_bytes((make_run(tmp_path / "third", rounds=2) / DATABASE).read_bytes())
+    watch.look()
+    assert (watch.epoch != epoch, "round/2" in _told(watch)) == (True, True)
 
 
 def test_a_run_that_is_damaged_while_it_is_watched_stays_on_the_page(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ export function curve(id, title, step, xs, lines, least) {
   const known = drawn.get(id);
   if (known?.labels === labels) known.plot.setData(data);
   else {
+    known?.plot.destroy();
     const axis = { stroke: colour("ink"), grid: { stroke: colour("grid") }, ticks: { stroke: colour("grid") } };
     const plot = new uPlot({
       width: Math.max(figure.clientWidth - 24, 200), height: 260,

@@ -9,7 +9,7 @@ import { VIEWS, ask } from "./views.js";
 
 const LOGS_EVERY_MS = 1000;
 const run = new Run();
-let view = "curves", connection = "";
+let view = "curves", connection = "", failure = "";
 
 function drawHead() {
   const head = run.part("head"), live = run.part("live"), trouble = run.part("trouble");
@@ -18,7 +18,7 @@ function drawHead() {
   const now = live ? `, ${live.phase}, round ${live.round}` : "";
   const status = `${head.status}${head.reason && ` (${head.reason})`}, committed round ${head.committed ?? "none"} of ${head.num_rounds}${now}`;
   if (at("status").textContent !== status) at("status").textContent = status;
-  const lines = [...head.damage, ...(trouble ? [`What is shown is from before: ${trouble}`] : []), ...(connection ? [connection] : [])];
+  const lines = [...head.damage, ...(trouble ? [`What is shown is from before: ${trouble}`] : []), ...[connection, failure].filter(Boolean)];
   if (lines.join("\n") !== [...at("trouble").children].map((line) => line.textContent).join("\n")) {
     at("trouble").replaceChildren(...lines.map((line) => element("li", {}, line)));
   }
@@ -38,9 +38,9 @@ async function draw(changed) {
 // One after the other: a view may wait for an answer of the server.
 let drawing = Promise.resolve();
 function redraw(changed) {
-  drawing = drawing.then(() => draw(changed)).catch((error) => {
-    connection ||= `cannot be shown: ${error.message}`;
-    if (run.part("head")) drawHead(); else at("status").textContent = connection;
+  drawing = drawing.then(() => { failure = ""; return draw(changed); }).catch((error) => {
+    failure = connection ? "" : `cannot be shown: ${error.message}`;
+    if (run.part("head")) drawHead(); else at("status").textContent = failure;
   });
 }
 
@@ -51,6 +51,7 @@ function told(news) {
 
 function follow(seen) {
   const events = new EventSource(`/api/events?since=${seen}`);
+  events.onopen = () => { connection = ""; redraw(new Set()); };
   events.onmessage = (event) => told(JSON.parse(event.data));
   events.onerror = () => { connection = "The dashboard's server does not answer; what is shown may be old."; redraw(new Set()); };
   events.addEventListener("end", () => {

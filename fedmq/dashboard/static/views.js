@@ -23,7 +23,7 @@ function drawCurves(run) {
   const wanted = at("find").value;
   const clients = evaluated ? clientLines(run, over(byVersion), "losses", "", wanted) : clientLines(run, over(byRound), "loss", ", training", wanted);
   curve("loss", "Loss, nats per token", "round", xs, [{ label: "global", values: given("loss") }, ...clients]);
-  const own = evaluated ? clientLines(run, over(byVersion), "losses", "", wanted, Math.exp) : [];
+  const own = evaluated ? clientLines(run, over(byVersion), "losses", "", wanted, (loss) => Math.exp(Math.min(loss, 700))) : [];
   curve("perplexity", "Perplexity", "round", xs, [{ label: "global", values: given("perplexity") }, ...own]);
   drawClients(run, newest(rounds, "loss"), newest(scores, "losses"));
 }
