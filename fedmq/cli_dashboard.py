@@ -45,7 +45,7 @@ _END_S = 5.0
     "--log-dir",
     type=click.Path(),
     metavar="DIR",
-    help="Folder of the logs; default: one of the log_dir's name in RUN_DIR or beside it, or the run's log_dir.",
+    help="Folder of the logs; default: the run's log_dir, or in a copy one of that name in it or beside it.",
 )
 @click.option("--listen-fd", type=int, hidden=True)
 @click.option("--parent-fd", type=int, hidden=True)
@@ -119,8 +119,8 @@ def beside(run_dir: Path, log_dir: Path) -> Iterator[str]:
         child_fd, alive_fd = os.pipe()
         passed = listening.fileno(), child_fd
         command = [
-            *(sys.executable, "-m", "fedmq", "dashboard", str(run_dir), "--log-dir", str(log_dir)),
-            *("--listen-fd", str(passed[0]), "--parent-fd", str(child_fd)),
+            *(sys.executable, "-m", "fedmq", "dashboard", "--log-dir", str(log_dir)),
+            *("--listen-fd", str(passed[0]), "--parent-fd", str(child_fd), "--", str(run_dir)),
         ]
         with open(log_dir / "dashboard.log", "ab") as output:
             # In a session of its own: Ctrl-C is for the run.

@@ -20,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from fedmq.dashboard.logs import find_log_dir, log_files, log_tail
 from fedmq.dashboard.watch import Watch
 from fedmq.errors import StorageError
+from fedmq.protocol.printable import escaped
 from fedmq.report import palette
 
 _STATIC = Path(__file__).with_name("static")
@@ -27,6 +28,8 @@ _STATIC = Path(__file__).with_name("static")
 _LOOK_EVERY_S = 0.2
 #: A comment this often shows a stream whose browser is gone.
 _LOOKS_PER_PING = 50
+#: After which a page asks for a stream again that has broken.
+_RETRY_MS = 500
 #: More rounds than these nobody can tell apart in a timeline.
 _MAX_TIMELINE_ROUNDS = 100
 
@@ -63,6 +66,7 @@ class Feed:
     async def stream(self, seen: str) -> AsyncIterator[str]:
         """Server-sent events: what has changed since `seen`, as it changes; "end" before the server ends."""
         looks = 0
+        yield f"retry: {_RETRY_MS}\n\n"
         while True:
             stopping = self._stopping()
             changed, now = await self.news(seen)
@@ -108,7 +112,7 @@ def dashboard_app(watch: Watch, log_dir: Path | None, stopping: Callable[[], boo
     async def logs(_: Request) -> Response:
         folder = await feed.ask(_log_dir)
         files = await asyncio.to_thread(log_files, folder)
-        return JSONResponse({"folder": None if folder is None else str(folder), "files": files})
+        return JSONResponse({"folder": None if folder is None else escaped(str(folder)), "files": files})
 
     async def log(request: Request) -> Response:
         folder = await feed.ask(_log_dir)
@@ -117,7 +121,7 @@ def dashboard_app(watch: Watch, log_dir: Path | None, stopping: Callable[[], boo
         return _refused(f"there is no log {json.dumps(name)}", 404) if tail is None else JSONResponse(tail)
 
     def _log_dir() -> Path | None:
-        return find_log_dir(watch.run_dir, watch.log_dir(), log_dir)
+        return find_log_dir(watch.run_dir, watch.config, log_dir)
 
     async def colours(_: Request) -> Response:
         light, dark = palette.variables(dark=False), palette.variables(dark=True)

@@ -10,10 +10,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from fedmq.inspection import status_of
 from fedmq.protocol.printable import escaped, readable
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import total_bytes
@@ -65,18 +63,15 @@ def number(value: Any, digits: int = 5) -> float | int | None:
     return value if isinstance(value, int) else round(value, digits)
 
 
-def head_part(journal: Journal, run_dir: Path, damage: Sequence[str]) -> Part:
+def head_part(journal: Journal, config: Mapping[str, Any], status: str, damage: Sequence[str]) -> Part:
     """What the run is, and how it stands."""
-    config = json.loads(journal.require("config"))
-    last, notes = journal.last_committed(), journal.notes()
+    notes = journal.notes()
     return {
         "name": escaped(str(config["experiment_name"])),
-        "run_dir": escaped(str(run_dir.resolve())),
-        "status": status_of(journal, run_dir),
+        "status": status,
         "reason": escaped(journal.get("reason") or ""),
         "num_rounds": config["federated"]["num_rounds"],
-        "committed": last,
-        "digest": None if last is None else journal.digest(last),
+        "committed": journal.last_committed(),
         "damage": [escaped(line) for line in damage],
         "notes": [
             [number(note["at"], 0), escaped(str(note["level"])), escaped(str(note["text"]))]
@@ -109,7 +104,6 @@ def settings_part(journal: Journal) -> Part:
     facts |= {name: known[name] for name in names}
     return {
         "config": readable(json.dumps(known["config"], indent=2, ensure_ascii=False)),
-        "log_dir": str(known["config"].get("log_dir", "")),
         "software": [{name: escaped(version) for name, version in of.items()} for of in known["software"]],
         "facts": {name: escaped(str(fact)) for name, fact in facts.items() if fact is not None},
     }
@@ -127,33 +121,21 @@ def clients_part(journal: Journal, clients: Names, workers: Names) -> Part:
     }
 
 
-def round_part(row: Mapping[str, Any], updates: Sequence[Mapping[str, Any]], clients: Names, workers: Names) -> Part:
+def round_part(state: str, updates: Sequence[Mapping[str, Any]], clients: Names, workers: Names) -> Part:
     """A round, with a place in each column for every update that came.
 
     Args:
-      row: of `Journal.rounds`.
+      state: open, frozen or committed.
       updates: that came in it.
       clients, workers: their numbers.
     """
-    folded = set(row["frozen"])
     return {
-        "state": row["state"],
-        "opened": number(row["opened_at"], 2),
-        "frozen": number(row["frozen_at"], 2),
-        "committed": number(row["committed_at"], 2),
-        "bias": number(row["bias"]),
-        "selected": len(row["selected"]),
+        "state": state,
         "bytes": total_bytes(updates),
         "client": [clients.number(update["client"]) for update in updates],
         "worker": column([workers.number(update["worker"]) for update in updates]),
-        "folded": column([update["client"] in folded for update in updates]),
-        "late": column([update["round"] - update["started"] for update in updates]),
         "loss": column([number(update["train_loss"]) for update in updates]),
         "seconds": column([number(update["train_seconds"], 2) for update in updates]),
-        "tokens": column([update["num_tokens"] for update in updates]),
-        "norm": column([number(update["norm"], 4) for update in updates]),
-        "up": column([update["bytes_up"] for update in updates]),
-        "down": column([update["bytes_down"] for update in updates]),
     }
 
 
@@ -163,8 +145,6 @@ def score_part(score: Mapping[str, Any], clients: Names) -> Part:
     return {
         "loss": number(score["eval_loss"]),
         "perplexity": number(score["perplexity"]),
-        "tokens": score["num_tokens"],
-        "unscored": [clients.number(name) for name in score.get("unscored_clients", [])],
         "client": [clients.number(name) for name in own],
         "losses": column([number(of["eval_loss"]) for of in own.values()]),
     }

@@ -11,12 +11,14 @@ import os
 import secrets
 import sqlite3
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedmq.dashboard import parts
 from fedmq.errors import StorageError
+from fedmq.inspection import status_of
 from fedmq.protocol.printable import escaped
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics
@@ -37,18 +39,21 @@ class Watch:
 
     Attributes:
       version: of the last look that found something.
+      config: of the run.
       epoch: versions of another one mean nothing: another watch gave them, or another run was in the folder.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir, self.path = run_dir, run_dir / DATABASE
-        self.version, self.epoch = 0, secrets.token_hex(4)
+        self.version, self.epoch = 0, ""
+        self.config: dict[str, Any] = {}
         self._parts: dict[str, _Kept] = {}
-        self._files: tuple[Any, ...] = ()
+        self._files: tuple[Any, ...] = (None, None, None, None)
+        #: which file was read, and which run is in it
+        self._which: tuple[Any, str | None] = (None, None)
         self._sound = False
         self._damage: list[str] = []
         self._status = ""
-        self._run: str | None = None
         self._forget()
 
     def first_look(self) -> None:
@@ -61,17 +66,17 @@ class Watch:
     def look(self) -> None:
         """Find what has changed since the last time."""
         files = _files(self.path)
-        if files[0] not in (None, self._files[0]):
-            self._begin_anew()
         try:
             if files == self._files and not self._has_lost_its_process():
                 return
+            if files[0] != self._files[0]:
+                self._sound = False
             self._files = files
             self._look()
         except _UNREADABLE as error:
             # What was read before stays on the page; the next change of the file is looked at with suspicion.
             self._sound = False
-            self._put("trouble", escaped(str(error)))
+            self._publish({"trouble": escaped(str(error))})
 
     def since(self, version: int) -> str:
         """What has changed since a version, as a JSON object; 0 is everything."""
@@ -90,21 +95,11 @@ class Watch:
         except _UNREADABLE as error:
             raise StorageError(str(error)) from None
 
-    def log_dir(self) -> str | None:
-        """As the run's config has it."""
-        kept = self._parts.get("settings")
-        return None if kept is None else str(json.loads(kept.text)["log_dir"])
-
     def _forget(self) -> None:
         self._clients, self._workers = parts.Names(), parts.Names()
-        self._states: dict[int, Any] = {}
+        self._states: dict[int, str] = {}
         self._marks: dict[str, int] = {}
         self._settled: tuple[Any, ...] = ()
-
-    def _begin_anew(self) -> None:
-        self.epoch, self._sound = secrets.token_hex(4), False
-        self._parts.clear()
-        self._forget()
 
     def _has_lost_its_process(self) -> bool:
         """It leaves no trace in a file."""
@@ -120,51 +115,57 @@ class Watch:
         return journal
 
     def _look(self) -> None:
+        """Take in what is new: all of it, or, where something of it cannot be read, nothing."""
         with closing(self._opened()) as journal, journal.snapshot():
-            run = journal.get("run") or self._run
-            if self._run not in (None, run):
-                # Another run's database may have the very inode of the one that was deleted.
-                self._begin_anew()
-            self._run = run
-            head = parts.head_part(journal, self.run_dir, self._damage)
-            self._status = head["status"]
-            self._put("head", head)
-            self._put("live", parts.live_part(journal, self._status))
-            self._put("clients", parts.clients_part(journal, self._clients, self._workers))
-            settled = (self._status, journal.get("software"), len(self._clients))
-            if settled != self._settled:
-                self._put("settings", parts.settings_part(journal))
-                self._settled = settled
-            self._look_at_rounds(journal)
-            names = {"clients": self._clients.shown(), "workers": self._workers.shown()}
-            self._put("names", names)
-        self._put("trouble", None)
+            # By both: what is left of a damaged file may not tell its run, and a new file may have an old one's inode.
+            which = self._files[0] or self._which[0], journal.get("run") or self._which[1]
+            if anew := which != self._which:
+                self._forget()
+            found = self._new_parts(journal)
+        if anew:
+            self.epoch, self._which = secrets.token_hex(4), which
+            self._parts.clear()
+        self._publish(found | {"trouble": None})
 
-    def _look_at_rounds(self, journal: Journal) -> None:
-        found, marks = journal.changes(self._marks)
+    def _new_parts(self, journal: Journal) -> dict[str, Any]:
+        config = json.loads(journal.require("config"))
+        status = status_of(journal, self.run_dir)
+        found = {
+            "head": parts.head_part(journal, config, status, self._damage),
+            "live": parts.live_part(journal, status),
+            "clients": parts.clients_part(journal, self._clients, self._workers),
+        }
+        settled = (status, journal.get("software"), journal.get("num_trainable"), len(self._clients))
+        if settled != self._settled:
+            found["settings"] = parts.settings_part(journal)
+        changed, marks = journal.changes(self._marks)
         states = journal.round_states()
-        rounds = found["updates"] | {round for round, state in states.items() if state != self._states.get(round)}
-        for row in journal.rounds(min(rounds)) if rounds else ():
-            if row["round"] in rounds:
-                updates = journal.updates(row["round"])
-                self._put(f"round/{row['round']}", parts.round_part(row, updates, self._clients, self._workers))
-        if versions := found["evaluations"]:
+        rounds = changed["updates"] | {round for round, state in states.items() if state != self._states.get(round)}
+        for round in rounds & states.keys():
+            updates = journal.updates(round)
+            found[f"round/{round}"] = parts.round_part(states[round], updates, self._clients, self._workers)
+        if versions := changed["evaluations"]:
             for version, score in global_metrics(journal, min(versions)).items():
                 if version in versions:
-                    self._put(f"score/{version}", parts.score_part(score, self._clients))
-        if found["generations"]:
+                    found[f"score/{version}"] = parts.score_part(score, self._clients)
+        if changed["generations"]:
             texts = defaultdict(list)
             for row in journal.generations():
                 texts[row["version"]].append(row)
-            for version in found["generations"]:
-                self._put(f"texts/{version}", parts.texts_part(texts[version]))
+            for version in changed["generations"]:
+                found[f"texts/{version}"] = parts.texts_part(texts[version])
+        # Last: others were named on the way.
+        found["names"] = {"clients": self._clients.shown(), "workers": self._workers.shown()}
+        self.config, self._status, self._settled = config, status, settled
         self._states, self._marks = states, marks
+        return found
 
-    def _put(self, name: str, part: Any) -> None:
-        text, kept = _encoded(part), self._parts.get(name)
-        if kept is None or kept.text != text:
-            self.version += 1
-            self._parts[name] = _Kept(self.version, text)
+    def _publish(self, found: Mapping[str, Any]) -> None:
+        for name, part in found.items():
+            text, kept = _encoded(part), self._parts.get(name)
+            if kept is None or kept.text != text:
+                self.version += 1
+                self._parts[name] = _Kept(self.version, text)
 
 
 def _encoded(part: Any) -> str:

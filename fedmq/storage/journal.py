@@ -239,21 +239,21 @@ class Journal(Database):
 
     # --- what is new in it ---------------------------------------------------------------------
 
-    def round_states(self) -> dict[int, tuple[str, int, float | None]]:
-        """What of a round changes beside its updates: state, how often it was drawn anew, bias."""
-        return {row["round"]: tuple(row)[1:] for row in self._rows("SELECT round, state, draw, bias FROM rounds")}
+    def round_states(self) -> dict[int, str]:
+        """Each round's state: open, frozen or committed."""
+        return {row["round"]: row["state"] for row in self._rows("SELECT round, state FROM rounds")}
 
     def changes(self, since: Mapping[str, int]) -> tuple[dict[str, set[int]], dict[str, int]]:
         """Which rounds or versions have rows since the last look, by table; and the marks to look with the next time.
 
-        The newest row is always among them: written again, it keeps its number.
+        A row that is written again is a new one.
 
         Args:
           since: the marks of the last look; empty at the first.
         """
         found, marks = dict[str, set[int]](), dict[str, int]()
         for table, column in _GROWING.items():
-            rows = self._rows(f"SELECT DISTINCT {column} FROM {table} WHERE rowid >= ?", since.get(table, 0))  # noqa: S608
+            rows = self._rows(f"SELECT DISTINCT {column} FROM {table} WHERE rowid > ?", since.get(table, 0))  # noqa: S608
             found[table] = {row[0] for row in rows}
             ((newest,),) = self._rows(f"SELECT max(rowid) FROM {table}")  # noqa: S608
             marks[table] = newest or 0

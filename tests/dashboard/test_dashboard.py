@@ -10,10 +10,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -21,13 +22,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from made_runs import make_run
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from fedmq.config import ExperimentConfig
 from fedmq.storage.journal import Journal
-from fedmq.storage.run_folder import DATABASE
+from fedmq.storage.run_folder import DATABASE, new_meta
 from fedmq.storage.schema import SCHEMA_VERSION
 
 
@@ -66,19 +67,38 @@ def _refused(*words: object, **variables: str) -> str:
     return done.stderr
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if (chromium is None or driver is None) and os.environ.get("CI") != "true":
-        pytest.skip("needs chromium and chromium-driver (apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(chromium)
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,800"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
+class Wire:
+    """A way to a port of this machine that can be cut, and then refuses whoever comes until it is no longer down."""
+
+    def __init__(self, port: int) -> None:
+        self.down, self._target, self._ends = False, ("127.0.0.1", port), list[socket.socket]()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self.down = True
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        while True:
+            near, _ = self._server.accept()
+            if self.down:
+                near.close()
+                continue
+            far = socket.create_connection(self._target)
+            self._ends += [near, far]
+            for way in ((near, far), (far, near)):
+                threading.Thread(target=_pump, args=way, daemon=True).start()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while content := source.recv(1 << 16):
+            target.sendall(content)
+        target.shutdown(socket.SHUT_WR)
 
 
 def _drawn(browser: Any, committed: int) -> None:
@@ -137,6 +157,11 @@ def test_a_commit_is_seen_without_loading_the_page_again(tmp_path: Path, browser
     run = make_run(tmp_path / "run")
     with dashboard(run) as address, dashboard(run) as second:
         assert _status(second) == 200
+        assert _status(f"{second}api/timeline?first=1&last=3") == 200
+        assert (
+            _status(f"{second}api/timeline?first=1&last=300") == _status(f"{second}api/timeline?first=x&last=1") == 400
+        )
+        assert _status(f"{second}api/log?name=../config.json") == 404
         browser.get(address)
         _drawn(browser, 3)
         journal = Journal.open(run / DATABASE)
@@ -176,6 +201,7 @@ def test_off_loopback_a_token_is_asked_for_and_strange_hosts_are_refused(tmp_pat
         assert _status(f"{address}api/run", Authorization=f"Bearer {token}") == 200
         assert _status(f"{address}api/run", Cookie=f"{cookie}={token}") == 200
         assert _status(f"{address}api/run", Authorization=f"Bearer {token}", Host="evil.example") == 421
+        assert _status(f"{address}?token=other") == 401
 
 
 def test_a_made_token_is_in_the_address_until_the_page_is_open(tmp_path: Path, browser: Any) -> None:
@@ -225,6 +251,34 @@ def test_a_copied_folder_is_shown_with_the_logs_beside_it(tmp_path: Path, browse
             log.write("second\n")
         _shows(browser, "log-text", "first\nsecond")
         _sound(browser, address)
+
+
+def test_a_run_that_has_just_begun_has_all_views(tmp_path: Path, browser: Any) -> None:
+    config = json.dumps(ExperimentConfig.from_dict({"output_dir": str(tmp_path / "run")}).to_dict())
+    (tmp_path / "run").mkdir()
+    Journal.create(tmp_path / "run" / DATABASE, new_meta(config, "{}")).close()
+    with dashboard(tmp_path / "run") as address:
+        browser.get(address)
+        _shows(browser, "coverage", "No version is scored yet")
+        said = {"timeline": "No round has begun", "workers": "0 workers", "bytes": "up 0.0 kB", "data": "0 clients"}
+        for view, text in (said | {"texts": "None yet", "config": '"num_rounds"', "logs": "No logs"}).items():
+            browser.find_element(By.ID, f"tab-{view}").click()
+            _shows(browser, view, text)
+        _sound(browser, address)
+
+
+def test_a_link_that_breaks_is_made_again(tmp_path: Path, browser: Any) -> None:
+    with dashboard(make_run(tmp_path / "run")) as address:
+        wire = Wire(int(address.strip("/").rsplit(":", 1)[1]))
+        browser.get(f"http://127.0.0.1:{wire.port}/")
+        _drawn(browser, 3)
+        wire.cut()
+        _shows(browser, "trouble", "does not answer")
+        wire.down = False
+        WebDriverWait(browser, 30).until(lambda _: browser.find_element(By.ID, "trouble").text == "")
+        browser.get("about:blank")
+    # It has said that it was refused; what it asked for is nothing to the next test.
+    assert browser.get_log("browser") and browser.get_log("performance")
 
 
 def test_a_damaged_run_is_shown_with_what_is_wrong(tmp_path: Path, browser: Any) -> None:

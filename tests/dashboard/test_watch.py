@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def test_after_each_step_of_a_run_only_what_it_changed_is_told_and_a_new_watch_k
         (lambda: journal.add_update(round=4, client="client_0", started=3, worker="w0", **_UPDATE), {"round/4"}),
         (lambda: journal.freeze_round(4, ["client_0", "client_2"]), {"round/4"}),
         (lambda: journal.commit_round(4, "44" * 32), {"round/4", "head"}),
-        (lambda: journal.set_bias(4, 0.25), {"round/4"}),
+        (lambda: journal.put(num_trainable="7"), {"settings"}),
         (lambda: journal.add_evaluation(unit="client_1", loss_sum=900.0, **score), {"score/4"}),
         (lambda: journal.add_evaluation(unit="client_1", loss_sum=800.0, **score), {"score/4"}),
         (lambda: journal.add_evaluation(unit="client_0", loss_sum=700.0, **score), {"score/4"}),
@@ -114,6 +115,39 @@ def test_a_run_that_is_damaged_while_it_is_watched_stays_on_the_page(tmp_path: P
     assert _told(watch)["trouble"] is None
 
 
+def test_a_look_that_fails_midway_tells_nothing_and_the_next_one_all(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    watch, journal = _first(run), Journal.open(run / DATABASE)
+    version, score = watch.version, {"version": 3, "worker": "w0", "num_examples": 1, "seconds": 0.5}
+    journal.add_update(round=3, client="client_9", started=3, worker="w7", **_UPDATE)
+    journal.add_evaluation(unit="client_9", loss_sum="nonsense", num_tokens=5, **score)
+    watch.look()
+    assert _told(watch, version).keys() == {"trouble"}
+    journal.add_evaluation(unit="client_9", loss_sum=5.0, num_tokens=5, **score)
+    journal.close()
+    watch.look()
+    assert {"round/3", "score/3", "names"} <= _told(watch, version).keys()
+    assert _told(watch) == _told(_first(run))
+
+
+def test_an_older_copy_in_the_place_of_a_run_takes_back_what_is_not_in_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    older, watch = (run / DATABASE).read_bytes(), _first(run)
+    journal = Journal.open(run / DATABASE)
+    journal.open_round(4, [["client_0"]])
+    journal.close()
+    watch.look()
+    assert "round/4" in _told(watch)
+    (tmp_path / "older").write_bytes(older)
+    (tmp_path / "older").replace(run / DATABASE)
+    watch.look()
+    assert _told(watch) == _told(_first(run))
+    (tmp_path / "part").write_bytes(older[: len(older) * 4 // 5])
+    (tmp_path / "part").replace(run / DATABASE)
+    watch.look()
+    assert _told(watch)["head"]["damage"]
+
+
 def test_a_timeline_is_of_the_rounds_that_were_asked_for(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     told, journal = json.loads(_first(run).timeline(2, 2)), Journal.open(run / DATABASE, read_only=True)
@@ -130,7 +164,9 @@ def test_logs_are_followed_and_nothing_beside_them_is_read(tmp_path: Path) -> No
     (folder / "link.log").symlink_to(tmp_path / "secret.log")
     (folder / "key.txt").write_text("secret")
     (folder / "w0" / "trainer.log").write_text("one\n\x1b[31mtwo\nhal")
-    assert [file["name"] for file in log_files(folder)] == ["w0/trainer.log"]
+    (folder / "\x1b[2J.log").write_text("a name that is a command")
+    (folder / os.fsdecode(b"\xff.log")).write_text("a name that is no text")
+    assert log_files(folder) == ["w0/trainer.log"]
     for name in ("link.log", "key.txt", "../secret.log", str(tmp_path / "secret.log")):
         assert log_tail(folder, name, None) is None
     tail = log_tail(folder, "w0/trainer.log", None)
@@ -147,4 +183,15 @@ def test_logs_are_followed_and_nothing_beside_them_is_read(tmp_path: Path) -> No
     tail = log_tail(folder, "w0/trainer.log", None)
     assert tail is not None
     assert (tail["end"], tail["text"][:5], len(tail["text"]) <= 65536) == (100_000, "anew\n", True)
-    assert find_log_dir(tmp_path / "run", "elsewhere/logs", None) == folder
+
+
+def test_logs_of_a_run_are_looked_for_where_it_lies_and_elsewhere_only_where_it_was_made(tmp_path: Path) -> None:
+    beside, elsewhere, run = tmp_path / "logs", tmp_path / "elsewhere" / "logs", tmp_path / "run"
+    elsewhere.mkdir(parents=True)
+    config = {"output_dir": str(run), "log_dir": str(elsewhere)}
+    assert find_log_dir(run, config, None) == elsewhere
+    assert find_log_dir(tmp_path / "copy", config, None) is None
+    beside.mkdir()
+    assert find_log_dir(run, config, None) == elsewhere
+    assert find_log_dir(tmp_path / "copy", config, None) == beside
+    assert find_log_dir(tmp_path / "copy", config, tmp_path) == tmp_path

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
 import sqlite3
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +17,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from made_runs import make_run
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from fedmq.baselines import settings_digest
@@ -266,21 +262,6 @@ def test_colours_can_be_told_from_their_ground(theme: str) -> None:
     for colour in (palette.INK, palette.MUTED, *palette.SERIES):
         assert min(on(colour, palette.GROUND), on(colour, palette.PANEL)) >= 4.5, colour.name
     assert on(palette.WAITING, palette.GROUND) >= 3
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if (chromium is None or driver is None) and os.environ.get("CI") != "true":
-        pytest.skip("needs chromium and chromium-driver (apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(chromium)
-    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1600"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
 
 
 def test_a_browser_draws_it_and_asks_nobody(evil: Path, evil_page: Page, browser: Any) -> None:

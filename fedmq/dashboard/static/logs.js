@@ -9,8 +9,7 @@ let name = null, end = null;
 export async function drawLogs() {
   const { folder, files } = await ask("/api/logs");
   at("log-dir").textContent = folder ?? "No logs are here; --log-dir says where they are.";
-  const names = files.map((file) => file.name);
-  choices(at("log-name"), names, names.includes(FIRST) ? FIRST : names[0]);
+  choices(at("log-name"), files, files.includes(FIRST) ? FIRST : files[0]);
   if (!files.length) return;
   const shown = at("log-text"), chosen = at("log-name").value;
   const more = chosen === name ? `&start=${end}` : "";

@@ -24,8 +24,16 @@ function drawCurves(run) {
   const clients = evaluated ? clientLines(run, over(byVersion), "losses", "", wanted) : clientLines(run, over(byRound), "loss", ", training", wanted);
   curve("loss", "Loss, nats per token", "round", xs, [{ label: "global", values: given("loss") }, ...clients]);
   const own = evaluated ? clientLines(run, over(byVersion), "losses", "", wanted, (loss) => Math.exp(Math.min(loss, 700))) : [];
+  at("coverage").textContent = coverage(run, scores);
   curve("perplexity", "Perplexity", "round", xs, [{ label: "global", values: given("perplexity") }, ...own]);
   drawClients(run, newest(rounds, "loss"), newest(scores, "losses"));
+}
+
+/** What the newest global loss is of. */
+function coverage(run, scores) {
+  if (!scores.length) return "No version is scored yet.";
+  const [version, { client }] = scores.at(-1), missing = run.clients.length - client.length;
+  return client.length && missing ? `The global loss of version ${version} is of ${client.length} of ${run.clients.length} clients.` : "";
 }
 
 function drawClients(run, trained, evaluated) {
