@@ -6,7 +6,9 @@ two mappings combine only when their names and shapes are the same.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -26,6 +28,46 @@ def spec(tensors: NamedTensors) -> Spec:
       {'a': ('float32', (2, 3))}
     """
     return {name: (tensors[name].dtype.name, tensors[name].shape) for name in sorted(tensors)}
+
+
+class Packed(Mapping[str, np.ndarray]):
+    """Named tensors that lie in one array, by their names: what is done to every number alike is done to all at once.
+
+    Attributes:
+      array: all numbers, one-dimensional; the tensors are views of it.
+      shapes: name -> shape, sorted by name.
+
+    Example:
+      >>> packed = Packed(np.arange(5), {"a": (2, 2), "b": ()})
+      >>> packed["a"], packed["b"]
+      (array([[0, 1],
+             [2, 3]]), array(4))
+    """
+
+    def __init__(self, array: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self.array, self.shapes = array, dict(sorted(shapes.items()))
+
+    @functools.cached_property
+    def _views(self) -> dict[str, np.ndarray]:
+        found, start = {}, 0
+        for name, shape in self.shapes.items():
+            stop = start + math.prod(shape)
+            found[name] = self.array[start:stop].reshape(shape)
+            start = stop
+        return found
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._views[name]
+
+    def __setitem__(self, name: str, value: np.ndarray) -> None:
+        """Put numbers in the place of a tensor's: `packed[name] += 1` does as it does with a dict of arrays."""
+        self._views[name][...] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
 
 
 class Difference(Mapping[str, np.ndarray]):
@@ -63,6 +105,8 @@ def require_same_shapes(a: NamedTensors, b: NamedTensors) -> None:
     """Raise LocalProtocolError that names the first difference in names or shapes."""
     if isinstance(b, Difference):  # it has the shapes of what it is made of
         b = b.a
+    if isinstance(a, Packed) and isinstance(b, Packed) and a.shapes == b.shapes:
+        return
     if a.keys() != b.keys():
         raise LocalProtocolError(f"tensors differ in names: {sorted(a.keys() ^ b.keys())[:3]}")
     for name in a:
@@ -70,18 +114,45 @@ def require_same_shapes(a: NamedTensors, b: NamedTensors) -> None:
             raise LocalProtocolError(f"tensor {name}: shape {a[name].shape} against {b[name].shape}")
 
 
-def zeros_like(tensors: NamedTensors, dtype: type = np.float64) -> dict[str, np.ndarray]:
-    """Zeros of the same names and shapes, parts of one array; float64 by default, for sums.
+def zeros_like(tensors: NamedTensors, dtype: type = np.float64) -> Packed:
+    """Zeros of the same names and shapes; float64 by default, for sums.
 
-    One, because the many small ones of an adapter go back to the system when they are freed: to be given them anew
-    costs more than adding a few updates.
+    Packed, because the many small arrays of an adapter go back to the system when they are freed: to be given them
+    anew costs more than adding a few updates.
     """
-    zeros: np.ndarray = np.zeros(sum(value.size for value in tensors.values()), dtype)
-    found, start = {}, 0
-    for name, value in tensors.items():
-        found[name] = zeros[start : start + value.size].reshape(value.shape)
-        start += value.size
-    return found
+    shapes = {name: value.shape for name, value in tensors.items()}
+    return Packed(np.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype), shapes)
+
+
+def packed(tensors: NamedTensors) -> Packed:
+    """The same tensors, all of one dtype, packed: themselves, or a copy.
+
+    Example:
+      >>> packed({"b": np.zeros(2), "a": np.ones((1, 1))}).array
+      array([1., 0., 0.])
+    """
+    if isinstance(tensors, Packed):
+        return tensors
+    shapes = {name: value.shape for name, value in tensors.items()}
+    return Packed(np.concatenate([tensors[name].ravel() for name in sorted(tensors)]), shapes)
+
+
+def side_by_side(*mappings: NamedTensors) -> Iterator[list[np.ndarray]]:
+    """The same numbers of each mapping, one-dimensional: all at once where all are packed, else tensor by tensor.
+
+    Args:
+      mappings: of the same names and shapes.
+
+    Example:
+      >>> a, b = packed({"u": np.zeros(1), "v": np.ones(1)}), {"v": np.full(1, 2.0), "u": np.full(1, 3.0)}
+      >>> list(side_by_side(a, a)), list(side_by_side(a, b))
+      ([[array([0., 1.]), array([0., 1.])]], [[array([0.]), array([3.])], [array([1.]), array([2.])]])
+    """
+    if all(isinstance(each, Packed) for each in mappings):
+        yield [each.array for each in mappings if isinstance(each, Packed)]
+    else:
+        for name in mappings[0]:
+            yield [each[name].reshape(-1) for each in mappings]
 
 
 def subtract(a: NamedTensors, b: NamedTensors) -> dict[str, np.ndarray]:

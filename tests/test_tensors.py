@@ -44,13 +44,33 @@ def test_zeros_share_no_number() -> None:
     assert (zeros["a"].tolist(), zeros["b"].tolist()) == ([1.0], [[0.0, 0.0]])
 
 
+def test_packed_tensors_are_views_of_one_array() -> None:
+    both = tensors.packed(A)
+    assert (list(both), both.array.tolist()) == (["a", "b"], [3.0, 1.0, 2.0])
+    assert tensors.digest(both) == tensors.digest(A) and tensors.packed(both) is both
+    both.array *= 2
+    both["b"] += 1
+    assert both["a"].tolist() == [6.0] and both["b"].tolist() == [[3.0, 5.0]]
+    assert A["b"].tolist() == [[1.0, 2.0]], "a copy"
+
+
+def test_side_by_side_are_the_same_numbers() -> None:
+    both = tensors.packed(A)
+    ((left, right),) = tensors.side_by_side(both, both)
+    assert left is both.array and right is both.array
+    found = {len(left): (left.tolist(), right.tolist()) for left, right in tensors.side_by_side(both, A)}
+    assert found == {1: ([3.0], [3.0]), 2: ([1.0, 2.0], [1.0, 2.0])}
+
+
 @pytest.mark.parametrize("operation", [tensors.add, tensors.subtract, tensors.Difference, tensors.require_same_shapes])
 def test_what_does_not_fit_is_named(operation: object) -> None:
     with pytest.raises(LocalProtocolError, match=r"\['b'\]"):
         operation(A, {"a": A["a"]})  # type: ignore[operator]
     # (1, 2) and (2,) would broadcast silently.
-    with pytest.raises(LocalProtocolError, match=r"b: shape \(1, 2\) against \(2,\)"):
-        operation(A, A | {"b": np.zeros(2, np.float32)})  # type: ignore[operator]
+    flat = A | {"b": np.zeros(2, np.float32)}
+    for a, b in ((A, flat), (tensors.packed(A), tensors.packed(flat))):
+        with pytest.raises(LocalProtocolError, match=r"b: shape \(1, 2\) against \(2,\)"):
+            operation(a, b)  # type: ignore[operator]
 
 
 def test_astype_rounds_to_nearest_even() -> None:

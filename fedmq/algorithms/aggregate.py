@@ -89,7 +89,7 @@ class MeanState(NamedTuple):
       scratch: memory for one tensor's product: small, it stays in the cache.
     """
 
-    total: dict[str, np.ndarray]
+    total: NamedTensors
     weight: float
     waiting: list[tuple[Difference, float]]
     most: int

@@ -102,7 +102,7 @@ def fednova(steps: LocalSteps) -> Aggregator:
 
 
 class _DynState(NamedTuple):
-    total: dict[str, np.ndarray]
+    total: NamedTensors
     num_updates: int
     h: NamedTensors
 
@@ -157,7 +157,7 @@ def feddyn(steps: LocalSteps, alpha: float = 0.01) -> Aggregator:
 
 class _ScaffoldState(NamedTuple):
     mean: MeanState
-    moved: dict[str, np.ndarray]
+    moved: NamedTensors
     c: NamedTensors
 
 

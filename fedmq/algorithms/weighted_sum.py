@@ -2,17 +2,18 @@
 
 Each number is s + w_1 (x_1 - b) + w_2 (x_2 - b) + ..., from left to right in float64, every product rounded before it
 is added. numpy and compiled code (numba, the extra `[fast]`) both keep to that: their bits are the same. Compiled code
-reads the sums and the base once for `AT_ONCE` updates. It runs on one thread, and lets the process's others run.
+reads the sums and the base once for `AT_ONCE` updates, on the caller's thread and one more.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fedmq.tensors import Difference, NamedTensors
+from fedmq.tensors import Difference, NamedTensors, side_by_side
 
 #: Updates that are added in one pass: as many as compiled code takes.
 AT_ONCE = 12
@@ -22,6 +23,8 @@ _WAITING_NBYTES = 1 << 26
 _PAYS_AFTER = 1 << 28
 #: Numbers of a tensor that numpy adds at a time: what it makes of them stays in a processor's cache.
 _PIECE = 1 << 16
+#: Numbers that a thread takes at a time of what is added by compiled code.
+_THREAD_PIECE = 1 << 17
 _FLOAT32 = np.dtype(np.float32)
 
 #: (sums, base, trained, weights): sums += w_k (x_k - b) of flat arrays
@@ -67,16 +70,13 @@ class WeightedSum:
 
 def add_at_once(fast: Kernel | None, sums: NamedTensors, updates: Sequence[tuple[Difference, float]]) -> None:
     """The same by `fast`, of tensors that are float32, and by numpy of others."""
-    base, weights = updates[0][0].b, [weight for _, weight in updates]
-    missing = AT_ONCE - len(updates)
-    for name, total in sums.items():
-        arrays = [base[name], *[difference.a[name] for difference, _ in updates]]
-        b, *trained = [x.reshape(-1) for x in arrays]
-        if fast is not None and all(x.dtype == _FLOAT32 and x.flags.aligned for x in arrays):
+    weights, missing = [weight for _, weight in updates], AT_ONCE - len(updates)
+    for total, b, *trained in side_by_side(sums, updates[0][0].b, *[difference.a for difference, _ in updates]):
+        if fast is not None and all(x.dtype == _FLOAT32 and x.flags.aligned for x in (b, *trained)):
             # In place of missing ones is the base: 0 (b - b) is +0, which changes no sum that began as +0.
-            fast(total.reshape(-1), b, (*trained, *[b] * missing), (*weights, *[0.0] * missing))
+            fast(total, b, (*trained, *[b] * missing), (*weights, *[0.0] * missing))
         else:
-            add_with_numpy(total.reshape(-1), b, trained, weights)
+            add_with_numpy(total, b, trained, weights)
 
 
 def add_with_numpy(sums: np.ndarray, base: np.ndarray, trained: Sequence[np.ndarray], weights: Sequence[float]) -> None:
@@ -105,6 +105,12 @@ def loop(sums: np.ndarray, base: np.ndarray, trained: Sequence[np.ndarray], weig
 
 
 @functools.cache
+def second_thread() -> ThreadPoolExecutor:
+    """The thread of this process that takes a share of every sum."""
+    return ThreadPoolExecutor(1, "fedmq-sum")
+
+
+@functools.cache
 def compiled() -> Kernel | None:
     """`loop` in machine code, made at the first call; None where numba is not installed.
 
@@ -118,5 +124,22 @@ def compiled() -> Kernel | None:
     trained, weights = (numba.types.UniTuple(kind, AT_ONCE) for kind in (numbers, numba.float64))
     signature = numba.void(numba.float64[::1], numbers, trained, weights)
     # Without fastmath no product is fused with an addition, which would round once where numpy rounds twice.
-    made: Kernel = numba.njit(signature, nogil=True)(loop)
-    return made
+    made = numba.njit(signature, nogil=True)(loop)
+
+    def on_two_threads(
+        sums: np.ndarray, base: np.ndarray, trained: Sequence[np.ndarray], weights: Sequence[float]
+    ) -> None:
+        pieces = iter(range(0, sums.size, _THREAD_PIECE))  # of both threads: the next goes to who is ready first
+
+        def take() -> None:
+            for start in pieces:
+                piece = slice(start, start + _THREAD_PIECE)
+                made(sums[piece], base[piece], tuple(x[piece] for x in trained), weights)
+
+        helper = second_thread().submit(take) if sums.size > _THREAD_PIECE else None
+        take()
+        # Where cores are busy it may not have begun: then nothing is left for it.
+        if helper is not None and not helper.cancel():
+            helper.result()
+
+    return on_two_threads

@@ -43,7 +43,7 @@ class DownloadCodec(NamedTuple):
     """
 
     publish: Callable[[NamedTensors, NamedTensors, NamedTensors], Published]
-    decode: Callable[[bytes, NamedTensors], dict[str, np.ndarray]]
+    decode: Callable[[bytes, NamedTensors], NamedTensors]
     replaced: Callable[[bytes], frozenset[str]] | None = None
 
 
@@ -102,6 +102,6 @@ def _those_that_moved(stepped: NamedTensors, before: NamedTensors, residual: Nam
     return Published(stepped, raw.encode(moved) if 0 < len(moved) < len(stepped) else None, {})
 
 
-def _put_into(delta: bytes, before: NamedTensors) -> dict[str, np.ndarray]:
+def _put_into(delta: bytes, before: NamedTensors) -> NamedTensors:
     known, named = tensors.spec(before), raw.read_spec(delta)
     return {**before, **raw.decode(delta, {name: known[name] for name in named if name in known})}

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedmq.errors import RemoteProtocolError
-from fedmq.tensors import NamedTensors, Spec
+from fedmq.tensors import NamedTensors, Packed, Spec, side_by_side
 
 MAX_HEADER_NBYTES = 1 << 20
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -44,6 +44,11 @@ def read_spec(blob: bytes) -> Spec:
     Raises:
       RemoteProtocolError: code SAFETENSORS with the first thing that is wrong.
     """
+    return dict(sorted(_in_place(blob).items()))
+
+
+def _in_place(blob: bytes) -> Spec:
+    """The same in the order in which the data lies, without a hole, up to the end of `blob`."""
     if len(blob) < 8:
         raise _refused("shorter than its 8-byte length field")
     (header_nbytes,) = struct.unpack("<Q", blob[:8])
@@ -67,30 +72,48 @@ def read_spec(blob: bytes) -> Spec:
         spec[name], end = (dtype, shape), end_of_this
     if 8 + header_nbytes + end != len(blob):
         raise _refused("the data is not as long as the tensors")
-    return dict(sorted(spec.items()))
+    return spec
 
 
-def decode(blob: bytes, expected: Spec) -> dict[str, np.ndarray]:
+def decode(blob: bytes, expected: Spec) -> NamedTensors:
     """The tensors in `blob`, which must have exactly the names, dtypes and shapes of `expected` and be finite.
 
     Args:
       blob: safetensors bytes, from anyone.
       expected: what this run's adapter looks like (`fedmq.tensors.spec`).
 
+    Returns:
+      The tensors, not to be written to. Where they are of one dtype and lie by name, as `encode` writes them, they are
+      `fedmq.tensors.Packed`: the bytes themselves, not copied.
+
     Raises:
       RemoteProtocolError: SAFETENSORS (not such a file), SCHEMA (another adapter), NONFINITE (NaN or Inf).
     """
-    declared = read_spec(blob)
+    declared = _in_place(blob)
     if declared != expected:
         raise RemoteProtocolError("SCHEMA", _difference(declared, expected))
+    tensors: NamedTensors = _as_it_lies(blob, declared) or _loaded(blob)
+    if not all(np.isfinite(array).all() for (array,) in side_by_side(tensors)):
+        name = next(name for name, value in tensors.items() if not np.isfinite(value).all())
+        raise RemoteProtocolError("NONFINITE", f"tensor {name!r} holds NaN or Inf")
+    return tensors
+
+
+def _as_it_lies(blob: bytes, declared: Spec) -> Packed | None:
+    """The data of `blob` as one array, where it is one: `declared` in its order, of one dtype, by name, aligned."""
+    dtypes, (header_nbytes,) = {dtype for dtype, _ in declared.values()}, struct.unpack_from("<Q", blob)
+    if len(dtypes) != 1 or list(declared) != sorted(declared):
+        return None
+    array = np.frombuffer(blob, dtypes.pop(), offset=8 + header_nbytes)
+    return Packed(array, {name: shape for name, (_, shape) in declared.items()}) if array.flags.aligned else None
+
+
+def _loaded(blob: bytes) -> NamedTensors:
+    """The tensors of any safetensors file."""
     try:
-        tensors = load(blob)
+        return dict(sorted(load(blob).items()))
     except (SafetensorError, ValueError, KeyError):
         raise _refused("offsets do not fit the data") from None
-    for name, value in tensors.items():
-        if not np.isfinite(value).all():
-            raise RemoteProtocolError("NONFINITE", f"tensor {name!r} holds NaN or Inf")
-    return dict(sorted(tensors.items()))
 
 
 def _difference(declared: Spec, expected: Spec) -> str:

@@ -45,7 +45,7 @@ class UpdateCodec(NamedTuple):
     whole: bool
     init: Callable[[NamedTensors], NamedTensors]
     encode: Callable[[NamedTensors, NamedTensors, NamedTensors], tuple[bytes, NamedTensors]]
-    decode: Callable[[bytes, NamedTensors], dict[str, np.ndarray]]
+    decode: Callable[[bytes, NamedTensors], NamedTensors]
 
 
 def update_codec(spec: CodecSpec) -> UpdateCodec:
@@ -78,11 +78,12 @@ def _as_delta(codec: Codec) -> UpdateCodec:
     def encode(local: NamedTensors, base: NamedTensors, state: NamedTensors) -> tuple[bytes, NamedTensors]:
         return codec.encode(tensors.subtract(local, base), state)
 
-    def decode(content: bytes, base: NamedTensors) -> dict[str, np.ndarray]:
-        delta = codec.decode(content, tensors.spec(base))
+    def decode(content: bytes, base: NamedTensors) -> NamedTensors:
+        delta, adapter = codec.decode(content, tensors.spec(base)), tensors.zeros_like(base, np.float32)
         with np.errstate(over="ignore"):  # said below
             # One tensor at a time: in float64 all of them would be twice the adapter.
-            adapter = {n: np.add(base[n], delta[n], dtype=np.float64).astype(np.float32) for n in sorted(base)}
+            for name in adapter:
+                adapter[name] = np.add(base[name], delta[name], dtype=np.float64)
         for name, value in adapter.items():
             if not np.isfinite(value).all():
                 raise RemoteProtocolError("NONFINITE", f"tensor {name!r} leads beyond float32")

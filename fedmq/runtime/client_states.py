@@ -11,8 +11,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
-
 from fedmq import atomic
 from fedmq.codec import raw
 from fedmq.errors import RemoteProtocolError
@@ -46,7 +44,7 @@ class ClientStates:
             self._durable.add(client)
         atomic.write_bytes(path, raw.encode(state))
 
-    def recall(self, client: str, follows: Folded | None) -> dict[str, np.ndarray] | None:
+    def recall(self, client: str, follows: Folded | None) -> NamedTensors | None:
         """What a client remembers after its last update that counted; {} before the first.
 
         None when it is not here: it was trained elsewhere, or this disk has lost it. Older states are deleted.

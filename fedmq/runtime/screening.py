@@ -40,7 +40,7 @@ class Screened(NamedTuple):
       remark: for people, or None.
     """
 
-    adapter: dict[str, np.ndarray]
+    adapter: NamedTensors
     norm: float
     remark: str | None
 
@@ -51,7 +51,7 @@ def screen(
     params: NamedTensors,
     announced: int,
     limits: UpdateLimits,
-    decode: Callable[[bytes, NamedTensors], dict[str, np.ndarray]],
+    decode: Callable[[bytes, NamedTensors], NamedTensors],
 ) -> Screened:
     """Refuse an update that is not one of this run, cheap checks first.
 

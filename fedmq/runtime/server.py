@@ -34,7 +34,7 @@ from fedmq.runtime.uploads import Uploads
 from fedmq.storage.blobs import BlobStore
 from fedmq.storage.journal import Journal
 from fedmq.storage.metrics import global_metrics, round_metrics, write_metrics
-from fedmq.tensors import Difference, NamedTensors
+from fedmq.tensors import Difference, NamedTensors, packed
 
 #: Updates of a round that are kept decoded until it is folded, in bytes.
 MAX_DECODED_NBYTES = 1 << 24
@@ -214,7 +214,7 @@ class FederatedServer:
         new = publish(self.download, stepped, params, before.residual, round)
         memory, self._decoded = Remembered(optimizer, mean.left, new.residual), {}
         self._commit(round, raw.encode(new.adapter), memory, new.delta, mean.merged)
-        self._params, self._memory = (round, new.adapter), (round, memory)
+        self._params, self._memory = (round, packed(new.adapter)), (round, memory)
 
     def _deltas(self, round: int, clients: Collection[str], params: NamedTensors) -> Iterator[tuple[Update, float]]:
         """Each client's update and weight, in client-id order."""

@@ -43,7 +43,7 @@ class Updates:
         """The adapter that an update was trained from; None when its blob is deleted."""
         return self.version(row["started"] - 1)
 
-    def adapter(self, row: Row, base: NamedTensors) -> dict[str, np.ndarray]:
+    def adapter(self, row: Row, base: NamedTensors) -> NamedTensors:
         """What a client made of `base`, as it came, float32. RemoteProtocolError: its file is damaged."""
         return self._uploads.of(row["client"], row["started"]).decode(self._blobs.read(row["digest"]), base)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from fedmq.algorithms import weighted_sum
 from fedmq.algorithms.weighted_sum import AT_ONCE, Kernel, WeightedSum, add_at_once
-from fedmq.tensors import Difference, digest, zeros_like
+from fedmq.tensors import Difference, digest, packed, zeros_like
 
 #: of tensors; of the last, numpy works on more than one piece, and no two are alike
 SHAPES = {"scalar": (), "empty": (0, 3), "odd": (7, 3), "large": (3, weighted_sum._PIECE // 2 + 5)}
@@ -64,6 +65,34 @@ def test_compiled_code_gives_the_bits_of_numpy(fast: Kernel) -> None:
     assert digest(added(fast, [AT_ONCE, 5])) == plain
     assert digest(added(fast, [1, 4, AT_ONCE])) == plain, "however many at once"
     assert {name: value.shape for name, value in added(fast, [2]).items()} == SHAPES
+
+
+def test_adapters_of_one_array_give_the_bits_of_separate_ones(fast: Kernel) -> None:
+    base = packed(BASE)
+    updates = [(Difference(packed(difference.a), base), weight) for difference, weight in UPDATES[:AT_ONCE]]
+    for kernel in (fast, None):
+        sums = zeros_like(BASE)
+        add_at_once(kernel, sums, updates)
+        assert digest(sums) == digest(added(None, [AT_ONCE]))
+
+
+def test_two_threads_share_the_numbers(fast: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = digest(added(None, [AT_ONCE, 5]))
+    monkeypatch.setattr(weighted_sum, "_THREAD_PIECE", 1000)
+    for _ in range(20):
+        assert digest(added(fast, [AT_ONCE, 5])) == plain
+
+
+def test_one_thread_does_all_where_the_other_has_no_time(fast: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighted_sum, "_THREAD_PIECE", 1000)
+    busy, free = threading.Event(), threading.Event()
+    occupied = weighted_sum.second_thread().submit(lambda: (busy.set(), free.wait(60)))
+    assert busy.wait(60)
+    try:
+        assert digest(added(fast, [AT_ONCE])) == digest(added(None, [AT_ONCE]))
+        assert not occupied.done(), "it was busy all the while"
+    finally:
+        free.set()
 
 
 def test_other_numbers_than_float32_are_added_too(fast: Kernel) -> None:

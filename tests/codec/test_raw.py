@@ -57,6 +57,25 @@ def test_it_is_a_safetensors_file() -> None:
     assert raw.decode(blob(HEADER), SPEC)["a"].tolist() == [[1.0, 2.0], [3.0, 4.0]], "blob() makes what raw accepts"
 
 
+def test_what_lies_by_name_is_not_copied() -> None:
+    found = raw.decode(BLOB, SPEC)
+    assert isinstance(found, tensors.Packed) and np.shares_memory(found.array, np.frombuffer(BLOB, np.uint8))
+    with pytest.raises(ValueError, match="read-only"):
+        found["a"] += 1
+
+
+def test_a_file_of_any_other_order_dtype_or_address_is_read_as_well() -> None:
+    turned = {"b": HEADER["b"] | {"data_offsets": [0, 4]}, "a": HEADER["a"] | {"data_offsets": [4, 20]}}
+    odd = [json.dumps(HEADER).encode() + b" " * k for k in range(8)]
+    for content in (blob(turned, DATA[16:] + DATA[:16]), *map(blob, odd)):
+        found = raw.decode(content, SPEC)
+        assert tensors.digest(found) == tensors.digest(ADAPTER) and all(x.flags.aligned for x in found.values())
+    mixed = ADAPTER | {"c": np.array([1e300]), "empty": np.zeros((0, 3), np.float32)}
+    assert tensors.digest(raw.decode(raw.encode(mixed), tensors.spec(mixed))) == tensors.digest(mixed)
+    for none in ({}, {"empty": np.zeros((0, 3), np.float32)}):
+        assert tensors.spec(raw.decode(raw.encode(none), tensors.spec(none))) == tensors.spec(none)
+
+
 def test_bytes_are_those_of_yesterday() -> None:
     """The SHA-256 of these bytes is a run's digest: they must never change for equal tensors."""
     text = json.dumps(HEADER, separators=(",", ":")).encode()
