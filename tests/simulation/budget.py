@@ -48,6 +48,7 @@ class Budget:
 
     def of_coordinator(self, coordinator: Coordinator) -> None:
         """Look at all that grows, after a turn."""
+        in_hand = self._together + self._clients
         workers, names = self._workers, self._workers + len(STRANGERS)
         intake, links, state = coordinator._intake, coordinator._links, coordinator.state
         evaluations = state.evaluations
@@ -85,15 +86,16 @@ class Budget:
                 "links: doubted": (len(links._doubted - links._workers.keys()), 0),
                 "links: talking": (len(links._talking - links._peers.keys()), 0),
                 "workers": (len(roster.workers), workers),
-                "tasks in a hand": (max((len(w.hand) for w in roster.workers.values()), default=0), self._together),
+                # What it does, and what it finished under another coordinator and still has.
+                "tasks in a hand": (max((len(w.hand) for w in roster.workers.values()), default=0), in_hand),
                 "jobs": (len(roster.jobs), self._clients + self._versions + 2),
                 "clients": (max(len(roster.sizes), len(roster.hosts)), self._clients),
                 "accepted": (len(state.trainings.accepted), self._clients),
                 "versions to be scored": (max(len(evaluations.unscored), len(coordinator._unscored)), self._versions),
                 "decoded updates": (len(server._decoded), self._clients),
                 "decoded bytes": (decoded, self._clients * self._nbytes),
-                # Of two rounds, of the versions that wait for their scores, each with what its optimiser remembers.
-                "checked blobs": (len(server.blobs.checked), 2 * (self._clients + self._versions)),
+                # Updates of two rounds; of versions that wait for their scores: adapter, delta, what is remembered.
+                "checked blobs": (len(server.blobs.checked), 2 * self._clients + 3 * self._versions),
             },
         )
 
