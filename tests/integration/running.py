@@ -145,8 +145,9 @@ class Running:
 
     def clean_up(self) -> None:
         """Leave nothing behind: the process, what it started, and the pipes."""
-        for pid in [*descendants(self.pid), self.pid]:
-            kill_pid(pid)
+        if self.running:  # after its end its id may be another's: a long night uses all there are
+            for pid in [*descendants(self.pid), self.pid]:
+                kill_pid(pid)
         self._process.wait(PATIENCE_S)
         for reader in self._readers:
             reader.join(PATIENCE_S)

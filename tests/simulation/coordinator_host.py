@@ -49,7 +49,8 @@ class CoordinatorHost(Host):
         coordinator, listener = self._coordinator, self._listener
         assert coordinator is not None and listener is not None and self._open is not None
         coordinator.turn(lambda: self.asked_to_stop)
-        self.cluster.witness.budget.of_coordinator(coordinator)
+        if coordinator.finish is None:  # what is over takes nothing more, and forgets nothing either
+            self.cluster.witness.budget.of_coordinator(coordinator)
         changes = self._open.journal._db.total_changes
         if changes != self._seen:
             self._seen = changes
