@@ -160,7 +160,7 @@ def coordinator(exchange: Exchange, folder: str) -> None:
     port = router.bind_to_random_port("tcp://127.0.0.1")
     workers = start_workers(exchange, port, public.decode(), folder)
     peers = [router.recv_multipart()[0] for _ in workers]
-    before_mb, seconds = peak_mb(), []
+    before_mb, seconds = peak_mb(workers), []
     for _ in range(exchange.times + 1):
         payload = os.urandom(exchange.nbytes)
         started = time.perf_counter()

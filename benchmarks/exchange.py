@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -69,13 +71,16 @@ def start_workers(exchange: Exchange, *arguments: object) -> list[subprocess.Pop
 
 def finish(workers: Sequence[subprocess.Popen[bytes]], seconds: list[float], before_mb: float) -> None:
     """End the workers, and say what was measured. The first exchange also made the connections."""
+    after_mb = peak_mb(workers)
     for worker in workers:
         worker.kill()
         worker.wait()
-    print(json.dumps(Measured(seconds[1:], before_mb, peak_mb())))
+    print(json.dumps(Measured(seconds[1:], before_mb, after_mb)))
 
 
-def peak_mb() -> float:
-    """The most memory that this process has held so far, in 10^6 bytes."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024 / 1e6
+def peak_mb(workers: Sequence[subprocess.Popen[bytes]]) -> float:
+    """The most memory that this process has held so far, and its children that are no workers, in 10^6 bytes."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    pids = {str(os.getpid()), *children} - {str(worker.pid) for worker in workers}
+    found = [re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text()) for pid in pids]
+    return sum(int(one[1]) for one in found if one) * 1024 / 1e6

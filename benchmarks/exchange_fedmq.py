@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from exchange import Exchange, finish, peak_mb, play, start_workers
 
+from fedmq import build
 from fedmq.config import get_default_config
 from fedmq.protocol import messages as m
 from fedmq.protocol.frames import Codec
@@ -26,8 +27,9 @@ from fedmq.runtime.transfers import Transfers
 from fedmq.runtime.worker_process import read_keys
 from fedmq.storage.blobs import BlobStore
 from fedmq.transport.allowed import allow
+from fedmq.transport.base import CoordinatorTransport
 from fedmq.transport.keys import new_pair
-from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
+from fedmq.transport.zeromq import ZmqWorkerTransport
 
 PIECE_NBYTES = 1 << 20
 IDLE = m.Heartbeat(None, "idle", 0, 0)
@@ -67,7 +69,8 @@ def coordinator(exchange: Exchange, folder_name: str) -> None:
             allow(new_pair(f"w{k}", folder / f"w{k}").public, folder / "keys")
     leave_out(exchange.without)
     keep_freed_memory()
-    transport = ZmqCoordinatorTransport("tcp://127.0.0.1:0", folder / "keys" if exchange.keys else None)
+    # With keys, its sockets are in a process of their own, as in a run.
+    transport = build.transport("tcp://127.0.0.1:0", folder / "keys" if exchange.keys else None)
     blobs = BlobStore(folder / "blobs")
     workers = start_workers(exchange, transport.address, transport.data_port, folder)
     desk = Desk(exchange, transport, Intake(transport, Served(blobs)))  # type: ignore[arg-type]
@@ -77,7 +80,7 @@ def coordinator(exchange: Exchange, folder_name: str) -> None:
         # As after a commit: this process has made the adapter, and knows it to be right.
         blobs.checked.add(blob.digest)
         desk.wait(lambda: len(desk.idle) == exchange.workers)
-        before_mb = before_mb or peak_mb()
+        before_mb = before_mb or peak_mb(workers)
         seconds.append(desk.exchange(round, blob))
         for path in blobs.folder.iterdir():
             blobs.remove(path.name)
@@ -88,7 +91,7 @@ def coordinator(exchange: Exchange, folder_name: str) -> None:
 class Desk:
     """The coordinator's part in it."""
 
-    def __init__(self, exchange: Exchange, transport: ZmqCoordinatorTransport, intake: Intake) -> None:
+    def __init__(self, exchange: Exchange, transport: CoordinatorTransport, intake: Intake) -> None:
         self._exchange, self._transport, self._intake = exchange, transport, intake
         self._in, self._out = Codec(m.TO_COORDINATOR), Codec(m.TO_WORKER)
         self._training = get_default_config().to_run_spec().training
