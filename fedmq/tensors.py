@@ -38,10 +38,9 @@ class Packed(Mapping[str, np.ndarray]):
       shapes: name -> shape, sorted by name.
 
     Example:
-      >>> packed = Packed(np.arange(5), {"a": (2, 2), "b": ()})
-      >>> packed["a"], packed["b"]
-      (array([[0, 1],
-             [2, 3]]), array(4))
+      >>> Packed(np.arange(5), {"a": (2, 2), "b": ()})
+      {'a': array([[0, 1],
+             [2, 3]]), 'b': array(4)}
     """
 
     def __init__(self, array: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -68,6 +67,9 @@ class Packed(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.shapes)
+
+    def __repr__(self) -> str:
+        return repr(self._views)
 
 
 class Difference(Mapping[str, np.ndarray]):
@@ -120,8 +122,15 @@ def zeros_like(tensors: NamedTensors, dtype: type = np.float64) -> Packed:
     Packed, because the many small arrays of an adapter go back to the system when they are freed: to be given them
     anew costs more than adding a few updates.
     """
+    zeros = empty_like(tensors, dtype)
+    zeros.array[:] = 0
+    return zeros
+
+
+def empty_like(tensors: NamedTensors, dtype: type = np.float64) -> Packed:
+    """Numbers that are yet to be written, of the same names and shapes."""
     shapes = {name: value.shape for name, value in tensors.items()}
-    return Packed(np.zeros(sum(math.prod(shape) for shape in shapes.values()), dtype), shapes)
+    return Packed(np.empty(sum(math.prod(shape) for shape in shapes.values()), dtype), shapes)
 
 
 def packed(tensors: NamedTensors) -> Packed:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedmq.algorithms.weighted_sum import WeightedSum, at_once
 from fedmq.recipe import Factors
-from fedmq.tensors import Difference, NamedTensors, require_same_shapes, zeros_like
+from fedmq.tensors import Difference, NamedTensors, empty_like, require_same_shapes, side_by_side
 
 
 class Update(NamedTuple):
@@ -82,7 +82,8 @@ class MeanState(NamedTuple):
     """What was folded so far.
 
     Attributes:
-      total: the weighted sum, without those that wait.
+      total: the weighted sum, without those that wait; before `begun` nothing was written there.
+      begun: whether something was added.
       weight: the sum of all weights.
       waiting: updates and their weights, to be added in one pass (`fedmq.algorithms.weighted_sum`).
       most: as many wait at most.
@@ -90,6 +91,7 @@ class MeanState(NamedTuple):
     """
 
     total: NamedTensors
+    begun: bool
     weight: float
     waiting: list[tuple[Difference, float]]
     most: int
@@ -119,7 +121,7 @@ def fedavg() -> Aggregator:
 
     def init(like: NamedTensors) -> MeanState:
         scratch = np.empty(max((value.size for value in like.values()), default=0))
-        return MeanState(zeros_like(like), 0.0, [], at_once(like), scratch)
+        return MeanState(empty_like(like), False, 0.0, [], at_once(like), scratch)
 
     def fold(state: MeanState, update: Update, weight: float) -> MeanState:
         if not 0 < weight < math.inf:
@@ -127,26 +129,33 @@ def fedavg() -> Aggregator:
         delta, waiting = update.delta, state.waiting
         if not (waiting and isinstance(delta, Difference) and delta.b is waiting[0][0].b):
             require_same_shapes(state.total, delta)
-            add_waiting(state)
+            state = add_waiting(state)
         if isinstance(delta, Difference):
             waiting.append((delta, float(weight)))
             if len(waiting) == state.most:
-                add_waiting(state)
+                state = add_waiting(state)
         else:
             for name, total in state.total.items():
                 product = state.scratch[: total.size].reshape(total.shape)
-                total += np.multiply(delta[name], weight, out=product, dtype=np.float64)
-        return MeanState(state.total, state.weight + weight, waiting, state.most, state.scratch)
+                np.multiply(delta[name], weight, out=product, dtype=np.float64)
+                np.add(total if state.begun else 0.0, product, out=total)
+            state = state._replace(begun=True)
+        return state._replace(weight=state.weight + weight)
 
-    def add_waiting(state: MeanState) -> None:
-        if state.waiting:
-            sums.add(state.total, state.waiting)
-            state.waiting.clear()
+    def add_waiting(state: MeanState, divisor: float = 1.0) -> MeanState:
+        if not state.waiting:
+            return state
+        sums.add(state.total, state.waiting, begun=state.begun, divisor=divisor)
+        state.waiting.clear()
+        return state._replace(begun=True)
 
     def finish(state: MeanState) -> NamedTensors:
         if state.weight == 0:
             raise ValueError("nothing to average: no update was folded")
-        add_waiting(state)
-        return {name: np.divide(total, state.weight, out=total) for name, total in state.total.items()}
+        if state.waiting:
+            return add_waiting(state, state.weight).total
+        for (numbers,) in side_by_side(state.total):
+            numbers /= state.weight
+        return state.total
 
     return Aggregator(init, fold, finish, name="fedavg")

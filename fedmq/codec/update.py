@@ -79,7 +79,7 @@ def _as_delta(codec: Codec) -> UpdateCodec:
         return codec.encode(tensors.subtract(local, base), state)
 
     def decode(content: bytes, base: NamedTensors) -> NamedTensors:
-        delta, adapter = codec.decode(content, tensors.spec(base)), tensors.zeros_like(base, np.float32)
+        delta, adapter = codec.decode(content, tensors.spec(base)), tensors.empty_like(base, np.float32)
         with np.errstate(over="ignore"):  # said below
             # One tensor at a time: in float64 all of them would be twice the adapter.
             for name in adapter:

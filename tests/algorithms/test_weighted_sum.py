@@ -76,6 +76,14 @@ def test_adapters_of_one_array_give_the_bits_of_separate_ones(fast: Kernel) -> N
         assert digest(sums) == digest(added(None, [AT_ONCE]))
 
 
+@pytest.mark.parametrize("way", ["numpy", "compiled"])
+def test_the_first_pass_reads_no_sums_and_the_last_divides(fast: Kernel, way: str) -> None:
+    found = packed({name: np.full(shape, np.nan) for name, shape in SHAPES.items()})
+    add_at_once(fast if way == "compiled" else None, found, UPDATES[:AT_ONCE], begun=False, divisor=7.0)
+    wanted = added(None, [AT_ONCE])
+    assert digest(found) == digest({name: value / 7.0 for name, value in wanted.items()})
+
+
 def test_two_threads_share_the_numbers(fast: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = digest(added(None, [AT_ONCE, 5]))
     monkeypatch.setattr(weighted_sum, "_THREAD_PIECE", 1000)
