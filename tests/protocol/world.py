@@ -107,7 +107,8 @@ class World:
                     work, adapter = example(WORKS[job.kind]), None if job.kind == "init" else ADAPTER
                     client = job.unit if job.unit.startswith("client_") else None
                     given.append(m.Task(task, "cd" * 16, job.round, client, 7, adapter, work, None, None, None))
-                self.tell(worker, m.Tasks(tuple(given), self.state.clock.left_s(self.clock)))
+                left_s = self.state.clock.left_s(self.clock) if given[0].work.kind == "train" else None
+                self.tell(worker, m.Tasks(tuple(given), left_s))
             case ev.CancelTask(worker, task, reason):
                 self.tell(worker, m.Cancel(task, reason))
             case ev.Reply(worker, task, code):
@@ -243,9 +244,7 @@ class World:
         if agent.loading:
             agent.loading = False
             agent.feed(we.Prepared(LOADED), self.now)
-        if (blob := agent.fetching) is not None:
-            agent.fetching = None
-            agent.feed(we.Fetched(blob.digest, 100), self.now)
+        agent.fetched(self.now)
         for task in agent.at_work[: self.random.randint(1, 3)]:
             agent.at_work.remove(task)
             if agent.halting or fails:

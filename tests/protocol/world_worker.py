@@ -42,7 +42,7 @@ def may_forget(task: str, message: Any) -> bool:
 
 def ahead_s(process: str) -> float:
     """By how much the clock that this process reads is ahead of the world's: no two agree (I12)."""
-    return random.Random(process).uniform(0.0, 1e6)
+    return float(random.Random(process).randrange(1_000_000))
 
 
 class Agent:
@@ -101,9 +101,8 @@ class Agent:
                 self.fetching = blob
             case we.Run(tasks):
                 # What is left was done before, and waits for its verdict: the trainer goes on with the new tasks.
-                assert not {task.task for task in self.at_work} - self.outbox.keys(), (
-                    f"I10: {self.name} does two things"
-                )
+                busy = {task.task for task in self.at_work} - self.outbox.keys()
+                assert not busy, f"I10: {self.name} does {busy} and more at once"
                 self.at_work, self.halting = list(tasks), False
                 self.together = [parse_task(task.task)[0].unit for task in tasks]
             case we.Halt():
@@ -116,8 +115,15 @@ class Agent:
             case we.Rebuild():
                 self.uploads.clear()
                 self.reconnect()
-            case we.Exit():
+            case we.Exit(code, reason):
+                assert code == 130, f"I11: {self.name} ends: {reason}"
                 self.exit = command
+
+    def fetched(self, now: float) -> None:
+        """The adapter that it waits for comes, if it waits for one."""
+        if (blob := self.fetching) is not None:
+            self.fetching = None
+            self.feed(we.Fetched(blob.digest, 100), now)
 
     def result(self, task: m.Task) -> Any:
         """What the trainer makes of a task."""
