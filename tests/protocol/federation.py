@@ -12,6 +12,7 @@ test_storms_together.py; numbers, disks, epochs and the time of day are in tests
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 
@@ -154,10 +155,7 @@ class Federation(RuleBasedStateMachine):
         """Some of what was said on a link that is no more is read."""
         if agent := self.agent(who, lambda agent: agent.late):
             HAPPENED["late"] += 1
-            link, said = agent.late[which % len(agent.late)]
-            for _ in range(min(times, len(said))):
-                self.world.hear(agent, said.popleft(), link)
-            agent.late = [(of, rest) for of, rest in agent.late if rest]
+            self.world.hear_late(agent, which, times)
 
     @rule(who=WHO, which=st.integers(0, 4))
     def reorder_uploads(self, who: int, which: int) -> None:
@@ -292,6 +290,8 @@ class Federation(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The faults have ended; whoever left is back (I11)."""
+        if sys.exc_info()[0] is not None:
+            return  # what was found is not hidden by what follows from it
         world = self.world
         for agent in world.agents:
             if agent.exit is not None and not world.over:

@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from fedmq.protocol import events as ev
+from fedmq.protocol import messages as m
 from fedmq.protocol.coordinator_state import CoordinatorState
+from fedmq.protocol.hand import Hand
 from fedmq.protocol.roster import Roster
 from fedmq.protocol.worker_state import WorkerState
 
@@ -45,10 +47,9 @@ def _forgets_at_once(self: Any, task: str, code: str, real: Any = WorkerState._j
     return [*real(self, task, code), *(self._forget(task) if code == "ACCEPTED" else [])]
 
 
-def _is_free_at_once(self: Any, task: str, real: Any = WorkerState._drop) -> list[Any]:
-    if task not in self.hand.owed:
-        return real(self, task)  # type: ignore[no-any-return]
-    return self._say_failed([self.hand.tasks[task]], "CANCELLED", "on request")  # type: ignore[no-any-return]
+def _begins_anew(self: Any, welcome: m.Welcome, now: float, real: Any = WorkerState._welcomed) -> Any:
+    self.hand = Hand()
+    return real(self, welcome, now)
 
 
 def _keeps_for_ever(self: Any, task: str) -> list[Any]:
@@ -84,7 +85,7 @@ def _trains_one_by_one(self: Any, groups: Any, real: Any = Roster.add) -> None:
         (Roster, "lost", _keeps_who_is_revoked, "I7"),
         (WorkerState, "_forget", _keeps_for_ever, "I8"),
         (WorkerState, "_judged", _forgets_at_once, "I10: .* deleted"),
-        (WorkerState, "_drop", _is_free_at_once, "I10: .* at once"),
+        (WorkerState, "_welcomed", _begins_anew, "I10: .* at once"),
         (WorkerState, "_ready", _offers_once, "I11: hangs"),
     ],
 )

@@ -148,7 +148,8 @@ class World:
                 self.finish = command
 
     def tell(self, worker: str, message: Any) -> None:
-        agent = next(a for a in self.agents if a.name == worker)
+        agent = next((agent for agent in self.agents if agent.name == worker), None)
+        assert agent is not None, f"I7: {worker} is told something, and is turned away"
         if self.peers.get(worker) is agent.link:
             agent.down.append(message)
         else:
@@ -198,6 +199,13 @@ class World:
                 self.settle(ev.TaskFailed(name, task, code, text))
             case m.Goodbye(reason):
                 self.settle(ev.WorkerGone(name, reason))
+
+    def hear_late(self, agent: Agent, which: int, times: int) -> None:
+        """Some of what was said on one of its links that are no more."""
+        link, said = agent.late[which % len(agent.late)]
+        for _ in range(min(times, len(said))):
+            self.hear(agent, said.popleft(), link)
+        agent.late = [(of, rest) for of, rest in agent.late if rest]
 
     def require_of_its_time(self, task: str) -> None:
         """What was made for a round that is over is wanted no more, on whatever link it comes."""

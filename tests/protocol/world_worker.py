@@ -68,6 +68,7 @@ class Agent:
         )
         self.loading = self.halting = False
         self.at_work: list[m.Task] = []
+        self.again: set[str] = set()
         self.together: list[str] = []
         self.fetching: m.BlobRef | None = None
         self.uploads: dict[str, m.Offer] = {}
@@ -100,9 +101,10 @@ class Agent:
             case we.Fetch(blob):
                 self.fetching = blob
             case we.Run(tasks):
-                # What is left was done before, and waits for its verdict: the trainer goes on with the new tasks.
-                busy = {task.task for task in self.at_work} - self.outbox.keys()
+                # What was done before is done again for the company's sake: the trainer comes to the next when it is.
+                busy = {task.task for task in self.at_work} - self.again
                 assert not busy, f"I10: {self.name} does {busy} and more at once"
+                self.again = {task.task for task in tasks} & self.outbox.keys()
                 self.at_work, self.halting = list(tasks), False
                 self.together = [parse_task(task.task)[0].unit for task in tasks]
             case we.Halt():
