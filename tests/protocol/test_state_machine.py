@@ -14,6 +14,7 @@ from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
 from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.hand import Hand
+from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.roster import Roster
 from fedmq.protocol.worker_state import WorkerState
 
@@ -56,8 +57,21 @@ def _keeps_for_ever(self: Any, task: str) -> list[Any]:
     return []
 
 
-def _wants_all(self: Any, task: str) -> bool:
-    return True
+def _is_open_to_the_same_again(self: Any, job: Any) -> bool:
+    return job in self.jobs
+
+
+def _wants_what_is_over(self: Any, task: str, real: Any = CoordinatorState.wants) -> bool:
+    return real(self, task) or parse_task(task)[0].round < self.round
+
+
+def _leaves_an_update_out(self: Any, accepted: Any, *args: Any, real: Any = CoordinatorState._aggregate) -> Any:
+    return real(self, accepted[1:], *args)
+
+
+def _leaves_a_round_out(self: Any, *args: Any, real: Any = CoordinatorState._aggregate) -> list[Any]:
+    *before, last = real(self, *args)
+    return [*before, ev.Aggregate(last.round + 1, last.clients)]
 
 
 def _accepts_what_is_offered(self: Any, worker: str, task: str, digest: str) -> ev.Command:
@@ -79,11 +93,14 @@ def _trains_one_by_one(self: Any, groups: Any, real: Any = Roster.add) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "bug", "invariant"),
     [
-        (CoordinatorState, "wants", _wants_all, "I1|I6"),
-        (Roster, "add", _trains_one_by_one, "I4"),
-        (CoordinatorState, "_judge", _accepts_what_is_offered, "I5"),
-        (Roster, "lost", _keeps_who_is_revoked, "I7"),
-        (WorkerState, "_forget", _keeps_for_ever, "I8"),
+        (Roster, "open", _is_open_to_the_same_again, "I1: "),
+        (CoordinatorState, "_aggregate", _leaves_an_update_out, "I2: "),
+        (CoordinatorState, "_aggregate", _leaves_a_round_out, "I3: "),
+        (Roster, "add", _trains_one_by_one, "I4: "),
+        (CoordinatorState, "_judge", _accepts_what_is_offered, "I5: "),
+        (CoordinatorState, "wants", _wants_what_is_over, "I6: "),
+        (Roster, "lost", _keeps_who_is_revoked, "I7: "),
+        (WorkerState, "_forget", _keeps_for_ever, "I8: "),
         (WorkerState, "_judged", _forgets_at_once, "I10: .* deleted"),
         (WorkerState, "_welcomed", _begins_anew, "I10: .* at once"),
         (WorkerState, "_ready", _offers_once, "I11: hangs"),
