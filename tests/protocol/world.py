@@ -196,7 +196,12 @@ class World:
                     self.journal.evaluated.add(parse_task(message.task)[0].round)
                 self.settle(ev.ResultStored(name, message.task))
             case m.TaskFailed(task, _, code, text):
+                job, attempt = parse_task(task)
+                state = self.state.roster.jobs.get(job)
+                over = state is not None and (state.worker, state.attempt) != (name, attempt)
+                failures = state.failures if state is not None else 0
                 self.settle(ev.TaskFailed(name, task, code, text))
+                assert not over or state.failures == failures, f"I6: {task} is over, and its failure counts"
             case m.Goodbye(reason):
                 self.settle(ev.WorkerGone(name, reason))
 

@@ -104,6 +104,7 @@ class Agent:
                 # What was done before is done again for the company's sake: the trainer comes to the next when it is.
                 busy = {task.task for task in self.at_work} - self.again
                 assert not busy, f"I10: {self.name} does {busy} and more at once"
+                assert tasks, f"{self.name} begins nothing"
                 self.again = {task.task for task in tasks} & self.outbox.keys()
                 self.at_work, self.halting = list(tasks), False
                 self.together = [parse_task(task.task)[0].unit for task in tasks]
