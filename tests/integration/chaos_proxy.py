@@ -38,6 +38,7 @@ class Line:
       flip: damages one bit, once.
       nbytes, read: bytes passed on, and bytes taken from the sender.
       pieces, holds, resets, flips: how often a piece was read, had to wait, a connection was reset, a bit flipped.
+      delays, narrowings, slices: how often a piece came late, waited for bandwidth, and slices that pieces came in.
     """
 
     latency_s: float = 0.0
@@ -53,6 +54,9 @@ class Line:
     holds: int = 0
     resets: int = 0
     flips: int = 0
+    delays: int = 0
+    narrowings: int = 0
+    slices: int = 0
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def damage(self, piece: bytes) -> bytes:
@@ -198,7 +202,7 @@ class ChaosProxy:
                     left = (line.reset_every - passed) if line.reset_every and line.resets_left else len(piece)
                     now_, piece = piece[:left], piece[left:]
                     passed += len(now_)
-                    await self._narrow(direction, len(now_))
+                    await self._narrow(line, direction, len(now_))
                     due = max(due, self._loop.time() + line.latency_s + line.jitter_s * self._random.uniform(-1, 1))
                     line.nbytes += len(now_)
                     late.put_nowait((due, line.damage(now_)))
@@ -218,8 +222,9 @@ class ChaosProxy:
         await asyncio.wait([empty, deliver], return_when=asyncio.FIRST_COMPLETED)
         empty.cancel()
 
-    async def _narrow(self, direction: Direction, nbytes: int) -> None:
+    async def _narrow(self, line: Line, direction: Direction, nbytes: int) -> None:
         if (rate := self.bandwidth[direction]) is not None:
+            line.narrowings += 1
             now = self._loop.time()
             self._free_at[direction] = max(now, self._free_at[direction]) + nbytes / rate
             await asyncio.sleep(self._free_at[direction] - now)
@@ -231,9 +236,11 @@ class ChaosProxy:
             due, piece = await late.get()
             try:
                 if (wait_s := due - self._loop.time()) > 0:
+                    line.delays += 1
                     await asyncio.sleep(wait_s)
                 size = line.slice_nbytes or len(piece)
                 for start in range(0, len(piece), size):
+                    line.slices += size < len(piece)
                     writer.write(piece[start : start + size])
                     await writer.drain()
             finally:

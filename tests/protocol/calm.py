@@ -22,7 +22,7 @@ def calm(world: World, turns: int = 300, far: int = 3) -> None:
 
 def check_ended(world: World) -> None:
     """The run is over, with every version, or for one of the reasons that a storm may give."""
-    assert world.finish is not None, f"hangs in {world.state.phase}: {world.state.awaited(world.now)}"
+    assert world.finish is not None, f"I11: hangs in {world.state.phase}: {world.state.awaited(world.clock)}"
     if world.finish.outcome == "done":
         assert sorted(world.journal.folded) == [1, 2, 3, 4]
     else:

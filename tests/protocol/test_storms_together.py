@@ -6,6 +6,8 @@ counts a client twice in one, and leaves no worker waiting for ever. A failure n
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 from calm import calm, check_ended
 from world import World
@@ -32,7 +34,7 @@ def step(world: World) -> str:
         case "upload":
             world.upload(agent)
         case "time":
-            world.tick(world.random.choices([0.1, 1.0, 6.0, 25.0], [8, 8, 3, 0.5])[0])
+            world.tick(world.random.choices([0.125, 1.0, 6.0, 25.0], [8, 8, 3, 0.5])[0])
         case "link":
             agent.reconnect()
         case "worker":
@@ -79,3 +81,29 @@ def test_without_faults_nothing_is_done_twice(together: int) -> None:
     assert world.finish is not None and world.finish.outcome == "done"
     assert len(dispatched) == len(set(dispatched)) == 1 + 4 * 3 + 5 + 5
     assert all(task.endswith("-0") for task in dispatched)
+
+
+def history(seed: int) -> list[str]:
+    """What the coordinator told its workers in a storm, and how that ended."""
+    world = World(seed, deadline_s=40.0, together=1 + seed % 3)
+    told: list[str] = []
+    tell = world.tell
+
+    def listening(worker: str, message: object) -> None:
+        told.append(f"{worker} {message}")
+        tell(worker, message)
+
+    world.tell = listening  # type: ignore[method-assign]
+    for _ in range(STEPS):
+        step(world)
+    calm(world)
+    check_ended(world)
+    return [*told, str(world.finish)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_each_clock_shows_changes_nothing(seed: int) -> None:
+    """I12: no time of one process is compared with one of another. All times here are exact as float."""
+    apart = history(seed)
+    with mock.patch("world.ahead_s", return_value=0.0), mock.patch("world_worker.ahead_s", return_value=0.0):
+        assert history(seed) == apart

@@ -6,16 +6,15 @@ keeps what would be durable, and loses what a broken link or a killed process wo
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 from agent import LOADED
 from drive import TIMERS
 from examples import example
+from world_worker import RUN, Agent, ahead_s, digest
 
 from fedmq.protocol import events as ev
 from fedmq.protocol import messages as m
@@ -26,32 +25,12 @@ from fedmq.protocol.jobs import parse_task
 from fedmq.protocol.phases import Phase, Progress
 from fedmq.protocol.policy import RoundPolicy
 from fedmq.protocol.work import EvaluateWork, GenerateWork, InitWork, TrainWork
-from fedmq.protocol.worker_state import Link, WorkerState
+from fedmq.protocol.worker_state import Link
 from fedmq.recipe import RunSpec
 
-RUN, ADAPTER = "ab" * 16, m.BlobRef("cd" * 32, 100)
+ADAPTER = m.BlobRef("cd" * 32, 100)
 SPEC = example(RunSpec)
 WORKS = {"init": InitWork, "train": TrainWork, "evaluate": EvaluateWork, "generate": GenerateWork}
-
-
-def digest(task: str, together: Iterable[str]) -> str:
-    """Training is deterministic: the update of one job is the same, whoever makes it, if its company is."""
-    return hashlib.sha256(f"{parse_task(task)[0]} {sorted(together)}".encode()).hexdigest()
-
-
-def may_forget(task: str, message: Any) -> bool:
-    """Whether an update is over, as its worker hears this (I10)."""
-    round = parse_task(task)[0].round
-    match message:
-        case m.Verdict(task=of, code=code):
-            return of == task and code != "UPLOAD"
-        case m.Cancel(task=of):
-            return of == task
-        case m.Committed(round=committed):
-            return round <= committed
-        case m.Tasks(tasks=(first, *_)):
-            return round < first.round or (round == first.round and first.client is None)
-    return False
 
 
 class Journal:
@@ -74,80 +53,6 @@ class Journal:
         return Progress(self.version, self.selected, tuple(self.accepted.items()), missing, self.draw, **known)
 
 
-class Agent:
-    """A worker's process, its trainer, and its end of the link."""
-
-    def __init__(self, name: str, clients: list[str]) -> None:
-        self.name, self.clients = name, clients
-        self.outbox: dict[str, m.Offer] = {}
-        self.boot = 0
-        self.restart()
-
-    def restart(self) -> None:
-        """All that is not in the outbox is gone."""
-        run = RUN if self.outbox else None
-        self.boot += 1
-        self.state = WorkerState(self.name, f"{self.boot:032x}", outbox=dict(self.outbox), outbox_run=run)
-        self.loading = self.halting = False
-        self.at_work: list[m.Task] = []
-        self.together: list[str] = []
-        self.fetching: m.BlobRef | None = None
-        self.uploads: dict[str, m.Offer] = {}
-        self.exit: we.Exit | None = None
-        self.reconnect()
-
-    def reconnect(self) -> None:
-        """A new link; what was under way is lost."""
-        self.link = object()
-        self.up: deque[Any] = deque()
-        self.down: deque[Any] = deque()
-
-    def feed(self, event: Any, now: float) -> None:
-        commands = self.state.handle(event, now)
-        self.state.validate()
-        for command in commands:
-            if isinstance(command, we.Forget) and command.task in self.outbox:
-                assert may_forget(command.task, getattr(event, "message", None)), f"{command.task} deleted on {event}"
-            self.obey(command)
-
-    def obey(self, command: Any) -> None:
-        match command:
-            case we.Send(message):
-                self.up.append(message)
-            case we.Prepare():
-                self.loading, self.at_work, self.halting = True, [], False
-            case we.Fetch(blob):
-                self.fetching = blob
-            case we.Run(tasks):
-                # What is left was done before, and waits for its verdict: the trainer goes on with the new tasks.
-                assert not {task.task for task in self.at_work} - self.outbox.keys(), f"{self.name} does two things"
-                self.at_work, self.halting = list(tasks), False
-                self.together = [parse_task(task.task)[0].unit for task in tasks]
-            case we.Halt():
-                self.halting = True
-            case we.Upload(offer):
-                self.uploads[offer.task] = offer
-            case we.Forget(task):
-                self.outbox.pop(task, None)
-                self.uploads.pop(task, None)
-            case we.Rebuild():
-                self.uploads.clear()
-                self.reconnect()
-            case we.Exit():
-                self.exit = command
-
-    def result(self, task: m.Task) -> Any:
-        """What the trainer makes of a task."""
-        match task.work:
-            case InitWork() | TrainWork():
-                blob = m.BlobRef(digest(task.task, self.together), 100)
-                fields = example(m.Offer).__dict__ | {"blob": blob, "task": task.task, "nonce": task.nonce}
-                return self.outbox.setdefault(task.task, m.Offer(**fields))
-            case EvaluateWork():
-                return m.Evaluated(task.task, task.nonce, 1.0, 1, 1, 0.1)
-        return m.Generated(task.task, task.nonce, ("text",))
-
-
 class World:
     """A run of 4 rounds, 5 clients and 4 workers; with clients to be trained `together`, most have the same hosts."""
 
@@ -159,25 +64,36 @@ class World:
         self.journal, self.now, self.finish = Journal(), 0.0, None
         #: whether a group had to be parted because nobody hosted it whole for too long
         self.parted = False
+        self.starts = 0
         self.restart()
 
     def restart(self) -> None:
         """The coordinator's process is killed, and resumes from its journal."""
+        self.starts += 1
+        self.ahead_s = ahead_s(f"coordinator {self.starts}")
         self.state = CoordinatorState(
-            self.policy, TIMERS, expected=5, progress=self.journal.progress(), started_at=self.now
+            self.policy, TIMERS, expected=5, progress=self.journal.progress(), started_at=self.clock
         )
         self.peers: dict[str, object] = {}
         self.boots: dict[str, str] = {}
+        self.replaced: set[str] = set()
+        self.talking: set[str] = set()
         self.events: deque[ev.Event] = deque()
         for agent in self.agents:
+            agent.late.clear()
             agent.reconnect()
+
+    @property
+    def clock(self) -> float:
+        """What the coordinator reads on its own."""
+        return self.now + self.ahead_s
 
     # --- the coordinator's shell -------------------------------------------------------------------
 
     def settle(self, *events: ev.Event) -> None:
         self.events.extend(events)
         while self.events:
-            commands = self.state.handle(self.events.popleft(), self.now)
+            commands = self.state.handle(self.events.popleft(), self.clock)
             self.state.validate()
             for command in commands:
                 self.obey(command)
@@ -191,10 +107,16 @@ class World:
                     work, adapter = example(WORKS[job.kind]), None if job.kind == "init" else ADAPTER
                     client = job.unit if job.unit.startswith("client_") else None
                     given.append(m.Task(task, "cd" * 16, job.round, client, 7, adapter, work, None, None, None))
-                self.tell(worker, m.Tasks(tuple(given), self.state.clock.left_s(self.now)))
+                left_s = self.state.clock.left_s(self.clock) if given[0].work.kind == "train" else None
+                self.tell(worker, m.Tasks(tuple(given), left_s))
             case ev.CancelTask(worker, task, reason):
                 self.tell(worker, m.Cancel(task, reason))
             case ev.Reply(worker, task, code):
+                job, _ = parse_task(task)
+                durable = job.unit in self.journal.accepted if job.kind == "train" else self.journal.version is not None
+                assert code != "ACCEPTED" or job.kind in ("evaluate", "generate") or durable, (
+                    f"I5: {task} is not durable"
+                )
                 self.tell(worker, m.Verdict(task, code, ""))
             case ev.LeaveOut(client):
                 self.journal.gone.add(client)
@@ -208,11 +130,11 @@ class World:
                 self.journal.selected, self.journal.draw = groups, self.state.clock.draw
             case ev.Aggregate(round, clients):
                 drawn = set(itertools.chain(*self.journal.selected))
-                assert set(clients) == set(self.journal.accepted) & drawn, "what is folded is what is durable"
+                assert set(clients) == set(self.journal.accepted) & drawn, "I2: what is folded is what is durable"
                 assert self.policy.quorum <= len(clients) and set(clients) <= set(
                     itertools.chain(*self.journal.selected)
                 )
-                assert round == (self.journal.version or 0) + 1
+                assert round == (self.journal.version or 0) + 1, "I3: no round is left out, or made twice"
                 self.journal.version, self.journal.folded[round] = round, clients
                 self.journal.selected, self.journal.accepted, self.journal.draw = (), {}, 0
                 for name in self.peers:
@@ -226,26 +148,36 @@ class World:
                 self.finish = command
 
     def tell(self, worker: str, message: Any) -> None:
-        agent = next(a for a in self.agents if a.name == worker)
+        agent = next((agent for agent in self.agents if agent.name == worker), None)
+        assert agent is not None, f"I7: {worker} is told something, and is turned away"
         if self.peers.get(worker) is agent.link:
             agent.down.append(message)
         else:
             self.events.append(ev.WorkerGone(worker, "its link is closed"))
 
-    def hear(self, agent: Agent, message: Any) -> None:
-        """One message of a worker."""
-        name = agent.name
+    def hear(self, agent: Agent, message: Any, link: object = None) -> None:
+        """One message of a worker; on a link that it has no more, nobody reads the answer."""
+        name, link = agent.name, link or agent.link
+        down = agent.down if link is agent.link else deque[Any]()
         if isinstance(message, m.Hello):
-            self.peers[name] = agent.link
-            restarted = self.boots.get(name, message.boot_id) != message.boot_id
-            self.boots[name] = message.boot_id
+            # As `Links.bind` does.
+            if message.boot_id in self.replaced and name in self.talking:
+                down.append(m.Reject("NAME_TAKEN", "", ()))
+                return
+            self.peers[name] = link
+            self.talking.discard(name)
+            before = self.boots.get(name, message.boot_id)
+            restarted, self.boots[name] = before != message.boot_id, message.boot_id
+            self.replaced = self.replaced - {message.boot_id} | ({before} if restarted else set())
             self.settle(ev.WorkerGreeted(name, restarted))
             fields = example(m.Welcome).__dict__ | {"run": RUN, "heartbeat_s": 1.0, "silence_s": 20.0, "spec": SPEC}
-            agent.down.append(m.Welcome(**fields))
+            down.append(m.Welcome(**fields))
             return
-        if self.peers.get(name) is not agent.link:
-            agent.down.append(m.Reject("REHELLO", "", ()))
+        if self.peers.get(name) is not link:
+            down.append(m.Reject("REHELLO", "", ()))
             return
+        if not isinstance(message, m.Goodbye):
+            self.talking.add(name)
         match message:
             case m.Ready(running=running, outbox=outbox):
                 sizes = dict.fromkeys(agent.clients, Size(10, 250))
@@ -254,35 +186,55 @@ class World:
                 test = name in ("w0", "w1")
                 self.settle(ev.WorkerReady(name, sizes, evaluates_test=test, running=running, outbox=outbox))
             case m.Heartbeat(task, phase, step, total):
-                agent.down.append(m.HeartbeatAck(1))
+                down.append(m.HeartbeatAck(1))
                 self.settle(ev.Heard(name, task, phase, step, total))
             case m.Offer(task=task, blob=blob):
+                self.require_of_its_time(task)
                 self.settle(ev.ResultOffered(name, task, blob.digest))
             case m.Evaluated() | m.Generated():
                 if self.state.wants(message.task) and isinstance(message, m.Evaluated):
                     self.journal.evaluated.add(parse_task(message.task)[0].round)
                 self.settle(ev.ResultStored(name, message.task))
             case m.TaskFailed(task, _, code, text):
+                job, attempt = parse_task(task)
+                state = self.state.roster.jobs.get(job)
+                over = state is not None and (state.worker, state.attempt) != (name, attempt)
+                failures = state.failures if state is not None else 0
                 self.settle(ev.TaskFailed(name, task, code, text))
+                assert not over or state.failures == failures, f"I6: {task} is over, and its failure counts"
             case m.Goodbye(reason):
                 self.settle(ev.WorkerGone(name, reason))
 
+    def hear_late(self, agent: Agent, which: int, times: int) -> None:
+        """Some of what was said on one of its links that are no more."""
+        link, said = agent.late[which % len(agent.late)]
+        for _ in range(min(times, len(said))):
+            self.hear(agent, said.popleft(), link)
+        agent.late = [(of, rest) for of, rest in agent.late if rest]
+
+    def require_of_its_time(self, task: str) -> None:
+        """What was made for a round that is over is wanted no more, on whatever link it comes."""
+        job, _ = parse_task(task)
+        over = job.kind == "train" and job.round <= (self.journal.version or 0)
+        assert not (over and self.state.wants(task)), f"I6: {task} is wanted, and round {job.round} is committed"
+
     def uploaded(self, agent: Agent, offer: m.Offer) -> None:
         """An upload is complete."""
+        self.require_of_its_time(offer.task)
         job, _ = parse_task(offer.task)
         stored = ev.ResultStored(agent.name, offer.task, offer.blob.digest)
         if not self.state.wants(offer.task):
             self.settle(stored)
         elif job.kind == "init":
-            assert self.journal.version is None
+            assert self.journal.version is None, "I1: a second first adapter"
             self.journal.version = 0
             self.settle(stored, ev.Committed(0))
         else:
-            assert job.unit not in self.journal.accepted, f"{job.unit} would count twice"
+            assert job.unit not in self.journal.accepted, f"I1: {job.unit} would count twice"
             (group,) = [group for group in self.journal.selected if job.unit in group]
             company = offer.blob.digest == digest(offer.task, group)
             # What was trained for a draw that was abandoned is as good for the next one that has the client.
-            assert company or self.parted or self.journal.draw, f"{job.unit} was trained in other company"
+            assert company or self.parted or self.journal.draw, f"I4: {job.unit} was trained in other company"
             self.journal.accepted[job.unit] = offer.blob.digest
             self.settle(stored)
 
@@ -292,7 +244,7 @@ class World:
         """Messages under way arrive, in order, in both directions."""
         agent.feed(we.Tick(), self.now)
         for turn in itertools.count():
-            assert turn < 200, f"{agent.name} and the coordinator answer each other for ever: {agent.up} {agent.down}"
+            assert turn < 200, f"I11: {agent.name} is answered for ever: {agent.up} {agent.down}"
             if agent.up:
                 self.hear(agent, agent.up.popleft())
             elif agent.down and agent.state.link is not Link.ENDED:
@@ -305,9 +257,7 @@ class World:
         if agent.loading:
             agent.loading = False
             agent.feed(we.Prepared(LOADED), self.now)
-        if (blob := agent.fetching) is not None:
-            agent.fetching = None
-            agent.feed(we.Fetched(blob.digest, 100), self.now)
+        agent.fetched(self.now)
         for task in agent.at_work[: self.random.randint(1, 3)]:
             agent.at_work.remove(task)
             if agent.halting or fails:
