@@ -48,8 +48,8 @@ class Door:
         self.messages += received.messages
         self.notices += received.notices
 
-    def until(self, done: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
+    def until(self, done: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
         while not done():
             assert time.monotonic() < deadline, (self.messages, self.notices)
             self.turn()
