@@ -105,4 +105,4 @@ def test_a_link_that_does_not_answer_when_it_is_asked_is_cut(door: Door) -> None
     with let_in(door) as (pool, peers):
         cut = [pool.submit(peer.until_cut) for peer in peers]
         door.until(lambda: all(each.done() for each in cut), patience_s=60.0)
-        assert all(each.result() > 0 for each in cut), "they were asked first"
+        assert all(each.result() >= 3 for each in cut), "asked more than once, as 15 s are three times 5"
