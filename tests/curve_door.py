@@ -43,6 +43,9 @@ class Door:
         with closing(ZmqWorkerTransport(self.listener.address, (pair, self.pair.public))) as worker:
             yield worker
 
+    def connect(self, socket: zmq.Socket[bytes], plane: Plane) -> None:
+        socket.connect(f"tcp://127.0.0.1:{self.port(plane)}")
+
     def turn(self) -> None:
         received = self.listener.receive(0.01)
         self.messages += received.messages
@@ -59,8 +62,8 @@ class Door:
         """Of each message the worker, the plane, and what it says."""
         return [(message.owner, message.plane, message.frames[0]) for message in self.messages]
 
-    def raw(self, mechanism: str, plane: Plane, pair: KeyPair | None = None) -> zmq.Socket[bytes]:
-        """A peer that is no worker of ours; for CURVE with this key, or one that nobody knows."""
+    def raw(self, mechanism: str, pair: KeyPair | None = None) -> zmq.Socket[bytes]:
+        """A peer that is no worker of ours, not connected; for CURVE with this key, or one that nobody knows."""
         socket = zmq.Context.instance().socket(zmq.DEALER)
         socket.set(zmq.LINGER, 0)
         if mechanism == "plain":
@@ -73,7 +76,6 @@ class Door:
             socket.set(zmq.CURVE_PUBLICKEY, public)
             socket.set(zmq.CURVE_SECRETKEY, secret)
             socket.set(zmq.CURVE_SERVERKEY, self.pair.public.z85.encode())
-        socket.connect(f"tcp://127.0.0.1:{self.port(plane)}")
         return socket
 
 
