@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos_proxy import ChaosProxy, Flip
 from conftest import Coordinating, Federation, write_tweets
 from running import FEDMQ, accepted, keys
 
@@ -102,60 +101,44 @@ def test_a_revoked_worker_is_dropped_in_the_middle_and_another_does_its_work(
     assert {row["client"]: row["worker"] for row in accepted(home / "run", 1)} == dict.fromkeys(CLIENTS, "w1")
 
 
-class Tap:
-    """A TCP proxy before an address that keeps a copy of what passes."""
+def listener(seen: bytearray) -> Flip:
+    """Damages nothing, and keeps a copy of all that passes."""
 
-    def __init__(self, address: str) -> None:
-        self._target = int(address.rpartition(":")[2])
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self._threads: list[threading.Thread] = []
-        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
-        self.seen = bytearray()
-        self._start(self._accept)
+    def hear(piece: bytes) -> None:
+        seen.extend(piece)
 
-    def _start(self, what: Callable[..., None], *arguments: object) -> None:
-        self._threads.append(threading.Thread(target=what, args=arguments, daemon=True))
-        self._threads[-1].start()
+    return hear
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._server.accept()
-            except OSError:
-                return
-            far = socket.create_connection(("127.0.0.1", self._target))
-            self._start(self._copy, near, far)
-            self._start(self._copy, far, near)
 
-    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
-        try:
-            while piece := source.recv(65536):
-                self.seen += piece
-                sink.sendall(piece)
-        except OSError:
-            pass
-        for end in (source, sink):
-            end.close()
-
-    def close(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+def numbers(run_dir: Path, adapter: str) -> bytes:
+    """Some numbers out of the middle of an adapter of the run."""
+    content = (run_dir / adapter / "adapter_model.safetensors").read_bytes()
+    return content[len(content) // 2 :][:64]
 
 
 @pytest.mark.parametrize("with_keys", [False, True], ids=["in the clear", "with keys"])
 def test_who_listens_on_the_network_reads_nothing(federation: Federation, home: Path, with_keys: bool) -> None:
+    """On both planes, of which the other one carries the adapters, down and up."""
     pair = new_worker_key(home, "north") if with_keys else ()
     if with_keys:
         keys(home, "allow", home / "host_north" / "north.pub")
     running = federation.coordinator(federation.config(federated=SETTINGS), *(("--keys", "keys") if with_keys else ()))
-    tap = Tap(running.address)
+    network = ChaosProxy(running.process.pid, running.port)
+    seen = {line: bytearray() for line in network.lines}
+    for line, copy in seen.items():
+        network.line(*line).flip = listener(copy)
     try:
-        federation.noop_worker(tap.address, "north", keys=pair)
+        federation.noop_worker(network.address, "north", keys=pair, shape=[10_000])
         running.ended_well()
     finally:
-        tap.close()
+        network.close()
+    control, adapters = seen["control", "up"] + seen["control", "down"], seen["data", "up"] + seen["data", "down"]
     for word in (b"north", b"client_1", b"My order is", b"NULL"):
-        assert (word in tap.seen) is not with_keys, word
+        assert (word in control) is not with_keys, word
+    assert len(seen["data", "up"]) > 2 * 2 * 4 * 10_000 and len(seen["data", "down"]) > 2 * 4 * 10_000, "all went here"
+    went = [numbers(home / "run", adapter) for adapter in ("global_model/round_0", "client_0/round_1")]
+    for word in (b"lora_A", b"NULL", *went):
+        assert (word in adapters) is not with_keys, word
 
 
 @pytest.fixture

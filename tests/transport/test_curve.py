@@ -6,47 +6,16 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import zmq
+from curve_door import PATIENCE_S, Door, knock
 
 from fedmq.errors import ConfigError, KeyRefused, ServerKeyMismatch
-from fedmq.transport.allowed import allow, revoke
-from fedmq.transport.base import Incoming, Notice, Received
-from fedmq.transport.keys import KeyPair, new_pair
+from fedmq.transport.allowed import allow
+from fedmq.transport.keys import new_pair
 from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
-
-PATIENCE_S = 20.0
-
-
-class Door:
-    """A listening coordinator that lets `north` in, and what has come to it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.keys, self.folder = folder / "keys", folder
-        self.pair = new_pair("coordinator", self.keys)
-        self.north = self.allowed("north")
-        self.listener = ZmqCoordinatorTransport("tcp://127.0.0.1:0", self.keys)
-        self.messages: list[Incoming] = []
-        self.notices: list[Notice] = []
-
-    def allowed(self, name: str) -> KeyPair:
-        pair = new_pair(name, self.folder / name)
-        allow(pair.public, self.keys)
-        return pair
-
-    def turn(self) -> None:
-        received = self.listener.receive(0.01)
-        self.messages += received.messages
-        self.notices += received.notices
-
-    def until(self, done: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not done():
-            assert time.monotonic() < deadline, (self.messages, self.notices)
-            self.turn()
 
 
 @pytest.fixture
@@ -54,71 +23,6 @@ def door(tmp_path: Path) -> Iterator[Door]:
     door = Door(tmp_path)
     yield door
     door.listener.close()
-
-
-def knock(door: Door, worker: ZmqWorkerTransport, text: bytes = b"hello") -> None:
-    """Send, as soon as there is a link."""
-
-    def sent() -> bool:
-        worker.receive(0.0)
-        return worker.send("control", text)
-
-    door.until(sent)
-
-
-def test_a_message_carries_the_name_of_its_key(door: Door) -> None:
-    south = door.allowed("south")
-    ends = [ZmqWorkerTransport(door.listener.address, (pair, door.pair.public)) for pair in (door.north, south)]
-    try:
-        for end in ends:
-            knock(door, end)
-        door.until(lambda: len(door.messages) == 2)
-        assert {message.owner for message in door.messages} == {"north", "south"}
-    finally:
-        for end in ends:
-            end.close()
-
-
-def test_a_revoked_key_is_dumb_on_a_live_link_and_cannot_come_back(door: Door) -> None:
-    with_key = (door.north, door.pair.public)
-    worker = ZmqWorkerTransport(door.listener.address, with_key)
-    try:
-        knock(door, worker)
-        door.until(lambda: door.messages)
-        (peer,) = {message.peer for message in door.messages}
-        revoke("north", door.keys)
-        door.until(lambda: door.notices)
-        assert door.notices == [Notice("revoked", "north", "the key of north was revoked")]
-        # The link is there and carries, downwards; that nothing comes up is not for want of a link.
-        assert door.listener.send("control", peer, b"bye")
-        assert [m.frames for m in worker.receive(PATIENCE_S).messages] == [(b"bye",)]
-        for _ in range(3):
-            assert worker.send("control", b"still here")
-        south = ZmqWorkerTransport(door.listener.address, (door.allowed("south"), door.pair.public))
-        knock(door, south, b"after all of that")
-        door.until(lambda: door.messages[-1].owner == "south")
-        south.close()
-        assert [m.frames for m in door.messages] == [(b"hello",), (b"after all of that",)]
-        worker.rebuild()
-        with pytest.raises(KeyRefused, match="does not allow this worker's key"):
-            knock(door, worker)
-    finally:
-        worker.close()
-
-
-def test_what_a_key_sent_before_it_was_revoked_is_not_read_after(door: Door) -> None:
-    worker = ZmqWorkerTransport(door.listener.address, (door.north, door.pair.public))
-    try:
-        knock(door, worker)
-        door.until(lambda: door.messages)
-        assert worker.send("control", b"one") and worker.send("control", b"two")
-        revoke("north", door.keys)
-        door.listener._next_watch_at = 0.0  # as after half a second of other work
-        received = door.listener.receive(PATIENCE_S)
-        assert [notice.kind for notice in received.notices] == ["revoked"] and received.messages == []
-        assert door.listener.receive(0.2) == Received([], [])
-    finally:
-        worker.close()
 
 
 def forged_refusal(server: socket.socket) -> None:
@@ -213,55 +117,6 @@ def test_a_worker_with_keys_does_not_talk_to_a_coordinator_without(door: Door) -
     finally:
         worker.close()
         plain.close()
-
-
-def raw(mechanism: str, door: Door) -> zmq.Socket[bytes]:
-    """A peer that is no worker of ours."""
-    socket = zmq.Context.instance().socket(zmq.DEALER)
-    socket.set(zmq.LINGER, 0)
-    if mechanism == "plain":
-        socket.set(zmq.PLAIN_USERNAME, b"north")
-        socket.set(zmq.PLAIN_PASSWORD, b"guess")
-    elif mechanism == "curve":
-        public, secret = zmq.curve_keypair()
-        socket.set(zmq.CURVE_PUBLICKEY, public)
-        socket.set(zmq.CURVE_SECRETKEY, secret)
-        socket.set(zmq.CURVE_SERVERKEY, door.pair.public.z85.encode())
-    socket.connect(door.listener.address)
-    return socket
-
-
-@pytest.mark.parametrize("mechanism", ["null", "plain", "curve"])
-def test_strangers_get_no_message_in_and_cost_the_others_nothing(mechanism: str, door: Door) -> None:
-    stranger = raw(mechanism, door)
-    worker = ZmqWorkerTransport(door.listener.address, (door.north, door.pair.public))
-    try:
-        for _ in range(20):
-            with contextlib.suppress(zmq.Again):  # it has no link any more
-                stranger.send_multipart([b"let me in"], zmq.DONTWAIT)
-            door.turn()
-        knock(door, worker)
-        door.until(lambda: door.messages)
-        assert [(m.owner, m.frames) for m in door.messages] == [("north", (b"hello",))]
-        assert {notice.kind for notice in door.notices} == ({"stranger"} if mechanism == "curve" else set())
-    finally:
-        stranger.close()
-        worker.close()
-
-
-def test_where_nobody_answers_for_the_list_nobody_comes_in(door: Door) -> None:
-    (asked,) = door.listener._told
-    door.listener._told.clear()
-    worker = ZmqWorkerTransport(door.listener.address, (door.north, door.pair.public))
-    try:
-        for _ in range(100):
-            assert not worker.send("control", b"hello")
-            worker.receive(0.005)
-            door.turn()
-        assert asked.poll(0), "it was asked"
-    finally:
-        door.listener._told[asked] = lambda: None
-        worker.close()
 
 
 def test_a_damaged_list_is_told_and_changes_nothing(door: Door) -> None:
