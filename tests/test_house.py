@@ -20,27 +20,41 @@ CONFIGS = sorted(path for path in (REPO / "configs").iterdir() if path.suffix in
 SETUP = configparser.ConfigParser()
 SETUP.read(REPO / "setup.cfg")
 
-FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
-FORBIDDEN_CALLS = {"eval", "exec", "__import__", "torch.load", "yaml.load", "pandas.read_pickle", "pd.read_pickle"}
-FORBIDDEN_METHODS = {"recv_pyobj", "send_pyobj", "to_pickle"}
+#: These and what is in them; multiprocessing pickles what it sends.
+FORBIDDEN_MODULES = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "multiprocessing"}
+FORBIDDEN_NAMES = {
+    *(f"{module}{name}" for module in ("", "builtins.") for name in ("eval", "exec", "__import__")),
+    *(f"yaml.{how}load{what}" for how in ("", "unsafe_", "full_") for what in ("", "_all")),
+    *("torch.load", "torch.multiprocessing", "pandas.read_pickle"),
+}
+FORBIDDEN_METHODS = {"recv_pyobj", "send_pyobj", "to_pickle", "read_pickle"}
 
 
 def forbidden(source: str) -> list[str]:
-    """What in `source` can turn bytes into code."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    """What in `source` can turn bytes into code, by whatever name it was imported."""
+    nodes, real, found = list(ast.walk(ast.parse(source))), dict[str, str](), list[str]()
+    for node in nodes:
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in FORBIDDEN_MODULES]
+            real |= {alias.asname: alias.name for alias in node.names if alias.asname}
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found += [node.module] if node.module and node.module.split(".")[0] in FORBIDDEN_MODULES else []
-        elif isinstance(node, ast.Call):
-            name = ast.unparse(node.func)
-            if name in FORBIDDEN_CALLS or name.rpartition(".")[2] in FORBIDDEN_METHODS:
-                found.append(name)
-            for keyword in node.keywords:
-                if keyword.arg == "allow_pickle" and ast.unparse(keyword.value) != "False":
-                    found.append("allow_pickle")
-    return found
+            names = {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            real |= names
+            found += names.values()
+    for node in nodes:
+        if isinstance(node, ast.Name | ast.Attribute):
+            first, dot, rest = ast.unparse(node).partition(".")
+            found.append(f"{real.get(first, first)}{dot}{rest}")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("load"):
+            values = [word.value for word in node.keywords if word.arg == "allow_pickle"]
+            found += ["pickle" for value in (*values, *node.args[2:3]) if ast.unparse(value) != "False"]
+    return [
+        name
+        for name in found
+        if name in FORBIDDEN_NAMES
+        or name.partition(".")[0] in FORBIDDEN_MODULES
+        or ("." in name and name.rpartition(".")[2] in FORBIDDEN_METHODS)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +68,19 @@ def forbidden(source: str) -> list[str]:
         "yaml.load(text)",
         "socket.recv_pyobj()",
         "numpy.load(path, allow_pickle=True)",
+        "numpy.load(path, None, True)",
+        "import _pickle",
+        "import multiprocessing.pool",
+        "from torch import load",
+        "import torch as t\nt.load(path)",
+        "from torch import multiprocessing",
+        "from yaml import load as safe",
+        "import yaml as y\nf = y.unsafe_load",
+        "import builtins\nbuiltins.eval('1')",
+        "from builtins import exec as run",
+        "import pandas as pd\npd.read_pickle(path)",
+        "map(eval, texts)",
+        "frame.to_pickle(path)",
     ],
 )
 def test_the_search_finds_what_is_forbidden(source: str) -> None:
