@@ -71,6 +71,9 @@ class Packed(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         return repr(self._views)
 
+    def __reduce__(self) -> tuple[type[Packed], tuple[np.ndarray, dict[str, tuple[int, ...]]]]:
+        return Packed, (self.array, self.shapes)  # a copy makes views of its own array
+
 
 class Difference(Mapping[str, np.ndarray]):
     """a - b in float64, each tensor made anew whenever it is asked for: no more than one need be in memory.
@@ -128,7 +131,7 @@ def zeros_like(tensors: NamedTensors, dtype: type = np.float64) -> Packed:
 
 
 def empty_like(tensors: NamedTensors, dtype: type = np.float64) -> Packed:
-    """Numbers that are yet to be written, of the same names and shapes."""
+    """Numbers that are yet to be written, of the same names and shapes; float64 by default."""
     shapes = {name: value.shape for name, value in tensors.items()}
     return Packed(np.empty(sum(math.prod(shape) for shape in shapes.values()), dtype), shapes)
 
@@ -143,7 +146,8 @@ def packed(tensors: NamedTensors) -> Packed:
     if isinstance(tensors, Packed):
         return tensors
     shapes = {name: value.shape for name, value in tensors.items()}
-    return Packed(np.concatenate([tensors[name].ravel() for name in sorted(tensors)]), shapes)
+    arrays = [tensors[name].ravel() for name in sorted(tensors)]
+    return Packed(np.concatenate(arrays) if arrays else np.empty(0), shapes)
 
 
 def side_by_side(*mappings: NamedTensors) -> Iterator[list[np.ndarray]]:
@@ -157,8 +161,9 @@ def side_by_side(*mappings: NamedTensors) -> Iterator[list[np.ndarray]]:
       >>> list(side_by_side(a, a)), list(side_by_side(a, b))
       ([[array([0., 1.]), array([0., 1.])]], [[array([0.]), array([3.])], [array([1.]), array([2.])]])
     """
-    if all(isinstance(each, Packed) for each in mappings):
-        yield [each.array for each in mappings if isinstance(each, Packed)]
+    flat = [each.array for each in mappings if isinstance(each, Packed)]
+    if len(flat) == len(mappings):
+        yield flat
     else:
         for name in mappings[0]:
             yield [each[name].reshape(-1) for each in mappings]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,15 @@ def test_packed_tensors_are_views_of_one_array() -> None:
     both["b"] += 1
     assert both["a"].tolist() == [6.0] and both["b"].tolist() == [[3.0, 5.0]]
     assert A["b"].tolist() == [[1.0, 2.0]], "a copy"
+
+
+def test_no_tensors_and_copies_are_packed_too() -> None:
+    assert len(tensors.packed({})) == 0 and tensors.packed({}).array.size == 0
+    both = tensors.packed(A)
+    assert both["a"].tolist() == [3.0]
+    copied = copy.deepcopy(both)
+    copied["a"] += 1
+    assert copied.array.tolist() == [4.0, 1.0, 2.0] and both.array.tolist() == [3.0, 1.0, 2.0]
 
 
 def test_side_by_side_are_the_same_numbers() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedmq.algorithms.weighted_sum import WeightedSum, at_once
 from fedmq.recipe import Factors
-from fedmq.tensors import Difference, NamedTensors, empty_like, require_same_shapes, side_by_side
+from fedmq.tensors import Difference, NamedTensors, Packed, empty_like, require_same_shapes
 
 
 class Update(NamedTuple):
@@ -90,7 +90,7 @@ class MeanState(NamedTuple):
       scratch: memory for one tensor's product: small, it stays in the cache.
     """
 
-    total: NamedTensors
+    total: Packed
     begun: bool
     weight: float
     waiting: list[tuple[Difference, float]]
@@ -154,8 +154,7 @@ def fedavg() -> Aggregator:
             raise ValueError("nothing to average: no update was folded")
         if state.waiting:
             return add_waiting(state, state.weight).total
-        for (numbers,) in side_by_side(state.total):
-            numbers /= state.weight
+        state.total.array /= state.weight
         return state.total
 
     return Aggregator(init, fold, finish, name="fedavg")

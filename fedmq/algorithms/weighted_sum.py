@@ -8,6 +8,7 @@ Compiled code reads the sums and the base once for `AT_ONCE` updates, on the cal
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -175,9 +176,12 @@ def compiled() -> Kernel | None:
                 made(sums[piece], base[piece], tuple(x[piece] for x in trained), weights, begun, divisor)
 
         helper = second_thread().submit(take) if sums.size > _THREAD_PIECE else None
-        take()
-        # Where cores are busy it may not have begun: then nothing is left for it.
-        if helper is not None and not helper.cancel():
-            helper.result()
+        try:
+            take()
+        finally:
+            deque(pieces, maxlen=0)  # also after Ctrl-C the other thread takes no more
+            # Where cores are busy it may not have begun: then nothing is left for it.
+            if helper is not None and not helper.cancel():
+                helper.result()
 
     return on_two_threads

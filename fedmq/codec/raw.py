@@ -44,11 +44,11 @@ def read_spec(blob: bytes) -> Spec:
     Raises:
       RemoteProtocolError: code SAFETENSORS with the first thing that is wrong.
     """
-    return dict(sorted(_in_place(blob).items()))
+    return dict(sorted(_in_place(blob, _header(blob)).items()))
 
 
-def _in_place(blob: bytes) -> Spec:
-    """The same in the order in which the data lies, without a hole, up to the end of `blob`."""
+def _header(blob: bytes) -> dict[str, Any]:
+    """What stands before the data."""
     if len(blob) < 8:
         raise _refused("shorter than its 8-byte length field")
     (header_nbytes,) = struct.unpack("<Q", blob[:8])
@@ -64,13 +64,18 @@ def _in_place(blob: bytes) -> Spec:
         raise _refused("header is not an object")
     if "__metadata__" in header:
         raise _refused("metadata, of which an adapter has none")
+    return header
+
+
+def _in_place(blob: bytes, header: dict[str, Any]) -> Spec:
+    """`read_spec` in the order in which the data lies, without a hole, up to the end of `blob`."""
     spec, end = {}, 0
     for name, value in sorted(header.items(), key=_begin):
         dtype, shape, begin, end_of_this = _entry(value)
         if begin != end:
             raise _refused("tensors overlap, or leave a hole")
         spec[name], end = (dtype, shape), end_of_this
-    if 8 + header_nbytes + end != len(blob):
+    if _data_begins(blob) + end != len(blob):
         raise _refused("the data is not as long as the tensors")
     return spec
 
@@ -83,29 +88,46 @@ def decode(blob: bytes, expected: Spec) -> NamedTensors:
       expected: what this run's adapter looks like (`fedmq.tensors.spec`).
 
     Returns:
-      The tensors, not to be written to. Where they are of one dtype and lie by name, as `encode` writes them, they are
-      `fedmq.tensors.Packed`: the bytes themselves, not copied.
+      The tensors, not to be written to. Of a file as `encode` writes it, where they are of one dtype and none is empty,
+      they are `fedmq.tensors.Packed`: the bytes themselves, not copied.
 
     Raises:
       RemoteProtocolError: SAFETENSORS (not such a file), SCHEMA (another adapter), NONFINITE (NaN or Inf).
     """
-    declared = _in_place(blob)
+    header = _header(blob)
+    declared = _in_place(blob, header)
     if declared != expected:
         raise RemoteProtocolError("SCHEMA", _difference(declared, expected))
-    tensors: NamedTensors = _as_it_lies(blob, declared) or _loaded(blob)
+    tensors: NamedTensors = _as_it_lies(blob, header, declared) or _loaded(blob)
     if not all(np.isfinite(array).all() for (array,) in side_by_side(tensors)):
         name = next(name for name, value in tensors.items() if not np.isfinite(value).all())
         raise RemoteProtocolError("NONFINITE", f"tensor {name!r} holds NaN or Inf")
     return tensors
 
 
-def _as_it_lies(blob: bytes, declared: Spec) -> Packed | None:
-    """The data of `blob` as one array, where it is one: `declared` in its order, of one dtype, by name, aligned."""
-    dtypes, (header_nbytes,) = {dtype for dtype, _ in declared.values()}, struct.unpack_from("<Q", blob)
-    if len(dtypes) != 1 or list(declared) != sorted(declared):
+def _as_it_lies(blob: bytes, header: dict[str, Any], declared: Spec) -> Packed | None:
+    """The data of `blob` as one array, where it is one and the file is as `encode` writes it; else None.
+
+    What the library alone would refuse is never as `encode` writes it: other text than compact UTF-8, sizes beyond the
+    data's. Nor is what holds more than its tensors: a header of blanks.
+    """
+    dtypes, shapes = {dtype for dtype, _ in declared.values()}, {name: shape for name, (_, shape) in declared.items()}
+    if len(dtypes) != 1 or list(shapes) != sorted(shapes) or any(0 in shape for shape in shapes.values()):
         return None
-    array = np.frombuffer(blob, dtypes.pop(), offset=8 + header_nbytes)
-    return Packed(array, {name: shape for name, (_, shape) in declared.items()}) if array.flags.aligned else None
+    try:
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return None
+    begin = _data_begins(blob)
+    if blob[8:begin] != text + b" " * (-len(text) % 8):
+        return None
+    array = np.frombuffer(blob, np.dtype(dtypes.pop()).newbyteorder("<"), offset=begin)
+    return Packed(array, shapes) if array.flags.aligned else None
+
+
+def _data_begins(blob: bytes) -> int:
+    (header_nbytes,) = struct.unpack_from("<Q", blob)
+    return 8 + int(header_nbytes)
 
 
 def _loaded(blob: bytes) -> NamedTensors:

@@ -76,6 +76,38 @@ def test_a_file_of_any_other_order_dtype_or_address_is_read_as_well() -> None:
         assert tensors.spec(raw.decode(raw.encode(none), tensors.spec(none))) == tensors.spec(none)
 
 
+def named(name: str) -> dict[str, Any]:
+    return {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+
+
+@pytest.mark.parametrize("shape", [[2**40, 2**40, 0], [2**62, 0], [2**70, 0], [0, 2**63]])
+def test_an_empty_tensor_of_any_other_size_is_none(shape: list[int]) -> None:
+    header = {"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}
+    content = blob(header, b"")
+    assert refusal(content, {"a": ("float32", tuple(shape))}) == "SAFETENSORS"
+
+
+def test_what_the_library_cannot_read_is_refused_however_json_takes_it() -> None:
+    """json takes other encodings, halves of characters and -0; who is sent such a file afterwards could not load it."""
+    text = json.dumps(named("a")).encode()
+    files = {
+        "utf-16": blob(text.decode().encode("utf-16-le"), DATA[:4]),
+        "utf-32": blob(text.decode().encode("utf-32-le"), DATA[:4]),
+        "-0": blob(text.replace(b"[0, 4]", b"[-0, 4]"), DATA[:4]),
+        "half": blob(named("\ud800"), DATA[:4]),
+        "raw half": blob(text.replace(b'"a"', b'"\xed\xa0\x80"'), DATA[:4]),
+    }
+    for what, content in files.items():
+        spec = {"\ud800" if "half" in what else "a": ("float32", (1,))}
+        assert refusal(content, spec) == "SAFETENSORS", what
+
+
+def test_no_more_is_held_than_the_tensors() -> None:
+    wide = json.dumps(HEADER, separators=(",", ":")).encode() + b" " * (1 << 19)
+    found = raw.decode(blob(wide), SPEC)
+    assert not isinstance(found, tensors.Packed) and tensors.digest(found) == tensors.digest(ADAPTER)
+
+
 def test_bytes_are_those_of_yesterday() -> None:
     """The SHA-256 of these bytes is a run's digest: they must never change for equal tensors."""
     text = json.dumps(HEADER, separators=(",", ":")).encode()
