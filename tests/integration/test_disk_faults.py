@@ -8,17 +8,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from conftest import Federation, digest_once
-from failing_disk import NUMBERS
+from failing_disk import KEPT, NUMBERS
 from running import REPO, Running, accepted, fedmq, wait_accepted
+
+from fedmq.storage.journal import Journal
 
 SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 2}
 #: two tensors of 64 KiB
 SHAPE = [128, 128]
 FAILING = REPO / "tests" / "failing_disk.py"
+TALKING_WORKER = Path(__file__).with_name("talking_worker.py")
 Mount = Callable[[str, str], Path]
 
 
@@ -115,40 +119,64 @@ def test_a_read_only_disk_is_refused_and_changes_nothing(
 
 #: What fails, and how the coordinator says it: any fsync, and SQLite's own calls on the journal's log.
 ANY = ("fsync,fdatasync", "", r"\((Input/output|disk I/O) error\)")
-SYNCED, WRITTEN, READ = (
-    (calls, "run.db-wal", r"run\.db cannot be \w+ \(disk I/O error\)")
-    for calls in ("fsync,fdatasync", "pwrite64", "pread64")
+SYNCED, WRITTEN = (
+    (calls, "run.db-wal", r"run\.db cannot be \w+ \(disk I/O error\)") for calls in ("fsync,fdatasync", "pwrite64")
 )
+
+
+def acknowledged(worker: Running) -> set[str]:
+    """Jobs whose results a `talking_worker` heard to be accepted."""
+    return set(re.findall(r"^(\S+)-\d+: accepted$", worker.text("stdout"), re.MULTILINE))
+
+
+def durable(folder: Path) -> set[str]:
+    """Jobs whose results the journal of this folder holds; none where there is no journal."""
+    if not (folder / "run.db").exists():
+        return set()
+    with closing(Journal.open(folder / "run.db", read_only=True)) as journal:
+        jobs = {f"train-{row['started']}-{row['client']}" for row in journal.updates()}
+        jobs |= {f"generate-{row['version']}-prompts" for row in journal.generations()}
+        return jobs if journal.last_committed() is None else {"init-0-adapter", *jobs}
 
 
 @pytest.mark.skipif(not NUMBERS, reason="the numbers of this processor's system calls are not known here")
 @pytest.mark.parametrize(
     ("failing", "first"),
     [
-        *((ANY, first) for first in (1, 4, 13, 40)),
-        *((failing, first) for failing in (SYNCED, WRITTEN) for first in (1, 25)),
-        *(pytest.param(ANY, first, marks=pytest.mark.nightly) for first in (2, 3, 6, 9, 20, 30, 50, 60)),
+        *((ANY, first) for first in ("1", "13", "40", "add_update:1", "add_update:4")),
+        *((failing, first) for failing in (SYNCED, WRITTEN) for first in ("1", "add_update:3")),
+        *(
+            pytest.param(ANY, str(first), marks=pytest.mark.nightly)
+            for first in (2, 3, 4, 6, 9, 20, 30, 50, 60, 80, 120)
+        ),
         *(
             pytest.param(failing, first, marks=pytest.mark.nightly)
             for failing in (SYNCED, WRITTEN)
-            for first in (10, 18, 32, 45)
+            for first in ("10", "25", "45", "add_update:1", "add_update:5", "commit_round:1", "commit_round:3")
         ),
     ],
-    ids=lambda value: value[0] + value[1] if isinstance(value, tuple) else None,
+    ids=lambda value: value[0] + value[1] if isinstance(value, tuple) else value,
 )
 def test_an_error_of_the_disk_is_final_and_nothing_is_acknowledged_after_it(
-    federation: Federation, undisturbed: str, failing: tuple[str, str, str], first: int, free_port: int
+    federation: Federation, undisturbed: str, failing: tuple[str, str, str], first: str, free_port: int
 ) -> None:
+    """Of what the worker hears to be accepted, all had become durable before the disk began to fail."""
     config, address = federation.config(federated=SETTINGS), f"tcp://127.0.0.1:{free_port}"
     calls, files, words = failing
     broken = federation.start(sys.executable, FAILING, first, calls, files, "coordinator", config, "--bind", address)
-    federation.noop_worker(address, "w0", shape=SHAPE)
+    worker = federation.noop_worker(address, "w0", program=TALKING_WORKER, shape=SHAPE)
     assert broken.end() == 1, broken.output()
     (line,) = [line for line in broken.lines["stderr"] if line]
     assert re.search(words, line), line
+    if "w0 joined" in broken.text("stdout"):
+        worker.end()  # it was told to, after all else that it was told
+    heard, kept = acknowledged(worker), durable(federation.folder / KEPT)
+    assert heard <= kept
+    assert first != "add_update:3" or any(job.startswith("train-1-") for job in heard), worker.output()
     again = federation.coordinator(config, "--resume")
     federation.noop_worker(again.address, "w1", shape=SHAPE)
     assert again.ended_well() == undisturbed
+    assert kept <= durable(federation.folder / "run")
 
 
 def test_a_worker_whose_disk_is_full_says_so_and_its_client_goes_to_another(
