@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Federation, digest_once
 from failing_disk import KEPT, NUMBERS
-from running import REPO, Running, accepted, fedmq, wait_accepted
+from running import REPO, Gate, Running, accepted, fedmq, wait_accepted
 
 from fedmq.storage.journal import Journal
 
@@ -26,14 +28,20 @@ TALKING_WORKER = Path(__file__).with_name("talking_worker.py")
 Mount = Callable[[str, str], Path]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+def undisturbed_digest(factory: pytest.TempPathFactory, shape: list[int]) -> str:
+    """Of a run whose adapters have this shape, twice."""
+
     def run(federation: Federation) -> str:
         coordinator = federation.coordinator(federation.config(federated=SETTINGS))
-        federation.noop_worker(coordinator.address, "w0", shape=SHAPE)
+        federation.noop_worker(coordinator.address, "w0", shape=shape)
         return coordinator.ended_well()
 
-    return digest_once(tmp_path_factory, "disk-faults", run)
+    return digest_once(factory, f"disk-faults-{len(shape)}", run)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return undisturbed_digest(tmp_path_factory, SHAPE)
 
 
 @pytest.fixture
@@ -72,29 +80,80 @@ def failed_in_one_line(process: Running, *words: str) -> None:
     assert all(word in line for word in ("--resume", "nothing that was accepted is lost", *words)), line
 
 
-@pytest.mark.parametrize("leave", [0, 40_000, 100_000])
+def first_of_two(
+    federation: Federation, config: Path, shape: list[int]
+) -> tuple[Running, Path, list[dict[str, Any]], Gate]:
+    """The update of client_1 is accepted, that of client_0 comes when its gate is opened."""
+    gates = {client: federation.gate(client) for client in ("client_0", "client_1")}
+    coordinator, run = federation.coordinator(config), federation.folder / "run"
+    federation.noop_worker(coordinator.address, "w0", shape=shape, gates={c: str(g.path) for c, g in gates.items()})
+    gates["client_1"].open()
+    wait_accepted(run, 1, {"client_1"})
+    gates["client_0"].reached()
+    return coordinator.process, run, accepted(run, 1), gates["client_0"]
+
+
+def goes_on(federation: Federation, config: Path, shape: list[int], before: list[dict[str, Any]]) -> str:
+    """With another worker, and with what was accepted before; the digest."""
+    again = federation.coordinator(config, "--resume")
+    federation.noop_worker(again.address, "w1", shape=shape)
+    digest = again.ended_well()
+    assert [row for row in accepted(federation.folder / "run", 1) if row["client"] == "client_1"] == before
+    return digest
+
+
+#: The update takes 33 pages, its row 3 of the journal's log, of which a view of the run takes one a second.
+PAGE = os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.parametrize(
+    ("leave", "failed", "clients", "state"),
+    [
+        pytest.param(0, "", ["client_1"], "open", id="at-once"),
+        pytest.param(25 * PAGE, "run", ["client_1"], "open", id="update"),
+        pytest.param(35 * PAGE, "run.db", ["client_1"], "open", id="row"),
+        pytest.param(50 * PAGE, "run", ["client_0", "client_1"], "frozen", id="model"),
+    ],
+)
+@pytest.mark.skipif(PAGE != 4096, reason="the numbers are for pages of 4 KiB")
 def test_a_full_disk_ends_the_coordinator_and_resume_goes_on(
-    federation: Federation, mount: Mount, undisturbed: str, leave: int
+    federation: Federation, mount: Mount, undisturbed: str, leave: int, failed: str, clients: list[str], state: str
 ) -> None:
     """Full when one update of round 1 is accepted; with some space left, in the middle of what follows."""
     disk = mount("run", "size=4m")
     config = federation.config(federated=SETTINGS)
-    gates = {client: federation.gate(client) for client in ("client_0", "client_1")}
-    coordinator = federation.coordinator(config)
-    federation.noop_worker(coordinator.address, "w0", shape=SHAPE, gates={c: str(g.path) for c, g in gates.items()})
-    gates["client_1"].open()
-    wait_accepted(disk, 1, {"client_1"})
-    before = accepted(disk, 1)
-    gates["client_0"].reached()
+    process, run, before, gate = first_of_two(federation, config, SHAPE)
     ballast = fill(disk, leave)
-    gates["client_0"].open()
-    failed_in_one_line(coordinator.process, "cannot be written")
-
+    gate.open()
+    failed_in_one_line(process, f"{failed} cannot be written", "full" if failed == "run.db" else "")
+    assert [row["client"] for row in accepted(run, 1)] == clients
+    with closing(Journal.open(run / "run.db", read_only=True)) as journal:
+        assert journal.rounds()[-1]["state"] == state
     ballast.unlink()
-    again = federation.coordinator(config, "--resume")
-    federation.noop_worker(again.address, "w1", shape=SHAPE)
-    assert again.ended_well() == undisturbed
-    assert [row for row in accepted(disk, 1) if row["client"] == "client_1"] == before
+    assert goes_on(federation, config, SHAPE, before) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("shape", "failed"),
+    [
+        pytest.param(SHAPE, r"/run cannot be written \(File too large\)", id="update"),
+        pytest.param([64], r"/run/run\.db cannot be written \(disk I/O error\)", id="row"),
+    ],
+)
+def test_a_file_that_may_not_grow_ends_the_coordinator_and_resume_goes_on(
+    federation: Federation, tmp_path_factory: pytest.TempPathFactory, shape: list[int], failed: str
+) -> None:
+    """RLIMIT_FSIZE, in the middle of round 1: below the size of an update, or as long as the journal's log is."""
+    config = federation.config(federated=SETTINGS)
+    process, run, before, gate = first_of_two(federation, config, shape)
+    limit = 25 * PAGE if shape == SHAPE else (run / "run.db-wal").stat().st_size
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, most))
+    gate.open()
+    failed_in_one_line(process)
+    assert re.search(failed, process.text("stderr")), process.output()
+    assert accepted(run, 1) == before
+    assert goes_on(federation, config, shape, before) == undisturbed_digest(tmp_path_factory, shape)
 
 
 def test_a_read_only_disk_is_refused_and_changes_nothing(
