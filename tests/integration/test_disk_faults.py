@@ -204,10 +204,8 @@ def durable(folder: Path) -> set[str]:
     [
         *((ANY, first) for first in ("1", "13", "40", "add_update:1", "add_update:4")),
         *((failing, first) for failing in (SYNCED, WRITTEN) for first in ("1", "add_update:3")),
-        *(
-            pytest.param(ANY, str(first), marks=pytest.mark.nightly)
-            for first in (2, 3, 4, 6, 9, 20, 30, 50, 60, 80, 120)
-        ),
+        *(pytest.param(ANY, str(first), marks=pytest.mark.nightly) for first in (2, 3, 4, 6, 9, 20, 30, 50, 60)),
+        *(pytest.param(ANY, first, marks=pytest.mark.nightly) for first in ("freeze_round:1", "set_bias:1")),
         *(
             pytest.param(failing, first, marks=pytest.mark.nightly)
             for failing in (SYNCED, WRITTEN)
