@@ -1,7 +1,8 @@
 """A disk that fails, as the kernel says it: to whoever asks in this process, Python or SQLite.
 
 python failing_disk.py N CALLS FILES ARGUMENTS is `fedmq ARGUMENTS` whose CALLS (fsync,pwrite64 ...) on FILES (a part of
-their names; "" is any) give EIO from its N-th crash point on, or from when it has opened such a file.
+their names; "" is any) give EIO from its N-th crash point on, or from when it has opened such a file. N of the form
+FUNCTION:N counts only the points within that function. What the journal held then is copied to the folder `kept`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import itertools
 import os
 import platform
 import struct
+import subprocess
 import sys
+import traceback
 from collections.abc import Iterable
 
+#: The folder, in that of the process, of the journal as it was when the disk began to fail.
+KEPT = "kept"
 NUMBERS = {
     "x86_64": {"fsync": 74, "fdatasync": 75, "pwrite64": 18, "pread64": 17},
     "aarch64": {"fsync": 82, "fdatasync": 83, "pwrite64": 68, "pread64": 67},
@@ -57,13 +62,21 @@ if __name__ == "__main__":
     from fedmq import crash_points
     from fedmq.cli import main
 
-    first, calls, part = int(sys.argv.pop(1)), sys.argv.pop(1).split(","), sys.argv.pop(1)
+    (function, _, first), calls, part = sys.argv.pop(1).rpartition(":"), sys.argv.pop(1).split(","), sys.argv.pop(1)
     points, pending = itertools.count(1), [True]
 
+    def keep() -> None:
+        """By another process: SQLite's locks end when any descriptor of its file is closed in ours."""
+        files = sorted({os.readlink(f"/proc/self/fd/{fd}") for fd in opened("/run.db")})
+        os.mkdir(KEPT)
+        subprocess.run(["cp", *files, KEPT], check=bool(files), stderr=subprocess.DEVNULL)
+
     def passed() -> None:
+        inside = function in ("", *(frame.name for frame in traceback.extract_stack()))
         fds = opened(part) if part else None
-        if next(points) >= first and pending and (fds is None or fds):
+        if inside and next(points) >= int(first) and pending and (fds is None or fds):
             pending.clear()
+            keep()
             refuse(calls, fds)
 
     crash_points._pass = passed

@@ -104,18 +104,23 @@ class Trainer:
                 self._fail("ERROR", f"{type(error).__name__}: {error}")
 
     def _listen(self) -> None:
-        while True:
-            try:
-                messages = self._pipe.receive()
-            except (PipeClosed, OSError):
-                # The agent is gone, and with it whoever wants the result; nothing else interrupts a step in torch.
-                os._exit(0)
-            for message in messages:
-                if isinstance(message, link.Halt):
-                    self._halt.set()
-                else:
-                    self._halt.clear()
-                    self._inbox.put(message)
+        code = 1
+        try:
+            while True:
+                for message in self._pipe.receive():
+                    if isinstance(message, link.Halt):
+                        self._halt.set()
+                    else:
+                        self._halt.clear()
+                        self._inbox.put(message)
+        except (PipeClosed, OSError):
+            # The agent is gone, and with it whoever wants the result; nothing else interrupts a step in torch.
+            code = 0
+        except Exception:
+            # Without memory for a message, say: a trainer that hears nothing would be waited for in vain.
+            log.exception("cannot hear the agent")
+        finally:
+            os._exit(code)
 
     def _fail(self, code: FailureCode, text: str) -> None:
         """Whatever is not answered for has failed."""

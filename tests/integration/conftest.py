@@ -60,14 +60,20 @@ class Federation:
         return Coordinating(process, process.wait_line(r"^listening on (tcp://\S+):")[1])
 
     def noop_worker(
-        self, address: str, name: str, env: Mapping[str, str] = {}, keys: Sequence[Path] = (), **options: Any
+        self,
+        address: str,
+        name: str,
+        env: Mapping[str, str] = {},
+        keys: Sequence[Path] = (),
+        program: Path = NOOP_WORKER,
+        **options: Any,
     ) -> Running:
         """A worker agent whose trainer computes nothing; `options` as in benchmarks/noop_trainer.py.
 
         Without evaluations a run has no plot, which takes longer than all the rest of it.
         """
         options = {"clients": ["client_0", "client_1"], "shape": [64], "evaluates": False} | options
-        command = (sys.executable, NOOP_WORKER, address, name, self.folder / "noop" / name, *keys)
+        command = (sys.executable, program, address, name, self.folder / "noop" / name, *keys)
         return self.start(*command, FEDMQ_NOOP=json.dumps(options), **env)
 
     def gate(self, name: str) -> Gate:
