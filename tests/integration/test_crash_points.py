@@ -126,22 +126,39 @@ def test_a_worker(tmp_path: Path, free_port: int, undisturbed: Result, point: in
     assert check(tmp_path, free_port, "worker", point, undisturbed), "the fault fired"
 
 
-@pytest.mark.parametrize("point", [pytest.param(3, marks=pytest.mark.nightly), 10])
-def test_a_trainer(finished: Path, federation: Federation, point: int) -> None:
-    """In the middle of writing an adapter: the first one, then a client's; its worker starts another trainer."""
+def trainer_killed(finished: Path, federation: Federation, point: int) -> bool:
+    """Whether a trainer came to this point; its worker starts another one, and the end is the undisturbed one."""
     settings = json.loads((finished / "config.json").read_text())
     config = federation.config(**{k: v for k, v in settings.items() if k not in ("output_dir", "log_dir")})
     witness = federation.folder / "died"
     run = federation.fedmq("run", config, "--workers", 1, FEDMQ_CRASH_AT=f"trainer:{point}:{witness}")
     assert run.end() == 0, run.output()
-    assert witness.exists(), "the fault fired"
-    assert result(federation.folder / "run") == result(finished / "run")
+    assert result(federation.folder / "run") == result(finished / "run"), f"trainer killed at point {point}"
+    return witness.exists()
+
+
+def test_a_trainer(finished: Path, federation: Federation) -> None:
+    """In the middle of writing a client's adapter."""
+    assert trainer_killed(finished, federation, 10), "the fault fired"
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("role", ["coordinator", "worker"])
-def test_every_point_there_is(tmp_path: Path, free_port: int, undisturbed: Result, role: str) -> None:
+def test_every_point_of_a_trainer(tmp_path: Path, finished: Path) -> None:
+    for point in itertools.count(1):
+        (tmp_path / str(point)).mkdir()
+        federation = Federation(tmp_path / str(point))
+        try:
+            if not trainer_killed(finished, federation, point):
+                break
+        finally:
+            federation.end()
+    assert point > 20, "there are about thirty"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("role", "fewest"), [("coordinator", 150), ("worker", 50)])
+def test_every_point_there_is(tmp_path: Path, free_port: int, undisturbed: Result, role: str, fewest: int) -> None:
     for point in itertools.count(1):
         if not check(tmp_path / str(point), free_port, role, point, undisturbed):
             break
-    assert point > 40, "the run has many durable steps"
+    assert point > fewest, "the run has many durable steps"
