@@ -1,6 +1,6 @@
 """The decoders under a fuzzer that follows coverage: python tests/fuzz/fuzz_decoders.py -max_total_time=60
 
-Needs `atheris` (pip install atheris), which no other test does. The first byte says which decoder.
+Needs atheris. By night a test runs it from valid inputs on. The first byte of an input says which decoder.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from fedmq.storage.journal import Journal
 
 SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 2, "save_every": 1, "server_optimizer": "nesterov"}
 SETTINGS |= {"upload_codec": "sign", "download_codec": "int4"}
-#: Some of the points of a coordinator and of a worker, spread over the run; there are about 190 and 50.
-COORDINATOR = [*range(1, 20, 6), *range(24, 180, 17)]
+#: Some of the points of a coordinator and of a worker, spread over the run; there are about 260 and 58.
+COORDINATOR = [*range(1, 20, 6), *range(24, 262, 24)]
 WORKER = range(2, 50, 9)
 
 
@@ -152,11 +152,11 @@ def test_every_point_of_a_trainer(tmp_path: Path, finished: Path) -> None:
                 break
         finally:
             federation.end()
-    assert point > 20, "there are about thirty"
+    assert point > 25, "there are about thirty"
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(("role", "fewest"), [("coordinator", 150), ("worker", 50)])
+@pytest.mark.parametrize(("role", "fewest"), [("coordinator", 200), ("worker", 50)])
 def test_every_point_there_is(tmp_path: Path, free_port: int, undisturbed: Result, role: str, fewest: int) -> None:
     for point in itertools.count(1):
         if not check(tmp_path / str(point), free_port, role, point, undisturbed):
