@@ -10,7 +10,7 @@ from pathlib import Path
 import zmq
 
 from fedmq.transport.allowed import allow
-from fedmq.transport.base import Incoming, Notice, Plane
+from fedmq.transport.base import CoordinatorTransport, Incoming, Notice, Plane
 from fedmq.transport.keys import KeyPair, new_pair
 from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
 
@@ -18,21 +18,39 @@ PATIENCE_S = 20.0
 PLANES: tuple[Plane, ...] = ("control", "data")
 
 
-class Door:
-    """A listening coordinator that lets `north` in, and what has come to it."""
+class Listening:
+    """A coordinator's end that lets `north` in, and what has come to it."""
 
     def __init__(self, folder: Path) -> None:
         self.keys, self.folder = folder / "keys", folder
         self.pair = new_pair("coordinator", self.keys)
         self.north = self.allowed("north")
-        self.listener = ZmqCoordinatorTransport("tcp://127.0.0.1:0", self.keys)
+        self.listener = self.listen()
         self.messages: list[Incoming] = []
         self.notices: list[Notice] = []
+
+    def listen(self) -> CoordinatorTransport:
+        return ZmqCoordinatorTransport("tcp://127.0.0.1:0", self.keys)
 
     def allowed(self, name: str) -> KeyPair:
         pair = new_pair(name, self.folder / name)
         allow(pair.public, self.keys)
         return pair
+
+    def turn(self) -> None:
+        received = self.listener.receive(0.01)
+        self.messages += received.messages
+        self.notices += received.notices
+
+    def until(self, done: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
+        while not done():
+            assert time.monotonic() < deadline, (self.messages, self.notices)
+            self.turn()
+
+
+class Door(Listening):
+    """The same with sockets of its own, and who knocks."""
 
     def port(self, plane: Plane) -> int:
         return int(self.listener.address.rpartition(":")[2]) if plane == "control" else self.listener.data_port
@@ -45,17 +63,6 @@ class Door:
 
     def connect(self, socket: zmq.Socket[bytes], plane: Plane) -> None:
         socket.connect(f"tcp://127.0.0.1:{self.port(plane)}")
-
-    def turn(self) -> None:
-        received = self.listener.receive(0.01)
-        self.messages += received.messages
-        self.notices += received.notices
-
-    def until(self, done: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
-        deadline = time.monotonic() + patience_s
-        while not done():
-            assert time.monotonic() < deadline, (self.messages, self.notices)
-            self.turn()
 
     @property
     def heard(self) -> list[tuple[str, Plane, object]]:

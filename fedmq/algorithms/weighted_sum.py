@@ -11,6 +11,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -160,20 +161,13 @@ def compiled() -> Kernel | None:
     # Without fastmath no product is fused with an addition, which would round once where numpy rounds twice.
     made = numba.njit(signature, nogil=True)(loop)
 
-    def on_two_threads(
-        sums: np.ndarray,
-        base: np.ndarray,
-        trained: Sequence[np.ndarray],
-        weights: Sequence[float],
-        begun: bool,
-        divisor: float,
-    ) -> None:
+    def on_two_threads(sums: np.ndarray, base: np.ndarray, trained: Sequence[np.ndarray], *how: Any) -> None:
         pieces = iter(range(0, sums.size, _THREAD_PIECE))  # of both threads: the next goes to who is ready first
 
         def take() -> None:
             for start in pieces:
                 piece = slice(start, start + _THREAD_PIECE)
-                made(sums[piece], base[piece], tuple(x[piece] for x in trained), weights, begun, divisor)
+                made(sums[piece], base[piece], tuple(x[piece] for x in trained), *how)
 
         helper = second_thread().submit(take) if sums.size > _THREAD_PIECE else None
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 
 from fedmq import crash_points
 from fedmq.loading import loading
@@ -23,13 +22,7 @@ def main() -> None:
     crash_points.arm("trainer")
     with loading():
         from fedmq.runtime.trainer import serve
-    try:
-        serve(Pipe(arguments.read_fd, arguments.write_fd, link.TO_TRAINER, link.TO_AGENT), arguments.num_threads)
-    except Exception:
-        logging.exception("cannot go on")
-    finally:
-        # At once: an end in order takes memory, and its lack may be the reason.
-        os._exit(1)
+    serve(Pipe(arguments.read_fd, arguments.write_fd, link.TO_TRAINER, link.TO_AGENT), arguments.num_threads)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +103,32 @@ def test_one_thread_does_all_where_the_other_has_no_time(fast: Kernel, monkeypat
         assert not occupied.done(), "it was busy all the while"
     finally:
         free.set()
+
+
+class Interrupted:
+    """An array of which the other thread reads slowly, while the caller is interrupted."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.read = array, threading.Event()
+
+    def __getitem__(self, piece: slice) -> np.ndarray:
+        if threading.current_thread() is threading.main_thread():
+            assert self.read.wait(60)
+            raise KeyboardInterrupt
+        self.read.set()
+        time.sleep(0.02)
+        return self.array[piece]
+
+
+def test_after_an_interrupt_no_thread_adds_any_more(fast: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weighted_sum, "_THREAD_PIECE", 1000)
+    sums, array = np.zeros(50_000), np.ones(50_000, np.float32)
+    slow: Any = Interrupted(array)
+    with pytest.raises(KeyboardInterrupt):
+        fast(sums, array * 0, (slow, *[array] * (AT_ONCE - 1)), (1.0,) * AT_ONCE, True, 1.0)
+    then = sums.copy()
+    assert weighted_sum.second_thread().submit(lambda: True).result(60), "it has nothing else to do"
+    assert 0 < np.count_nonzero(then) < sums.size and np.array_equal(sums, then)
 
 
 def test_other_numbers_than_float32_are_added_too(fast: Kernel) -> None:

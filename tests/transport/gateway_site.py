@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fedmq.transport.allowed import allow
-from fedmq.transport.base import Incoming, Notice
+from curve_door import Listening
+
 from fedmq.transport.gateway import GatewayCoordinatorTransport
-from fedmq.transport.keys import KeyPair, new_pair
 from fedmq.transport.zeromq import ZmqWorkerTransport
 
 PATIENCE_S = 60.0
 
 
-class Site:
-    """A coordinator's end with a gateway that lets `north` in, and what has come to it."""
+class Site(Listening):
+    """A coordinator's end with a gateway, and `north`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.keys = folder, folder / "keys"
-        self.pair = new_pair("coordinator", self.keys)
-        self.north = self.allowed("north")
-        self.listener = GatewayCoordinatorTransport("tcp://127.0.0.1:0", self.keys)
+        super().__init__(folder)
         self.worker = ZmqWorkerTransport(self.listener.address, (self.north, self.pair.public))
-        self.messages: list[Incoming] = []
-        self.notices: list[Notice] = []
 
-    def allowed(self, name: str) -> KeyPair:
-        pair = new_pair(name, self.folder / name)
-        allow(pair.public, self.keys)
-        return pair
+    def listen(self) -> GatewayCoordinatorTransport:
+        return GatewayCoordinatorTransport("tcp://127.0.0.1:0", self.keys)
 
     @property
     def pid(self) -> int:
@@ -40,16 +31,8 @@ class Site:
         child = self.listener._child
         return 0 if child is None else child._process.pid
 
-    def turn(self) -> None:
-        received = self.listener.receive(0.01)
-        self.messages += received.messages
-        self.notices += received.notices
-
-    def until(self, done: Callable[[], object]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not done():
-            assert time.monotonic() < deadline, (self.messages, self.notices)
-            self.turn()
+    def until(self, done: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        super().until(done, patience_s)
 
     def knock(self, text: bytes) -> bytes:
         """Send on the control plane as soon as there is a link; the worker's handle."""
