@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -191,3 +191,26 @@ def finishing(hand: Hand, content: bytes = raw.encode(adapter(1)), **fields: Any
         hand.put(update, content)
         yield
         hand.said = hand.heard()  # type: ignore[attr-defined]
+
+
+def notes_of(bench: Bench, codes: set[str]) -> list[str]:
+    return [note for note in bench.view.notes if any(f"refused: {code}" in note for code in codes)]
+
+
+def besides(bench: Bench, act: Callable[[Hand, Hand], Script], codes: set[str]) -> None:
+    """Let `act` happen while w0 trains: it gives one of these codes, if any is named, and costs nothing else."""
+    honest, bad = bench.hand(), bench.hand("bad", boot="b")
+
+    def script() -> Script:
+        yield from training(honest)
+        bad.hello()
+        yield
+        before = standing(bench)
+        yield from act(honest, bad)
+        assert standing(bench) == before
+        assert bool(notes_of(bench, codes)) == bool(codes), bench.view.notes
+        yield from finishing(honest)
+
+    bench.play(script())
+    assert bench.server.journal.last_committed() == 1
+    assert [row["worker"] for row in bench.server.journal.updates(1)] == ["w0"]

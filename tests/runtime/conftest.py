@@ -1,0 +1,22 @@
+"""Of every test of bad input: what comes of it costs little memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+
+_MOST = 32 << 20
+
+
+@pytest.fixture
+def bounded_memory() -> Iterator[None]:
+    """What Python and numpy hold at their peak in this test, the coordinator's and the peer's own, is below 32 MiB."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < _MOST, f"{peak / 2**20:.0f} MiB"
