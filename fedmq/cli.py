@@ -79,12 +79,14 @@ def _run(config: Any, as_json: bool, with_dashboard: bool = False, **options: An
         from fedmq.federated_learning import FederatedLearning
         from fedmq.runtime.console import ConsoleView
         from fedmq.runtime.memory import keep_freed_memory
+        from fedmq.runtime.open_files import allow_open_files
         from fedmq.storage.metrics import readable_perplexity, readable_size
         from fedmq.storage.personal import where_own_models_are
 
     if with_dashboard:
         server_module()
     keep_freed_memory()
+    allow_open_files()
     crash_points.arm("coordinator")
     view = ConsoleView(Console(stderr=as_json), quiet=as_json)
     fed = FederatedLearning(config, view=view, **options)

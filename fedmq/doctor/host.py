@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shutil
 from collections.abc import Iterator
 from importlib import metadata
@@ -14,6 +13,7 @@ from typing import Any
 from fedmq.doctor.check import Check
 from fedmq.runtime.host_memory import host_memory
 from fedmq.runtime.local import num_cores, num_cuda_devices
+from fedmq.runtime.open_files import most_open_files
 
 _LIBRARIES = ("torch", "transformers", "peft", "numpy", "pandas", "pyzmq", "pydantic", "safetensors")
 #: Of a process that coordinates, before the first worker, and of each worker: sockets, pipes, files of updates.
@@ -123,13 +123,11 @@ def disk(folder: Path, needed_nbytes: int) -> Iterator[Check]:
 
 
 def open_files(workers: int) -> Iterator[Check]:
-    """The limit of open files against what that many workers need of the coordinator."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = _OPEN_FILES + _OPEN_FILES_PER_WORKER * workers
-    text = f"{'no limit' if soft == resource.RLIM_INFINITY else f'limit {soft}'}, {workers} workers need {needed}"
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    """The limit of open files against what that many workers need of the coordinator, which raises its soft limit."""
+    most, needed = most_open_files(), _OPEN_FILES + _OPEN_FILES_PER_WORKER * workers
+    text = f"limit {most}, {workers} workers need {needed}"
+    if most >= needed:
         yield Check("files", "ok", text)
-    elif hard == resource.RLIM_INFINITY or hard >= needed:
-        yield Check("files", "failed", text, f"`ulimit -n {needed}` in the shell of the run")
     else:
-        yield Check("files", "failed", text, f"the hard limit is {hard}: ask the administrator, or fewer workers")
+        advice = f"a coordinator of fewer workers, or a higher hard limit: `ulimit -Hn {needed}` as administrator"
+        yield Check("files", "failed", text, advice)

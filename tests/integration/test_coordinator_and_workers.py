@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import resource
 
 import pytest
+import zmq
 from conftest import Federation
-from running import wait_accepted
+from running import FEDMQ, PATIENCE_S, wait_accepted
+
+from fedmq.protocol import messages as m
+from fedmq.protocol.frames import Codec
 
 THREE = {"num_clients": 3, "clients_per_round": 3, "num_rounds": 2}
 CLIENTS = ["client_0", "client_1", "client_2"]
@@ -51,3 +56,22 @@ def test_order_of_arrival_does_not_matter(federation: Federation, expected: str,
             gates[k].open()
             wait_accepted(config.with_suffix(""), round, {CLIENTS[i] for i in order[:count]})
     assert coordinator.ended_well() == expected
+
+
+def test_more_connections_than_the_shell_allows_at_first(federation: Federation) -> None:
+    """The soft limit of open files is raised to the hard one; else libzmq would spin, and keep out whoever comes."""
+    few = ("sh", "-c", 'ulimit -S -n 64; exec "$@"', "sh", *FEDMQ)
+    coordinator = federation.coordinator(federation.config(federated=THREE), command=few)
+    soft, hard = resource.prlimit(coordinator.process.pid, resource.RLIMIT_NOFILE)
+    assert soft == min(hard, 1 << 16)
+    context = zmq.Context()
+    try:
+        peers = [context.socket(zmq.DEALER) for _ in range(100)]
+        for k, peer in enumerate(peers):
+            peer.connect(coordinator.address)
+            peer.send(Codec(m.TO_COORDINATOR).encode(m.Hello((m.PROTOCOL_VERSION,), f"w{k}", f"{k:032x}")))
+        for peer in peers:
+            assert peer.poll(1000 * PATIENCE_S), "no answer"
+            assert isinstance(Codec(m.TO_WORKER).decode(peer.recv()), m.Welcome)
+    finally:
+        context.destroy(linger=0)
