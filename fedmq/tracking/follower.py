@@ -48,8 +48,7 @@ class Follower:
         about: Mapping[str, About],
     ) -> None:
         self._view, self._journal, self._run_dir = view, journal, run_dir
-        self._told, self._lines = 0, b""
-        self._newest = -1
+        self._told, self._newest = 0, -1
         self._warnings: SimpleQueue[str] = SimpleQueue()
         self._broken = False
         self._inboxes: dict[str, SimpleQueue[Any]] = {name: SimpleQueue() for name in trackers}
@@ -98,25 +97,36 @@ class Follower:
         self._warn()
 
     def _follow(self, final: bool) -> None:
-        new = rows(self._journal, self._told)
-        for row in new:
+        first, new = not self._told, []
+        for row in rows(self._journal, self._told):
             # A score may be a round late, and the bias is measured after the commit.
             known = row["eval_loss"] is not None and (row["aggregation_bias"] is not None or not row["round"])
             if not (final or known or row["round"] <= self._newest - 2):
                 break
-            if not self._told:
-                # Not before: a run that fails at its setup leaves nothing behind.
-                for thread in self._threads.values():
-                    thread.start()
-            self._told, self._lines = self._told + 1, self._lines + lines([row])
+            new.append(row)
+        if first and new:
+            # Not before: a run that fails at its setup leaves nothing behind.
+            for thread in self._threads.values():
+                thread.start()
+        self._told += len(new)
+        for row in new:
             for inbox in self._inboxes.values():
                 inbox.put((row["round"], row["committed_at"], scalars(row)))
         if new and not self._broken and not final:
             try:
-                atomic.write_bytes(self._run_dir / LINES, self._lines)
+                self._write(lines(new), first)
             except (OSError, StorageError) as error:
                 self._broken = True
                 self._warnings.put(f"{LINES} cannot be written ({error}); it is tried again at the end")
+
+    def _write(self, content: bytes, first: bool) -> None:
+        """What an earlier process left is replaced. A kill may cut the last line in two: the next process does so."""
+        path = self._run_dir / LINES
+        if first:
+            return atomic.write_bytes(path, content)
+        with open(path, "ab") as file:
+            file.write(content)
+        return None
 
     def _serve(self, name: str, make: Callable[[About], Tracker], about: About) -> None:
         try:

@@ -156,6 +156,19 @@ def test_a_round_goes_out_when_all_of_it_is_known(journal: Journal, tmp_path: Pa
     assert kept.ended == (False, "digest4"), "it was stopped"
 
 
+def test_a_round_is_appended_and_what_a_killed_process_left_is_replaced(journal: Journal, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"round": 0}\n{"rou')
+    followed = follower(journal, tmp_path, Notes())
+    files = set()
+    for round in range(4):
+        commit(journal, round, 3.0)
+        followed.scored(round, None)
+        assert [json.loads(line)["round"] for line in path.read_text().splitlines()] == [*range(round + 1)]
+        files.add(path.stat().st_ino)
+    assert len(files) == 1, "written anew with each round, a long run's takes longer than its rounds"
+
+
 def test_who_fails_or_hangs_is_left_behind_with_one_warning(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
