@@ -283,7 +283,7 @@ class WorkerState:
     def validate(self) -> None:
         """Check every invariant; tests call it after each event."""
         self.hand.validate(self.outbox)
-        assert self.settled <= set(self.outbox)
+        assert self.settled <= set(self.outbox) - self.hand.tasks.keys()
         assert self.link in (Link.HELLO, Link.ENDED) or self.welcome is not None
         assert self.link is not Link.READY or self.prepared is not None or not self.hand.tasks
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
-from bad_network import BadNetwork, Start
+from bad_network import IMPATIENT, BadNetwork, Start, settings, undisturbed
+from conftest import Federation
 from impatient_fedmq import DEAD_S
-from running import accepted, children, eventually, kill_pid
+from running import REPO, accepted, children, eventually, kill_pid
 
 from fedmq.storage.journal import Journal
 
@@ -48,8 +52,41 @@ def test_a_worker_that_was_given_up_brings_its_update_in_time(bad_network: Start
     assert worker.end() == 0
 
 
+def test_a_trainer_that_holds_its_interpreter_is_stalled_and_its_worker_as_alive_as_before(
+    federation: Federation,
+) -> None:
+    """For longer than the time after which a worker that says nothing is given up. Then it goes on, and is in time."""
+    sections = settings(num_rounds=1)
+    sections["federated"]["stall_timeout_s"] = DEAD_S + 1
+    coordinator = federation.coordinator(federation.config(**sections), command=IMPATIENT)
+    gate, ticks = federation.gate("holding"), federation.folder / "ticks"
+    worker = federation.start(
+        *(
+            sys.executable,
+            REPO / "benchmarks" / "worker_with_trainer.py",
+            Path(__file__).with_name("holding_trainer.py"),
+        ),
+        *(coordinator.address, "w0", federation.folder / "w0", "none"),
+        FEDMQ_NOOP=json.dumps({"shape": [SIZE], "evaluates": False}),
+        FEDMQ_GATE=str(gate.path),
+        FEDMQ_TICKS=str(ticks),
+    )
+    gate.reached()
+    held = ticks.stat().st_size
+    stalled = r"train client_\d failed on w0 \(STALLED: no progress for \d+ s at step 3 of 10\)"
+    coordinator.process.wait_line(stalled)
+    assert ticks.stat().st_size == held > 0, "no other thread of the trainer ran"
+    for _ in range(2):
+        gate.open()
+    assert coordinator.ended_well() == undisturbed(SIZE, 1)
+    assert ticks.stat().st_size > held
+    assert not [word for word in ("silent", "lost", "CRASHED") if word in coordinator.process.output()]
+    assert worker.end() == 0
+
+
+@pytest.mark.nightly
 def test_a_trainer_that_stands_still_does_not_stop_the_heartbeats(bad_network: Start) -> None:
-    """As one does that holds the interpreter for a minute; this one does nothing at all."""
+    """It does nothing at all."""
     network = bad_network(SIZE)
     worker = network.start_worker()
     network.gate.reached()

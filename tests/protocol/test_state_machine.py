@@ -82,6 +82,14 @@ def _keeps_who_is_revoked(self: Any, name: str, reason: str, now: float, real: A
     return [] if "revoked" in reason else real(self, name, reason, now, **how)
 
 
+def _waits_for_who_is_no_more(self: Any, name: str, restarted: bool, now: float, real: Any = Roster.greeted) -> Any:
+    return real(self, name, False, now)
+
+
+def _keeps_the_link_of_who_is_lost(self: Any, *args: Any, real: Any = Roster.lost, **how: Any) -> list[Any]:
+    return [command for command in real(self, *args, **how) if not isinstance(command, ev.Evict)]
+
+
 def _offers_once(self: Any, now: float, real: Any = WorkerState._ready) -> list[Any]:
     return real(self, now)[:1]  # type: ignore[no-any-return]
 
@@ -103,6 +111,8 @@ def _trains_one_by_one(self: Any, groups: Any, real: Any = Roster.add) -> None:
         (WorkerState, "_forget", _keeps_for_ever, "I8: "),
         (WorkerState, "_judged", _forgets_at_once, "I10: .* deleted"),
         (WorkerState, "_welcomed", _begins_anew, "I10: .* at once"),
+        (Roster, "greeted", _waits_for_who_is_no_more, "I11: .* still waited for"),
+        (Roster, "lost", _keeps_the_link_of_who_is_lost, "I11: .* never be given"),
         (WorkerState, "_ready", _offers_once, "I11: hangs"),
     ],
 )

@@ -78,6 +78,8 @@ class World:
         self.boots: dict[str, str] = {}
         self.replaced: set[str] = set()
         self.talking: set[str] = set()
+        #: of those, workers that have said on their present link that they are ready
+        self.ready: set[str] = set()
         self.events: deque[ev.Event] = deque()
         for agent in self.agents:
             agent.late.clear()
@@ -97,6 +99,8 @@ class World:
             self.state.validate()
             for command in commands:
                 self.obey(command)
+        lost = (self.ready & self.peers.keys()) - self.state.roster.workers.keys()
+        assert not lost or self.over, f"I11: {lost} would be answered, and never be given anything"
 
     def obey(self, command: ev.Command) -> None:
         match command:
@@ -166,10 +170,13 @@ class World:
                 return
             self.peers[name] = link
             self.talking.discard(name)
+            self.ready.discard(name)
             before = self.boots.get(name, message.boot_id)
             restarted, self.boots[name] = before != message.boot_id, message.boot_id
             self.replaced = self.replaced - {message.boot_id} | ({before} if restarted else set())
             self.settle(ev.WorkerGreeted(name, restarted))
+            waits = restarted and any(state.worker == name for state in self.state.roster.jobs.values())
+            assert not waits, f"I11: {name} was restarted, and what it had is still waited for"
             fields = example(m.Welcome).__dict__ | {"run": RUN, "heartbeat_s": 1.0, "silence_s": 20.0, "spec": SPEC}
             down.append(m.Welcome(**fields))
             return
@@ -180,6 +187,7 @@ class World:
             self.talking.add(name)
         match message:
             case m.Ready(running=running, outbox=outbox):
+                self.ready.add(name)
                 sizes = dict.fromkeys(agent.clients, Size(10, 250))
                 self.journal.sizes |= sizes
                 self.journal.gone -= sizes.keys()

@@ -26,8 +26,13 @@ from violation import Violation
 
 from fedmq import atomic
 from fedmq.codec import raw
+from fedmq.protocol import messages as m
+from fedmq.protocol.coordinator_state import CoordinatorState
 from fedmq.protocol.limits import Recent
+from fedmq.protocol.roster import Roster
+from fedmq.protocol.round_clock import RoundClock
 from fedmq.protocol.worker_state import WorkerState
+from fedmq.runtime import worker
 from fedmq.runtime.client_states import ClientStates
 from fedmq.runtime.coordinator import Coordinator
 from fedmq.runtime.intake import Intake, Stored
@@ -112,18 +117,27 @@ def test_a_seed_is_one_history() -> None:
     assert histories == {simulate(2).history}
 
 
+def _history(shape: Shape, jump_s: float = 0.0, apart_s: float = 0.0) -> str:
+    """Of a run in which the time of day jumps on all hosts, and each has been up for so much longer than the last."""
+    with simulated(7, shape) as cluster:
+        for number, host in enumerate(cluster.hosts()):
+            host.boot_s = number * apart_s
+        cluster.play(5.0)
+        for host in cluster.hosts():
+            host.wall_s += jump_s
+        run_through(cluster, faults=False)
+        assert cluster.witness.committed == undisturbed(shape)
+        return cluster.history
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_jumps_of_the_time_of_day_change_nothing_at_all(shape: Shape) -> None:
-    def history(jump_s: float) -> str:
-        with simulated(7, shape) as cluster:
-            cluster.play(5.0)
-            for host in cluster.hosts():
-                host.wall_s += jump_s
-            run_through(cluster, faults=False)
-            assert cluster.witness.committed == undisturbed(shape)
-            return cluster.history
+    assert _history(shape) == _history(shape, jump_s=86400.0) == _history(shape, jump_s=-86400.0)
 
-    assert history(0.0) == history(86400.0) == history(-86400.0)
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_how_long_each_host_is_up_changes_nothing_at_all(shape: Shape) -> None:
+    assert _history(shape) == _history(shape, apart_s=1000.0)
 
 
 def _killed_at_a_rename_and_then_without_power(cluster: Cluster, fault: str) -> None:
@@ -139,6 +153,32 @@ def test_what_a_killed_process_renamed_is_there_after_a_power_cut(seed: int) -> 
 
 
 # --- a product with a bug in it is found out -----------------------------------------------------
+
+
+def _accepts_again(self: Any, *args: Any, real: Any = Coordinator.turn, insert: Any = Journal._insert) -> None:
+    # The key of the ledger forbids it, too: both must be wrong.
+    replaces = mock.patch.object(Journal, "_insert", lambda *of: insert(*of[:3], "OR REPLACE"))
+    with replaces, mock.patch.object(Roster, "open", lambda self, job: job in self.jobs):
+        real(self, *args)
+
+
+def _leaves_an_update_out(self: Any, accepted: Any, *args: Any, real: Any = CoordinatorState._aggregate) -> Any:
+    return real(self, accepted[1:], *args)
+
+
+def _freezes_all_rounds(self: Any, round: int, clients: Any, real: Any = Journal.freeze_round) -> None:
+    for before in range(1, round):
+        self._db.execute("UPDATE rounds SET frozen = ? WHERE round = ?", (json.dumps(sorted(clients)), before))
+    real(self, round, clients)
+
+
+def _commits_all_rounds(self: Any, round: int, digest: str, *args: Any, real: Any = Journal.commit_round) -> None:
+    real(self, round, digest, *args)
+    self._db.execute("UPDATE rounds SET digest = ? WHERE state = 'committed'", (digest,))
+
+
+def _says_hello_only_once(self: Any, message: Any, now: float, real: Any = WorkerState._received) -> list[Any]:
+    return [] if isinstance(message, m.Reject) and message.code == "REHELLO" else real(self, message, now)
 
 
 def _acks_at_once(self: Any, stored: Stored, real: Any = Coordinator._uploaded) -> None:
@@ -185,15 +225,20 @@ def _keeps_states_in_memory(self: Any, client: str, update: Any, state: Any, rea
 @pytest.mark.parametrize(
     ("kind", "name", "bug", "invariant", "first"),
     [
-        (ClientStates, "recall", _goes_on_from_the_newest, "I4", 112),
+        (Coordinator, "turn", _accepts_again, "I1: .* there is one already", 0),
+        (CoordinatorState, "_aggregate", _leaves_an_update_out, "I2: .* were accepted", 1),
+        (Journal, "freeze_round", _freezes_all_rounds, "I2: round 1 was frozen as", 3),
+        (Journal, "commit_round", _commits_all_rounds, "I3: round 0 was", 1),
+        (ClientStates, "recall", _goes_on_from_the_newest, "I4", 0),
         (ClientStates, "keep", _keeps_states_in_memory, "I4", 0),
-        (Coordinator, "_uploaded", _acks_at_once, "I5: .* was accepted and is None", 23),
-        (PartialBlob, "finish", _never_syncs, "I5: .* not whole", 0),
+        (Coordinator, "_uploaded", _acks_at_once, "I5: .* was accepted and is None", 36),
+        (PartialBlob, "finish", _never_syncs, "I5: .* not whole", 1),
         (WorkerState, "_judged", _forgets_at_once, "I10: .* is deleted before its round is committed", 0),
         (Journal, "put", _keeps_its_epoch, "I6: epoch 0 after 0", 0),
         (Intake, "revoke", _keeps_what_was_revoked, "I7: .* not allowed: .'updates", 139),
         (Intake, "decline", _keeps_offers, "I8: coordinator holds .* offers", 0),
-        (Recent, "of", _never_forgets, "I8: coordinator holds .* of (intake: asked|guard: control)", 0),
+        (Recent, "of", _never_forgets, "I8: coordinator holds .* of (intake: asked|guard: control)", 2),
+        (WorkerState, "_received", _says_hello_only_once, "I11: the run does not end", 0),
     ],
 )
 def test_a_bug_is_found_by_some_seed_of_the_slice(kind: type, name: str, bug: Any, invariant: str, first: int) -> None:
@@ -207,3 +252,25 @@ def test_a_bug_is_found_by_some_seed_of_the_slice(kind: type, name: str, bug: An
 
     with mock.patch.object(kind, name, bug), pytest.raises(Violation, match=invariant):
         slice_of_the_day()
+
+
+def _goes_by_the_time_of_day(self: Any, event: Any, now: float, real: Any = WorkerState.handle) -> list[Any]:
+    return real(self, event, worker.time.time())  # type: ignore[no-any-return]
+
+
+def test_a_worker_that_goes_by_the_time_of_day_is_found() -> None:
+    undisturbed(SHAPES[1])
+    with mock.patch.object(WorkerState, "handle", _goes_by_the_time_of_day), pytest.raises(AssertionError, match="=="):
+        test_jumps_of_the_time_of_day_change_nothing_at_all(SHAPES[1])
+
+
+def _takes_the_time_of_another_clock(self: Any, message: Any, now: float, real: Any = WorkerState._received) -> Any:
+    return self._given(message.tasks, message.left_s) if isinstance(message, m.Tasks) else real(self, message, now)
+
+
+def test_a_deadline_by_the_clock_of_another_host_is_found() -> None:
+    undisturbed(SHAPES[3])
+    sends = mock.patch.object(RoundClock, "left_s", lambda self, now: now + 1500.0)
+    takes = mock.patch.object(WorkerState, "_received", _takes_the_time_of_another_clock)
+    with sends, takes, pytest.raises(AssertionError, match="=="):
+        test_how_long_each_host_is_up_changes_nothing_at_all(SHAPES[3])
