@@ -13,29 +13,43 @@ from fedmq.errors import StorageError
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
 
 
+def is_same(path: Path, file: os.stat_result) -> bool:
+    """Whether this file is still what has that name."""
+    try:
+        return os.path.samestat(path.stat(), file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 class RunLock:
     """Held by the one process that may write into a run's folder; gone with that process, however it ends."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            atomic.make_folder(folder)
-            self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
-        except OSError as error:
-            raise StorageError(
-                f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
-            ) from None
         for left in reversed(range(_LOCK_TRIES)):
             try:
+                atomic.make_folder(folder)
+                self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
+            except OSError as error:
+                raise StorageError(
+                    f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
+                ) from None
+            try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                # Whoever had it may have removed it in between: then it is nobody's.
+                if self.is_there():
+                    return
             except OSError:
                 if left:
                     # It may be `held` in another process that asks: that one lets go at once.
                     time.sleep(_LOCK_PAUSE_S)
-        self._file.close()
+            self._file.close()
         raise StorageError(
             f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
         )
+
+    def is_there(self) -> bool:
+        """Whether the folder still has this very file: somebody may have removed, moved or replaced it."""
+        return is_same(Path(self._file.name), os.fstat(self._file.fileno()))
 
     @staticmethod
     def held(folder: Path) -> bool:
