@@ -16,7 +16,7 @@ from typing import IO
 
 from fedmq import crash_points
 from fedmq.atomic import disk_failures
-from fedmq.errors import ConfigError
+from fedmq.errors import ConfigError, StorageError
 from fedmq.protocol.fields import WORKER_NAME
 from fedmq.protocol.trainer_link import Source
 from fedmq.protocol.worker_events import Exit
@@ -49,6 +49,7 @@ def run_worker(
 
     Raises:
       ConfigError: the options cannot be used.
+      StorageError: its folders cannot be written.
       KeyRefused, ServerKeyMismatch: the coordinator does not let it in, or is another.
     """
     lock, keys = None, read_keys(key, server_key)
@@ -61,9 +62,9 @@ def run_worker(
         raise ConfigError(f"--name {name!r}: at most 63 letters, digits, dots, dashes and underscores, no leading dot")
     given, loopback = sources(data, clients), is_loopback(connect)
     folder = Path(work_dir or f"fedmq_{name}")
-    folder.mkdir(parents=True, exist_ok=True)
     logs = Path(log_dir) if log_dir else folder
-    logs.mkdir(parents=True, exist_ok=True)
+    for option, place in (("--work-dir", folder), ("--log-dir", logs)):
+        _make(option, place)
     options = WorkerOptions(
         name=name,
         sources=given,
@@ -91,6 +92,14 @@ def run_worker(
         "" if end.code else "".join(f"\n{name}'s own model: {path}" for name, path in folders(agent.own_models).items())
     )
     return end.code, end.reason + own
+
+
+def _make(option: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made or written ({error.strerror}): give another {option}") from None
 
 
 def read_keys(key: str | None, server_key: str | None) -> tuple[KeyPair, PublicKey] | None:

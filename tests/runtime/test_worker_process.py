@@ -1,4 +1,4 @@
-"""A worker's default name: the same for the same host and data, another while a live worker has it."""
+"""A worker's default name: the same for the same host and data, another while a live worker has it. Its folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from fedmq.cli import main
 from fedmq.runtime.worker_process import _free_name, default_name
 
 
@@ -35,3 +37,15 @@ def test_a_name_in_use_gets_a_number_and_one_that_is_free_again_comes_back(
     assert again == "lab1-north"
     for file in (claim, other, _third):
         file.close()
+
+
+@pytest.mark.parametrize("option", ["--work-dir", "--log-dir"])
+@pytest.mark.parametrize("place", ["file", "file/folder", "/proc/self/fdinfo"])
+def test_a_folder_that_cannot_be_is_told_with_its_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    done = CliRunner().invoke(main, ["worker", "--connect", "tcp://127.0.0.1:1", "--name", "w", option, place])
+    assert done.exit_code == 1
+    assert re.fullmatch(rf"fedmq: {place} cannot be made or written \(.*\): give another {option}\n", done.stderr)
