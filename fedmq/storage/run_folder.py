@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from fedmq import atomic
 from fedmq.errors import ConfigError, StorageError
 from fedmq.storage.journal import Journal
-from fedmq.storage.run_lock import RunLock, is_same
+from fedmq.storage.run_lock import LOCK, RunLock, is_same
 from fedmq.storage.software import recorded
 
 DATABASE = "run.db"
@@ -96,7 +96,7 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
     """
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run, --overwrite removes it: give one of them")
-    lock = RunLock(folder)
+    lock, begun = RunLock(folder), False
     try:
         settle(folder)
         if overwrite and (folder / DATABASE).is_file():
@@ -106,6 +106,7 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
                 raise ConfigError(
                     f"{folder} holds a config.json, but no run: give another output_dir, or --overwrite to replace it"
                 )
+            begun = True
             journal = Journal.create(folder / DATABASE, new_meta(config, decisive))
             atomic.write_json(folder / "config.json", json.loads(config))
             return OpenRun(journal, lock, finished=False, created=True, database=journal.path.stat())
@@ -134,9 +135,11 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
         return OpenRun(journal, lock, finished, created=False, database=journal.path.stat())
     except BaseException:
         try:
+            if begun:
+                _remove_run(folder)
             settle(folder)
         finally:
-            lock.release()
+            _let_go(lock, folder)
         raise
 
 
@@ -150,6 +153,15 @@ def discard(run: OpenRun, folder: Path) -> None:
     run.lock.remove()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _let_go(lock: RunLock, folder: Path) -> None:
+    """Leave no folder that was made for the lock alone."""
+    if lock.is_there() and [path.name for path in folder.iterdir()] == [LOCK]:
+        lock.remove()
+        folder.rmdir()
+    else:
+        lock.release()
 
 
 def settle(folder: Path) -> None:

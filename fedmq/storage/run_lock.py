@@ -10,6 +10,8 @@ from pathlib import Path
 from fedmq import atomic
 from fedmq.errors import StorageError
 
+#: in the folder
+LOCK = ".lock"
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
 
 
@@ -28,7 +30,7 @@ class RunLock:
         for left in reversed(range(_LOCK_TRIES)):
             try:
                 atomic.make_folder(folder)
-                self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
+                self._file = open(folder / LOCK, "a+")  # noqa: SIM115 - open for as long as the lock is held
             except OSError as error:
                 raise StorageError(
                     f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
@@ -55,7 +57,7 @@ class RunLock:
     def held(folder: Path) -> bool:
         """Whether some process has the lock now."""
         try:
-            with open(folder / ".lock") as file:
+            with open(folder / LOCK) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
