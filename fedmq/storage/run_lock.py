@@ -1,4 +1,4 @@
-"""One writer for a run's folder."""
+"""One writer for a run's folder, and for a worker's."""
 
 from __future__ import annotations
 
@@ -24,16 +24,25 @@ def is_same(path: Path, file: os.stat_result) -> bool:
 
 
 class RunLock:
-    """Held by the one process that may write into a run's folder; gone with that process, however it ends."""
+    """Held by the one process that may write into a run's folder; gone with that process, however it ends.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+      folder: made if it is not there.
+      role: of those that may have it.
+      option: by which another folder is given.
+
+    Raises:
+      StorageError: another process has it, or it cannot be made.
+    """
+
+    def __init__(self, folder: Path, role: str = "coordinator", option: str = "output_dir") -> None:
         for left in reversed(range(_LOCK_TRIES)):
             try:
                 atomic.make_folder(folder)
                 self._file = open(folder / LOCK, "a+")  # noqa: SIM115 - open for as long as the lock is held
             except OSError as error:
                 raise StorageError(
-                    f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
+                    f"{folder} cannot be made or written ({error.strerror}): give another {option}"
                 ) from None
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,9 +54,7 @@ class RunLock:
                     # It may be `held` in another process that asks: that one lets go at once.
                     time.sleep(_LOCK_PAUSE_S)
             self._file.close()
-        raise StorageError(
-            f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
-        )
+        raise StorageError(f"{folder} is in use by another {role}: wait for it or end it, or give another {option}")
 
     def is_there(self) -> bool:
         """Whether the folder still has this very file: somebody may have removed, moved or replaced it."""

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from fedmq.cli import main
 from fedmq.runtime.worker_process import _free_name, default_name
+from fedmq.storage.run_lock import RunLock
 
 
 def test_the_name_says_host_and_data() -> None:
@@ -49,3 +50,16 @@ def test_a_folder_that_cannot_be_is_told_with_its_option(
     done = CliRunner().invoke(main, ["worker", "--connect", "tcp://127.0.0.1:1", "--name", "w", option, place])
     assert done.exit_code == 1
     assert re.fullmatch(rf"fedmq: {place} cannot be made or written \(.*\): give another {option}\n", done.stderr)
+
+
+def test_a_second_worker_in_the_same_folder_is_refused_and_throws_nothing_away(tmp_path: Path) -> None:
+    """Two of one key, say, started from the same folder."""
+    first = RunLock(tmp_path / "w", "worker", "--work-dir")
+    made = tmp_path / "w" / "outbox" / "train-1-client_0-0.made"
+    made.parent.mkdir()
+    made.touch()
+    options = ("--connect", "tcp://127.0.0.1:1", "--name", "w", "--work-dir", str(tmp_path / "w"))
+    done = CliRunner().invoke(main, ["worker", *options])
+    first.release()
+    assert (done.exit_code, made.exists()) == (1, True)
+    assert "w is in use by another worker: wait for it or end it, or give another --work-dir" in done.stderr
