@@ -15,8 +15,8 @@ from typing import Any
 from fedmq.crash_points import durable_step
 from fedmq.errors import StorageError
 
-#: no space, quota used up, file too large, read-only, input or output error
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+#: no space, quota used up, file too large, read-only, input or output error, too many open files
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
 REMEDY = "put that right and give the same command again (a run: with --resume); nothing that was accepted is lost"
 
 

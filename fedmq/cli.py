@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import ExitStack, closing
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,9 @@ class _Group(click.Group):
 @click.version_option(package_name="fedmq")
 def main(debug: bool) -> None:
     """Fine-tune a language model together, without giving the data away."""
+    # What an output cannot show of a model's text, or of a path, is shown as escapes: it ends nothing.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 _output_dir = click.option(

@@ -201,14 +201,14 @@ class FederatedLearning:
             raise RunError(
                 f"this run has ended ({self._ended}): make a new FederatedLearning(config, resume=True) to go on"
             )
-        server, coordinator, workers = self.server, self._coordinator, self._workers
-        if coordinator is None:
+        server, coordinator, workers, run = self.server, self._coordinator, self._workers, self._run
+        if coordinator is None or run is None:
             self.view.say(f"{self.run_dir} holds this run, finished: nothing is left to do")
             return server.rounds()
         with stop_signals.asked_for() as stopping:
             try:
                 with self.view, atomic.disk_failures(self.run_dir):
-                    finish = coordinator.run(stopping, workers.failure if workers else lambda: None)
+                    finish = coordinator.run(stopping, run.watched(workers.failure if workers else None))
                 if finish.outcome != "done":
                     raised = RunError if finish.outcome == "failed" else KeyboardInterrupt
                     raise raised(finish.reason + self._way_on())
@@ -259,6 +259,8 @@ class FederatedLearning:
             self.view.note("warning", str(another))
 
     def _leave(self, run: OpenRun, has_run: bool) -> None:
+        if not run.is_there():
+            return  # by now another's may be there
         if run.created and run.journal.last_committed() is None:
             # The command, corrected, then starts afresh.
             self._server = None

@@ -48,6 +48,19 @@ def test_help_has_meaning_unit_and_default(name: str) -> None:
         assert re.search(UNITS, option.help)
 
 
+def test_what_an_output_cannot_show_is_escaped(tmp_path: Path) -> None:
+    """A run that was finished ended with exit code 1, as its texts could not be printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fedmq", "keys", "new", "north", "--dir", "☃"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == r"wrote \u2603/north.key: secret, it stays on this host"
+
+
 def test_places_are_completed_as_files() -> None:
     for name, option in ALL.items():
         if option.metavar in ("DIR", "FILE", "PATH", "CSV", "FILE.html"):

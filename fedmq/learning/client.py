@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from fedmq.learning.train import Diverged, Outcome, TrainResult, never, train_to
 from fedmq.recipe import TrainingRecipe
 from fedmq.rng import derive_seed
 from fedmq.tensors import NamedTensors
+
+log = logging.getLogger(__name__)
 
 
 class FederatedClient:
@@ -123,9 +126,12 @@ class FederatedClient:
             }
         )
         if self.log_dir is not None:
-            self.log_dir.mkdir(parents=True, exist_ok=True)
-            with (self.log_dir / "training.jsonl").open("a", encoding="utf-8") as log:
-                log.writelines(json.dumps({"round": round, **record}) + "\n" for record in result.log_history)
+            try:
+                self.log_dir.mkdir(parents=True, exist_ok=True)
+                with (self.log_dir / "training.jsonl").open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps({"round": round, **record}) + "\n" for record in result.log_history)
+            except OSError as error:
+                log.warning("%s cannot be written (%s): the training counts all the same", self.log_dir, error.strerror)
 
     def evaluate(
         self, split: str = "test", *, batch_size: int = 8, on_step: Callable[[int, int], None] | None = None

@@ -31,6 +31,7 @@ class TrainerProcess:
         agent_read, child_write = os.pipe()
         # Set before torch loads: some of its libraries look at the environment only.
         environment = os.environ | {"OMP_NUM_THREADS": str(num_threads), "TOKENIZERS_PARALLELISM": "false"}
+        log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(log_file, "ab") as output:
             self._process = subprocess.Popen(
                 [*command, f"--read-fd={child_read}", f"--write-fd={child_write}", f"--num-threads={num_threads}"],

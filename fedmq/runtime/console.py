@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +17,7 @@ from fedmq.protocol.printable import readable
 from fedmq.runtime.live_view import Shown, drawn, redrawn
 from fedmq.storage.metrics import coverage, lateness, readable_perplexity, readable_size, total_bytes
 
+log = logging.getLogger("fedmq.console")
 #: Rounds with more clients than this are summed up in one line.
 _CLIENTS_SHOWN = 10
 _AWAITED_AFTER_S = 10.0
@@ -36,24 +40,47 @@ class ConsoleView:
 
     def __enter__(self) -> ConsoleView:
         if self._live is not None:
-            self._live.start()
+            with self._reaching():
+                self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with self._reaching():
+                self._live.stop()
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """A terminal that was closed, or an output whose disk is full, ends no run: what follows is for nobody.
+
+        Raises:
+          KeyboardInterrupt: whoever read the output has closed it, as `head` does, and wants no more.
+        """
+        try:
+            yield
+        except SystemExit:  # how rich tells of a pipe that nobody reads
+            raise KeyboardInterrupt("nobody reads the output any more") from None
+        except OSError as error:
+            log.warning("nobody can read the output any more (%s): the run goes on", error.strerror)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.console.file.fileno())
+            os.close(nowhere)
 
     def say(self, text: str) -> None:
         """A plain line."""
         if not self.quiet:
-            self.console.print(_as_it_is(text), soft_wrap=True)
+            self._print(_as_it_is(text))
 
     def note(self, level: str, text: str) -> None:
         """Something happened."""
         if level == "warning":
-            self.console.print(Text.assemble(("warning:", "yellow"), " ", _as_it_is(text)), soft_wrap=True)
+            self._print(Text.assemble(("warning:", "yellow"), " ", _as_it_is(text)))
         else:
             self.say(text)
+
+    def _print(self, text: Text) -> None:
+        with self._reaching():
+            self.console.print(text, soft_wrap=True)
 
     def progress(self, live: dict[str, Any]) -> None:
         """Draw it; without a terminal, say from time to time who is awaited."""

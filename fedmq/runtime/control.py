@@ -34,7 +34,7 @@ class TrainingFiles:
             content = self._blobs.read(digest)
             adapter = raw.decode(content, raw.read_spec(content))
             digest = self._blobs.add(raw.encode({**adapter, **{f"{CONTROL}{name}": c for name, c in left.items()}}))
-        blob = BlobRef(digest, self._blobs.path(digest).stat().st_size)
+        blob = BlobRef(digest, self._blobs.nbytes(digest))
         if left:
             self._made = (version, blob)
         return blob

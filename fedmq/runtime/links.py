@@ -67,7 +67,8 @@ class Links:
             self._reject(peer, "NAME", f"this link is that of {self._workers[peer]}")
         # A hello, perhaps with a goodbye, may be the last word of a process, read after its successor's: no rival.
         if boot_id in self._replaced and worker in self._talking:
-            self._reject(peer, "NAME_TAKEN", f"two workers are called {worker}: give each its own --name")
+            what = (f"have the key of {worker}", "key") if incoming.owner else (f"are called {worker}", "--name")
+            self._reject(peer, "NAME_TAKEN", "two workers {}: give each its own {}".format(*what))
         self.drop(worker)
         self._workers[peer], self._peers[worker] = worker, peer
         before = self._boots.of(worker) or boot_id

@@ -88,7 +88,6 @@ class LocalWorkers:
 
     def start(self) -> None:
         """Start all."""
-        self.log_dir.mkdir(parents=True, exist_ok=True)
         devices = cuda_devices() if self.device == "cuda" else []
         for k in range(self.count):
             slot = _Slot(f"worker_{k}", devices[k % len(devices)] if devices else None)
@@ -148,6 +147,8 @@ class LocalWorkers:
         ]
         # "cuda" and not "cuda:K": where torch cannot use the devices that the driver lists, it means the CPU.
         share = {} if slot.cuda_device is None else {"CUDA_VISIBLE_DEVICES": slot.cuda_device}
+        # Somebody who tidies up may have removed it since the last one was started.
+        self.log_dir.mkdir(parents=True, exist_ok=True)
         with open(self._log(slot), "ab") as output:
             # What an earlier process of this name said explains nothing.
             slot.log_start = output.tell()
@@ -176,9 +177,12 @@ class LocalWorkers:
         return self.log_dir / f"{slot.name}.log"
 
     def _last_words(self, slot: _Slot) -> str:
-        with open(self._log(slot), "rb") as log:
-            log.seek(slot.log_start)
-            lines = log.read().decode(errors="replace").splitlines()
+        try:
+            with open(self._log(slot), "rb") as log:
+                log.seek(slot.log_start)
+                lines = log.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return f"{self._log(slot)}, its log, was removed"
         said = [line.removeprefix("fedmq: ") for line in lines if line.startswith("fedmq: ")]
         return said[-1] if said else f"see {self._log(slot)}"
 

@@ -131,7 +131,7 @@ class FederatedServer:
     def adapter(self, version: int) -> BlobRef:
         """A committed version's adapter as workers ask for it."""
         digest = self.journal.digest(version)
-        return BlobRef(digest, self.blobs.path(digest).stat().st_size)
+        return BlobRef(digest, self.blobs.nbytes(digest))
 
     # --- one round -----------------------------------------------------------------------------
 

@@ -11,12 +11,13 @@ import signal
 import socket
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 from fedmq import crash_points
 from fedmq.atomic import disk_failures
-from fedmq.errors import ConfigError
+from fedmq.errors import ConfigError, StorageError
 from fedmq.protocol.fields import WORKER_NAME
 from fedmq.protocol.trainer_link import Source
 from fedmq.protocol.worker_events import Exit
@@ -24,6 +25,7 @@ from fedmq.runtime.local import num_cores
 from fedmq.runtime.memory import keep_freed_memory
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
 from fedmq.storage.personal import folders
+from fedmq.storage.run_lock import RunLock
 from fedmq.transport.addresses import is_loopback
 from fedmq.transport.keys import KeyPair, PublicKey, read_pair, read_public
 from fedmq.transport.zeromq import ZmqWorkerTransport
@@ -49,6 +51,7 @@ def run_worker(
 
     Raises:
       ConfigError: the options cannot be used.
+      StorageError: its folders cannot be written, or another worker has them.
       KeyRefused, ServerKeyMismatch: the coordinator does not let it in, or is another.
     """
     lock, keys = None, read_keys(key, server_key)
@@ -61,9 +64,9 @@ def run_worker(
         raise ConfigError(f"--name {name!r}: at most 63 letters, digits, dots, dashes and underscores, no leading dot")
     given, loopback = sources(data, clients), is_loopback(connect)
     folder = Path(work_dir or f"fedmq_{name}")
-    folder.mkdir(parents=True, exist_ok=True)
     logs = Path(log_dir) if log_dir else folder
-    logs.mkdir(parents=True, exist_ok=True)
+    if log_dir is not None:
+        _make_logs(logs)
     options = WorkerOptions(
         name=name,
         sources=given,
@@ -78,9 +81,11 @@ def run_worker(
         parent_fd=parent_fd,
     )
     keep_freed_memory()
-    crash_points.arm("worker")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    with disk_failures(folder):
+    with ExitStack() as ending, disk_failures(folder):
+        # A second one in it would throw away what the first is about to offer.
+        ending.callback(RunLock(folder, "worker", "--work-dir").release)
+        crash_points.arm("worker")
         agent = WorkerAgent(options, ZmqWorkerTransport(connect, keys))
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda n, _: agent.leave(f"interrupted by {signal.Signals(n).name}"))
@@ -91,6 +96,14 @@ def run_worker(
         "" if end.code else "".join(f"\n{name}'s own model: {path}" for name, path in folders(agent.own_models).items())
     )
     return end.code, end.reason + own
+
+
+def _make_logs(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be made or written ({error.strerror}): give another --log-dir") from None
 
 
 def read_keys(key: str | None, server_key: str | None) -> tuple[KeyPair, PublicKey] | None:

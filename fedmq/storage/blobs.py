@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedmq import atomic
-from fedmq.errors import RemoteProtocolError
+from fedmq.errors import RemoteProtocolError, StorageError
 
 
 class BlobStore:
@@ -43,13 +43,33 @@ class BlobStore:
         """Whether the whole blob is here."""
         return self.path(digest).is_file()
 
+    def nbytes(self, digest: str) -> int:
+        """How long the blob is.
+
+        Raises:
+          StorageError: it is gone, and somebody relies on it.
+        """
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            raise self._gone(digest) from None
+
+    def _gone(self, digest: str) -> StorageError:
+        return StorageError(
+            f"{self.path(digest)} is gone: without it, its run cannot go on; put it back from a copy of this folder"
+        )
+
     def read(self, digest: str) -> bytes:
         """The blob's bytes, checked once a process: a file that rotted on disk is not handed out.
 
         Raises:
           RemoteProtocolError: BLOB, the content is not what its name says.
+          StorageError: it is gone.
         """
-        content = self.path(digest).read_bytes()
+        try:
+            content = self.path(digest).read_bytes()
+        except FileNotFoundError:
+            raise self._gone(digest) from None
         if digest not in self.checked and hashlib.sha256(content).hexdigest() != digest:
             raise RemoteProtocolError("BLOB", f"{self.path(digest)} does not have the content that its name says")
         self.checked.add(digest)

@@ -45,10 +45,12 @@ class Database:
             with closing(sqlite3.connect(temp, isolation_level=None)) as database:
                 database.executescript(f"PRAGMA synchronous=FULL; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION};")
                 database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-        except sqlite3.OperationalError as error:
-            temp.unlink()
-            raise StorageError(f"{path} cannot be written ({error}): {atomic.REMEDY}") from None
-        atomic.rename(temp, path)
+            atomic.rename(temp, path)
+        except BaseException as error:
+            temp.unlink(missing_ok=True)
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageError(f"{path} cannot be written ({error}): {atomic.REMEDY}") from None
+            raise
         atomic.fsync(path.parent)
         return cls.open(path)
 

@@ -7,14 +7,14 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedmq import atomic
 from fedmq.errors import ConfigError, StorageError
 from fedmq.storage.journal import Journal
-from fedmq.storage.run_lock import RunLock
+from fedmq.storage.run_lock import LOCK, RunLock, is_same
 from fedmq.storage.software import recorded
 
 DATABASE = "run.db"
@@ -49,12 +49,34 @@ class OpenRun(NamedTuple):
     Attributes:
       finished: there is nothing left to do.
       created: there was no run here before.
+      database: of run.db.
     """
 
     journal: Journal
     lock: RunLock
     finished: bool
     created: bool
+    database: os.stat_result
+
+    def is_there(self) -> bool:
+        """Whether the folder is still this run's: it, or run.db, may have been removed, moved or replaced."""
+        return self.lock.is_there() and is_same(self.journal.path, self.database)
+
+    def watched(self, failure: Callable[[], str | None] | None) -> Callable[[], str | None]:
+        """That question, if there is one, and before it: is the folder still this run's? Else it raises StorageError.
+
+        Going on, the run would write into another's folder, and all that it accepts would be lost at its end.
+        """
+
+        def asked() -> str | None:
+            if not self.is_there():
+                raise StorageError(
+                    f"{self.journal.path.parent} or its {DATABASE} was removed, moved or replaced while its run was at "
+                    "work, and nothing more is written there: put it back and --resume, or start anew"
+                )
+            return failure() if failure else None
+
+        return asked
 
 
 def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrite: bool) -> OpenRun:
@@ -74,7 +96,7 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
     """
     if resume and overwrite:
         raise ConfigError("--resume goes on with a run, --overwrite removes it: give one of them")
-    lock = RunLock(folder)
+    lock, begun = RunLock(folder), False
     try:
         settle(folder)
         if overwrite and (folder / DATABASE).is_file():
@@ -84,9 +106,10 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
                 raise ConfigError(
                     f"{folder} holds a config.json, but no run: give another output_dir, or --overwrite to replace it"
                 )
+            begun = True
             journal = Journal.create(folder / DATABASE, new_meta(config, decisive))
             atomic.write_json(folder / "config.json", json.loads(config))
-            return OpenRun(journal, lock, finished=False, created=True)
+            return OpenRun(journal, lock, finished=False, created=True, database=journal.path.stat())
         journal = Journal.open(folder / DATABASE)
         finished = journal.get("status") == "done"
         if journal.require("decisive") != decisive:
@@ -109,12 +132,14 @@ def open_run(folder: Path, config: str, decisive: str, *, resume: bool, overwrit
                 software=recorded(journal.get("software")),
             )
         atomic.write_json(folder / "config.json", json.loads(journal.require("config")))
-        return OpenRun(journal, lock, finished, created=False)
+        return OpenRun(journal, lock, finished, created=False, database=journal.path.stat())
     except BaseException:
         try:
+            if begun:
+                _remove_run(folder)
             settle(folder)
         finally:
-            lock.release()
+            _let_go(lock, folder)
         raise
 
 
@@ -128,6 +153,15 @@ def discard(run: OpenRun, folder: Path) -> None:
     run.lock.remove()
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _let_go(lock: RunLock, folder: Path) -> None:
+    """Leave no folder that was made for the lock alone."""
+    if lock.is_there() and [path.name for path in folder.iterdir()] == [LOCK]:
+        lock.remove()
+        folder.rmdir()
+    else:
+        lock.release()
 
 
 def settle(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One writer for a run's folder."""
+"""One writer for a run's folder, and for a worker's."""
 
 from __future__ import annotations
 
@@ -10,38 +10,61 @@ from pathlib import Path
 from fedmq import atomic
 from fedmq.errors import StorageError
 
+#: in the folder
+LOCK = ".lock"
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02
 
 
-class RunLock:
-    """Held by the one process that may write into a run's folder; gone with that process, however it ends."""
+def is_same(path: Path, file: os.stat_result) -> bool:
+    """Whether this file is still what has that name."""
+    try:
+        return os.path.samestat(path.stat(), file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            atomic.make_folder(folder)
-            self._file = open(folder / ".lock", "a+")  # noqa: SIM115 - open for as long as the lock is held
-        except OSError as error:
-            raise StorageError(
-                f"{folder} cannot be made or written ({error.strerror}): give another output_dir"
-            ) from None
+
+class RunLock:
+    """Held by the one process that may write into a run's folder; gone with that process, however it ends.
+
+    Args:
+      folder: made if it is not there.
+      role: of those that may have it.
+      option: by which another folder is given.
+
+    Raises:
+      StorageError: another process has it, or it cannot be made.
+    """
+
+    def __init__(self, folder: Path, role: str = "coordinator", option: str = "output_dir") -> None:
         for left in reversed(range(_LOCK_TRIES)):
             try:
+                atomic.make_folder(folder)
+                self._file = open(folder / LOCK, "a+")  # noqa: SIM115 - open for as long as the lock is held
+            except OSError as error:
+                raise StorageError(
+                    f"{folder} cannot be made or written ({error.strerror}): give another {option}"
+                ) from None
+            try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                # Whoever had it may have removed it in between: then it is nobody's.
+                if self.is_there():
+                    return
             except OSError:
                 if left:
                     # It may be `held` in another process that asks: that one lets go at once.
                     time.sleep(_LOCK_PAUSE_S)
-        self._file.close()
-        raise StorageError(
-            f"{folder} is in use by another coordinator: wait for it or end it, or give another output_dir"
-        )
+            self._file.close()
+        raise StorageError(f"{folder} is in use by another {role}: wait for it or end it, or give another {option}")
+
+    def is_there(self) -> bool:
+        """Whether the folder still has this very file: somebody may have removed, moved or replaced it."""
+        return is_same(Path(self._file.name), os.fstat(self._file.fileno()))
 
     @staticmethod
     def held(folder: Path) -> bool:
         """Whether some process has the lock now."""
         try:
-            with open(folder / ".lock") as file:
+            with open(folder / LOCK) as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False

@@ -18,12 +18,12 @@ def parse_address(address: str) -> tuple[str, int]:
       >>> parse_address("tcp://127.0.0.1:5555")
       ('127.0.0.1', 5555)
     """
-    parts = urlsplit(address.replace(":*", ":0"))
     try:
+        parts = urlsplit(address.replace(":*", ":0"))
         port = parts.port
     except ValueError:
         port = None
-    if parts.scheme != "tcp" or not parts.hostname or port is None or parts.path:
+    if port is None or parts.scheme != "tcp" or not parts.hostname or parts.path:
         raise ConfigError(f"address {address!r}: expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555")
     return (f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname), port
 

@@ -89,8 +89,10 @@ def revoke(name: str, folder: Path) -> None:
     """Let it join no more; a coordinator that runs drops it.
 
     Raises:
-      ConfigError: nobody has that name.
+      ConfigError: nobody has that name, or there is no such folder.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; expected the coordinator's, where the allow-list is")
     with _locked(folder):
         names = _load(folder / _LIST)
         left = {key: other for key, other in names.items() if other != name}

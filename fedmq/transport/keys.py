@@ -125,6 +125,8 @@ def coordinator_pair(folder: Path) -> KeyPair:
     Raises:
       ConfigError: there is no folder, none or several in it, or it cannot be used.
     """
+    if folder.is_file():
+        raise ConfigError(f"{folder} is a file: expected the folder that `fedmq keys new coordinator` made")
     found = sorted(folder.glob("*.key"))
     if len(found) != 1:
         make = f"`fedmq keys new coordinator --dir {folder}` makes it"

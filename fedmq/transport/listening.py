@@ -60,7 +60,9 @@ def listen(bind: str) -> Listening:
             raise RunError(
                 f"cannot listen on {bind}: the port is in use; choose another, or end the program that has it"
             ) from None
-        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        # Of a name that leads nowhere, `create_server` passes the number on without its kind: they are below 0.
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else str(error.strerror).partition(" (while")[0]
         raise RunError(f"cannot listen on {bind}: {why}; expected an address of this machine") from None
 
 

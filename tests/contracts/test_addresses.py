@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from fedmq.errors import ConfigError
-from fedmq.transport.addresses import is_loopback, require_secure
+from fedmq.errors import ConfigError, RunError
+from fedmq.transport.addresses import is_loopback, parse_address, require_secure
+from fedmq.transport.listening import listen
 from fedmq.transport.zeromq import ZmqCoordinatorTransport, ZmqWorkerTransport
 
 
@@ -29,6 +30,18 @@ def test_another_host_is_not_loopback_whatever_its_name_begins_with(host: str) -
     for refuses in (ZmqCoordinatorTransport, ZmqWorkerTransport):
         with pytest.raises(ConfigError, match="off loopback only with keys"):
             refuses(address)
+
+
+@pytest.mark.parametrize("address", ["tcp://[zz]:1", "tcp://[::1:1", "tcp://127.0.0.1", "tcp://127.0.0.1:65536", "x"])
+def test_what_is_no_address_is_refused_with_one_that_is(address: str) -> None:
+    with pytest.raises(ConfigError, match="expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555"):
+        parse_address(address)
+
+
+def test_a_name_that_leads_nowhere_cannot_be_listened_on_and_the_reason_is_in_words() -> None:
+    with pytest.raises(RunError, match="cannot listen on .*; expected an address of this machine") as caught:
+        listen("tcp://name.invalid:0")
+    assert "nknown error" not in str(caught.value) and "while attempting" not in str(caught.value)
 
 
 def has_ipv6() -> bool:

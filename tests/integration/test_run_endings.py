@@ -166,6 +166,24 @@ def test_a_run_that_was_closed_is_not_called_finished(federation: Federation) ->
         fed.train()
 
 
+def test_a_run_whose_folder_is_another_s_by_now_ends_and_writes_nothing_there(federation: Federation) -> None:
+    """Somebody removed it and began anew. A run without a model would else remove the new one as its own."""
+    removed = [python_face(federation) for _ in range(2)]
+    for fed in removed:
+        fed.setup()
+        shutil.rmtree(fed.run_dir)
+    another = python_face(federation)
+    another.setup()
+    run = another.run_dir
+    before = {path.relative_to(run): path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(StorageError, match=r"run or its run\.db was removed, moved or replaced"):
+        removed[0].train()
+    removed[1].close()
+    assert {path.relative_to(run): path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert inspect_run(run)["status"] == "running"
+    another.close()
+
+
 def test_a_finished_run_stays_finished(federation: Federation) -> None:
     finished_run(federation)
     fed = python_face(federation, resume=True)

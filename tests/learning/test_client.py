@@ -50,6 +50,18 @@ def test_two_clients_share_one_model(
     assert digest(read_adapter(tmp_path / "saved")[0]) == digest(first.get_weights())
 
 
+def test_a_log_that_cannot_be_written_costs_no_training(
+    lm: LanguageModel, texts: list[np.ndarray], recipe: TrainingRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "client_0").mkdir()
+    (tmp_path / "client_0" / "training.jsonl").symlink_to("/dev/full")
+    client = FederatedClient("client_0", lm, texts[:8], log_dir=tmp_path)
+    client.set_weights(lm.initial_adapter())
+    client.train(recipe, seed=3, round=1)
+    assert [record["round"] for record in client.history] == [1]
+    assert f"{tmp_path / 'client_0'} cannot be written (No space left on device)" in caplog.text
+
+
 def test_the_same_subset_in_each_round(
     lm: LanguageModel, texts: list[np.ndarray], recipe: TrainingRecipe, first_tokens: list[int]
 ) -> None:

@@ -22,3 +22,10 @@ def test_a_trainer_that_does_not_stop_when_told_to_is_killed(tmp_path: Path, mon
     with pytest.raises(PipeClosed):
         trainer.receive()
     assert trainer.end() == "was killed by SIGKILL"
+
+
+def test_one_is_started_again_though_the_folder_of_its_log_was_removed(tmp_path: Path) -> None:
+    trainer = child.TrainerProcess([sys.executable, "-c", "pass"], 1, tmp_path / "removed" / "log")
+    with pytest.raises(PipeClosed):
+        trainer.receive()
+    assert trainer.end() == "ended with exit code 0"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -125,3 +129,29 @@ def test_a_run_that_goes_on_shows_what_was_before(monkeypatch: pytest.MonkeyPatc
     assert "perplexity 40.00 █▁  up 4.00 MB  down 24.7 kB  about 1 min 0 s left" in " ".join(out.getvalue().split("\n"))
     view.scored(2, SCORE)
     assert "round 2/3  perplexity    20.00  loss 2.9957  60.0 s" in out.getvalue()
+
+
+def test_a_terminal_that_was_closed_ends_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That of a run in the background, say, which no SIGHUP has reached."""
+    monkeypatch.setenv("CI", "1")  # lines, no picture
+    ours, its = pty.openpty()
+    with open(its, "w") as terminal:
+        view = ConsoleView(Console(file=terminal))
+        view.say("seen")
+        assert os.read(ours, 100) == b"seen\r\n"
+        os.close(ours)
+        view.note("warning", "not seen")
+        view.say("not seen")
+    (record,) = caplog.records
+    assert record.getMessage() == "nobody can read the output any more (Input/output error): the run goes on"
+
+
+def test_a_reader_that_wants_no_more_ends_the_run_with_a_reason() -> None:
+    ours, its = os.pipe()
+    os.close(ours)
+    code = "from fedmq.runtime.console import ConsoleView; ConsoleView().say('not read')"
+    done = subprocess.run([sys.executable, "-c", code], stdout=its, stderr=subprocess.PIPE, text=True)
+    os.close(its)
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt: nobody reads the output any more"

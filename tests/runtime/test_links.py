@@ -13,9 +13,9 @@ from fedmq.transport.base import Incoming
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
 
 
-def hello(links: Links, count: int, worker: str = "w", peer: bytes = b"1") -> bool:
+def hello(links: Links, count: int, worker: str = "w", peer: bytes = b"1", owner: str = "") -> bool:
     said = m.Hello((m.PROTOCOL_VERSION,), worker, f"{count:032x}")
-    return links.bind(Incoming("control", peer, ()), said)
+    return links.bind(Incoming("control", peer, (), owner), said)
 
 
 def test_processes_of_one_name_without_end() -> None:
@@ -36,8 +36,10 @@ def test_a_process_that_was_replaced_lately_is_known_for_a_rival() -> None:
     links = Links(MemoryCoordinatorTransport())
     assert [hello(links, count) for count in (0, 1, 0)] == [False, True, True], "nobody has said more than hello"
     links._talking.add("w")
-    with pytest.raises(RemoteProtocolError, match="two workers are called w"):
+    with pytest.raises(RemoteProtocolError, match="two workers are called w: give each its own --name"):
         hello(links, 1)
+    with pytest.raises(RemoteProtocolError, match="two workers have the key of w: give each its own key"):
+        hello(links, 1, owner="w")  # whose name is the key's, whatever --name says
 
 
 def test_only_workers_of_the_run_are_told_that_it_is_over() -> None:

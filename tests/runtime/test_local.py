@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_only_the_cores_that_are_ours_count() -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert num_cores() == len(before)
+
+
+def test_logs_that_somebody_removes_end_no_run(telling: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = telling / "python"
+    program.write_text(program.read_text().replace("exit 2", "exit 1"))
+    group = workers(telling, 1, "cpu")
+    group.start()
+    reasons = []
+    for _ in range(4):
+        (process,) = [slot.process for slot in group._slots]
+        assert process is not None
+        process.wait(60)
+        shutil.rmtree(telling / "logs")
+        reasons.append(group.failure())
+    assert reasons[:3] == [None] * 3, "it was started again"
+    assert reasons[3] == f"worker_0 ended with exit code 1: {telling / 'logs' / 'worker_0.log'}, its log, was removed"
 
 
 def test_a_child_that_fails_ends_in_its_own_words(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmq.errors import RemoteProtocolError
+from fedmq.errors import RemoteProtocolError, StorageError
 from fedmq.storage.blobs import BlobStore
 
 CONTENT = bytes(range(256)) * 5
@@ -33,6 +33,15 @@ def test_add_read_remove(blobs: BlobStore) -> None:
     blobs.remove(DIGEST)
     blobs.remove(DIGEST)
     assert not blobs.has(DIGEST) and files(blobs) == []
+
+
+def test_one_that_somebody_removed_is_missed_in_one_line(blobs: BlobStore) -> None:
+    """Who tidies up may take them for a cache."""
+    assert blobs.nbytes(blobs.add(CONTENT)) == len(CONTENT)
+    blobs.path(DIGEST).unlink()
+    for use in (blobs.nbytes, blobs.read):
+        with pytest.raises(StorageError, match=f"{DIGEST} is gone: .* put it back from a copy of this folder"):
+            use(DIGEST)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,12 @@ def test_revoking_whom_nobody_knows_names_those_that_are(tmp_path: Path) -> None
         revoke("nort", tmp_path)
 
 
+def test_revoking_in_a_folder_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder; expected the coordinator's"):
+        revoke("north", tmp_path / "kyes")
+    assert not (tmp_path / "kyes").exists()
+
+
 ENTRY = {"name": "north", "public": "n" * 40}
 DAMAGED = {
     "no JSON": "{",

@@ -119,6 +119,8 @@ def test_a_coordinators_folder_holds_one_secret_key(tmp_path: Path) -> None:
         coordinator_pair(folder)
     pair = new_pair("coordinator", folder)
     assert coordinator_pair(folder).public == pair.public
+    with pytest.raises(ConfigError, match=r"coordinator\.key is a file: expected the folder that"):
+        coordinator_pair(folder / "coordinator.key")
     new_pair("north", folder)
     with pytest.raises(ConfigError, match=r"coordinator\.key, north\.key: workers' secret keys stay on their hosts"):
         coordinator_pair(folder)
