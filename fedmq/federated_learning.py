@@ -102,7 +102,7 @@ class FederatedLearning:
         Raises:
           ConfigError, DataError, ModelError: the config, the keys, the data or the base cannot be used.
           RunError: the port is in use.
-          KeyboardInterrupt: SIGINT or SIGTERM came; as after any error, the folder is as it was.
+          KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came; as after any error, the folder is as it was.
         """
         config = self.config
         config.validate_all()
@@ -234,7 +234,7 @@ class FederatedLearning:
         # Last in, first out; each is done even when one before it fails.
         with ExitStack() as ending:
             if run is not None:
-                ending.callback(run.lock.release)
+                ending.callback(run.let_go)
             if log is not None:
                 ending.callback(run_log.stop, log)
             if run is not None:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a run is set up and while it goes on."""
+"""SIGINT, SIGTERM and SIGHUP while a run is set up and while it goes on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Those that end a process of ours: SIGINT, SIGTERM, and SIGHUP of a terminal that is closed, but under nohup."""
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hang_up)
 
 
 @contextmanager
@@ -37,7 +43,7 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in stop_signals()}
     try:
         yield
     finally:

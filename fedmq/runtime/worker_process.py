@@ -23,6 +23,7 @@ from fedmq.protocol.trainer_link import Source
 from fedmq.protocol.worker_events import Exit
 from fedmq.runtime.local import num_cores
 from fedmq.runtime.memory import keep_freed_memory
+from fedmq.runtime.stop_signals import stop_signals
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
 from fedmq.storage.personal import folders
 from fedmq.storage.run_lock import RunLock
@@ -87,7 +88,7 @@ def run_worker(
         ending.callback(RunLock(folder, "worker", "--work-dir").release)
         crash_points.arm("worker")
         agent = WorkerAgent(options, ZmqWorkerTransport(connect, keys))
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stop_signals():
             signal.signal(number, lambda n, _: agent.leave(f"interrupted by {signal.Signals(n).name}"))
         end: Exit = agent.run()
     if lock is not None:

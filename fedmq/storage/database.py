@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -113,6 +113,11 @@ class Database:
     def close(self) -> None:
         """Close the file; the journal ends as one plain file, without a write-ahead log beside it."""
         self._db.close()
+
+    def fold_log(self) -> None:
+        """Bring into the file what its log has; where a reader is in the way, or the disk is full, it stays there."""
+        with suppress(sqlite3.OperationalError):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _insert(self, table: str, fields: dict[str, Any], conflict: str = "") -> None:
         names, marks = ", ".join(fields), ", ".join("?" * len(fields))

@@ -62,6 +62,14 @@ class OpenRun(NamedTuple):
         """Whether the folder is still this run's: it, or run.db, may have been removed, moved or replaced."""
         return self.lock.is_there() and is_same(self.journal.path, self.database)
 
+    def let_go(self) -> None:
+        """Others may have the folder. Of a run that ended in order, run.db is all of the journal, and may go alone."""
+        try:
+            if self.is_there() and self.journal.get("status") in ("done", "interrupted"):
+                self.journal.fold_log()
+        finally:
+            self.lock.release()
+
     def watched(self, failure: Callable[[], str | None] | None) -> Callable[[], str | None]:
         """That question, if there is one, and before it: is the folder still this run's? Else it raises StorageError.
 

@@ -58,7 +58,7 @@ class RunLock:
 
     def is_there(self) -> bool:
         """Whether the folder still has this very file: somebody may have removed, moved or replaced it."""
-        return is_same(Path(self._file.name), os.fstat(self._file.fileno()))
+        return not self._file.closed and is_same(Path(self._file.name), os.fstat(self._file.fileno()))
 
     @staticmethod
     def held(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Federation
 from running import PATIENCE_S, Running, command_line, descendants, eventually, fedmq, wait_gone
 
@@ -72,13 +73,14 @@ def test_ctrl_c_then_resume_then_sigkill(federation: Federation, tiny_settings: 
         wait_gone(pid, PATIENCE_S)
 
 
-def test_sigterm_to_a_coordinator_pauses_the_run(federation: Federation) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
+def test_sigterm_to_a_coordinator_pauses_the_run(federation: Federation, number: signal.Signals) -> None:
     config = federation.config(federated={"num_clients": 2, "clients_per_round": 2, "num_rounds": 1})
     coordinator = federation.coordinator(config)
     gate = federation.gate("client_0")
     worker = federation.noop_worker(coordinator.address, "w0", gates={"client_0": str(gate.path)})
     gate.reached()
-    coordinator.process.signal(signal.SIGTERM)
+    coordinator.process.signal(number)
     assert coordinator.process.end() == 130
     assert worker.end() == 130, "its run pauses, and so does the worker"
     gate.open()

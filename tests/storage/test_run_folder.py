@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -59,6 +60,17 @@ def test_a_new_run(tmp_path: Path, opened: Open) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == json.loads(CONFIG)
     assert (run.journal.require("status"), run.journal.require("epoch")) == ("running", "0")
     assert len(run.journal.require("run")) == len(run.journal.require("secret")) == 32
+
+
+@pytest.mark.parametrize("status", ["done", "interrupted"])
+def test_of_a_run_that_ended_the_database_alone_is_all(tmp_path: Path, opened: Open, status: str) -> None:
+    run = opened()
+    run.journal.put(status=status, reason="this is in the log only")
+    run.let_go()
+    shutil.copy(tmp_path / "out" / "run.db", tmp_path / "run.db")
+    copied = Journal.open(tmp_path / "run.db", read_only=True)
+    assert (copied.get("status"), copied.get("reason")) == (status, "this is in the log only")
+    copied.close()
 
 
 def test_two_runs_are_told_apart(tmp_path: Path) -> None:
