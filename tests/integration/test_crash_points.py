@@ -26,8 +26,8 @@ from fedmq.storage.journal import Journal
 SETTINGS = {"num_clients": 2, "clients_per_round": 2, "num_rounds": 2, "save_every": 1, "server_optimizer": "nesterov"}
 SETTINGS |= {"upload_codec": "sign", "download_codec": "int4"}
 #: Some of the points of a coordinator and of a worker, spread over the run; there are about 260 and 58.
-COORDINATOR = [*range(1, 20, 6), *range(24, 250, 24)]
-WORKER = range(2, 50, 9)
+COORDINATOR = [*range(1, 20, 6), *range(24, 241, 36)]
+WORKER = range(2, 50, 12)
 
 
 class Result(NamedTuple):
