@@ -123,7 +123,7 @@ def disk(folder: Path, needed_nbytes: int) -> Iterator[Check]:
 
 
 def open_files(workers: int) -> Iterator[Check]:
-    """The limit of open files against what that many workers need of the coordinator, which raises its soft limit."""
+    """The limit of open files against what that many workers need of `fedmq coordinator`, which raises it."""
     most, needed = most_open_files(), _OPEN_FILES + _OPEN_FILES_PER_WORKER * workers
     text = f"limit {most}, {workers} workers need {needed}"
     if most >= needed:

@@ -120,13 +120,16 @@ class Follower:
                 self._warnings.put(f"{LINES} cannot be written ({error}); it is tried again at the end")
 
     def _write(self, content: bytes, first: bool) -> None:
-        """What an earlier process left is replaced. A kill may cut the last line in two: the next process does so."""
+        """The first rounds that this process tells of are all there are: they replace what an earlier one left.
+
+        That may end in half a line, if it was killed.
+        """
         path = self._run_dir / LINES
         if first:
-            return atomic.write_bytes(path, content)
-        with open(path, "ab") as file:
-            file.write(content)
-        return None
+            atomic.write_bytes(path, content)
+        else:
+            with open(path, "ab") as file:
+                file.write(content)
 
     def _serve(self, name: str, make: Callable[[About], Tracker], about: About) -> None:
         try:

@@ -1,11 +1,13 @@
-"""Of every test of bad input: what comes of it costs little memory."""
+"""A coordinator for a test to talk to; and of bad input, that it costs little memory."""
 
 from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from conducting import Bench
 
 _MOST = 32 << 20
 
@@ -20,3 +22,11 @@ def bounded_memory() -> Iterator[None]:
     finally:
         tracemalloc.stop()
     assert peak < _MOST, f"{peak / 2**20:.0f} MiB"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Of one round with one client; its test plays the workers."""
+    bench = Bench(tmp_path)
+    yield bench
+    bench.close()

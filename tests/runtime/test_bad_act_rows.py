@@ -5,7 +5,7 @@ As the rows of test_bad_input_rows.py: each while another worker trains, which e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,6 @@ from fedmq.runtime.tasks import task_nonce
 
 pytestmark = pytest.mark.usefixtures("bounded_memory")
 TASK = "train-1-client_1-0"
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 @pytest.mark.parametrize("row", ["B26 hello twice, and a message before it"])

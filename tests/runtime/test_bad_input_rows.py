@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -156,13 +155,6 @@ HEADERS: dict[str, tuple[Callable[[], list[bytes]], set[str]]] = {
         {"INVALID"},
     ),
 }
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 @pytest.mark.parametrize("row", HEADERS)

@@ -11,7 +11,7 @@ import json
 import struct
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,6 @@ REFUSED: dict[str, tuple[Callable[[], list[bytes]], str]] = {
         "SAFETENSORS",
     ),
 }
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 @pytest.mark.parametrize("row", REFUSED)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -17,13 +16,6 @@ from fedmq.codec import raw
 from fedmq.protocol import messages as m
 from fedmq.protocol.policy import RoundPolicy
 from fedmq.storage.timeline import timeline
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 def test_one_round(bench: Bench) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,13 +20,6 @@ from fedmq.runtime.local import LocalWorkers
 from fedmq.runtime.worker import WorkerAgent, WorkerOptions
 from fedmq.transport.base import Notice, Received
 from fedmq.transport.memory import MemoryCoordinatorTransport, MemoryWorkerTransport
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 def test_of_two_live_workers_with_one_name_the_older_is_told_and_the_newer_stays(bench: Bench) -> None:

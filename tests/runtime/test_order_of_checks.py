@@ -5,7 +5,7 @@ The order keeps bad input cheap: nothing is decoded for who is out, and no file 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,6 @@ OF_BYTES: dict[str, Callable[[bytes], tuple[bytes, ...]]] = {
 }
 #: The one code that two things have: a message of two frames, and a header that is no msgpack.
 CODES = {"frames": "MALFORMED: 2 frames"}
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 @pytest.mark.parametrize("first", [*OF_BYTES, *OF_FIELDS])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from conducting import SPEC, UP, Bench, Hand, Script, finishing, task_in, training, update_of
 
 from fedmq.protocol import messages as m
@@ -15,13 +12,6 @@ from fedmq.protocol.policy import RoundPolicy, Timers
 from fedmq.runtime.coordinator import Coordinator
 
 FORGED = m.TaskFailed("train-1-client_1-0", "00" * 16, "ERROR", "text")
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(tmp_path)
-    yield bench
-    bench.close()
 
 
 def codes(hand: Hand) -> list[str]:
